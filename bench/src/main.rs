@@ -1,0 +1,2 @@
+//! The bench harness `dynamicfs-bench`.
+fn main() {}

@@ -1,0 +1,4 @@
+//! dynamicfs: an embeddable storage engine for Linux storage appliances.
+#![warn(missing_docs)]
+
+pub mod machine;

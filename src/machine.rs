@@ -1,0 +1,1 @@
+//! The machine layer: system calls, rings, huge-page mappings, affinity, topology, devices.

@@ -1,0 +1,3 @@
+//! The admin tool `dynamicfs`.
+#[allow(missing_docs)]
+fn main() {}
