@@ -1,4 +1,9 @@
 //! dynamicfs: an embeddable storage engine for Linux storage appliances.
-#![warn(missing_docs)]
 
+pub mod concurrency;
+pub mod io;
 pub mod machine;
+pub mod memory;
+pub mod metrics;
+pub mod reactor;
+pub mod scheduler;

@@ -1,0 +1,418 @@
+//! Every operation that a reactor has accepted: queued, at the device, or split into pieces.
+//!
+//! The table owns an operation's buffers until its completion was reaped. A slot whose operation
+//! is at the device ([`State::Active`]) cannot be freed, and a table that is dropped with such
+//! slots leaks them: the device may still write to their memory.
+//!
+//! An [`OpId`] carries the slot's generation, so that a late completion of an earlier life of the
+//! slot is counted and never matched to the present one.
+
+use crate::concurrency::call_table::{NIL, ServerKey};
+use crate::io::error::IoError;
+use crate::io::op::{Buffers, Completion, DiskId, OpKind, Priority, Request};
+
+/// A slot and its generation, as it travels through a ring's `user_data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl OpId {
+    #[inline(always)]
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    #[inline(always)]
+    pub(crate) fn from_bits(bits: u64) -> OpId {
+        OpId { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
+/// Who is told when it is done.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A ticket of any thread.
+    Call(ServerKey),
+    /// A task on this reactor, with its own tag for the request.
+    Local { task: u16, tag: u64 },
+    /// A split operation in this slot.
+    Piece { parent: u32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum State {
+    Free,
+    /// In a scheduler's queue.
+    Queued,
+    /// Handed to the backend, completion not reaped.
+    Active,
+    /// All or some of its pieces are at the device; it has the buffers they use.
+    Split,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub(crate) struct Op {
+    pub(crate) state: State,
+    pub(crate) kind: OpKind,
+    pub(crate) class: Priority,
+    pub(crate) attempts: u8,
+    pub(crate) disk: DiskId,
+    /// Position of its lane on this reactor.
+    pub(crate) lane: u16,
+    pub(crate) generation: u32,
+    /// Next in a queue or in the free list.
+    pub(crate) next: u32,
+    /// What it counts for against the depth target while it is at the device.
+    pub(crate) slots: u32,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    /// Bytes done by earlier, short attempts.
+    pub(crate) done: u64,
+    pub(crate) queued_ns: u64,
+    pub(crate) dispatched_ns: u64,
+    pub(crate) buffers: Buffers,
+    pub(crate) origin: Option<Origin>,
+    /// Of a vectored operation or piece: first vector and number of vectors not yet done.
+    pub(crate) vectors: (u16, u16),
+    /// Of a split operation: bytes for which pieces were issued, and pieces at the device.
+    pub(crate) issued: u64,
+    pub(crate) pieces: u32,
+    pub(crate) failure: Option<Box<IoError>>,
+}
+
+/// The memory of one attempt, for a backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Span {
+    /// Contiguous, inside a registered piece.
+    Fixed { start: *mut u8, len: u32, piece: u16 },
+    /// A run of vectors.
+    Vectors { first: *const libc::iovec, count: u32 },
+    /// None.
+    Empty,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct OpTable {
+    ops: Vec<Op>,
+    free: u32,
+    used: u32,
+    active: u32,
+}
+
+impl OpTable {
+    pub(crate) fn new(capacity: u32) -> OpTable {
+        let ops: Vec<Op> = (0..capacity)
+            .map(|slot| Op::vacant(if slot + 1 < capacity { slot + 1 } else { NIL }))
+            .collect();
+        OpTable { ops, free: if capacity == 0 { NIL } else { 0 }, used: 0, active: 0 }
+    }
+
+    /// Slots in use.
+    pub(crate) fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Free slots.
+    pub(crate) fn room(&self) -> u32 {
+        self.ops.len() as u32 - self.used
+    }
+
+    /// Operations whose completion has not been reaped.
+    pub(crate) fn active(&self) -> u32 {
+        self.active
+    }
+
+    #[inline(always)]
+    pub(crate) fn op(&self, slot: u32) -> &Op {
+        &self.ops[slot as usize]
+    }
+
+    #[inline(always)]
+    pub(crate) fn op_mut(&mut self, slot: u32) -> &mut Op {
+        &mut self.ops[slot as usize]
+    }
+
+    #[inline(always)]
+    pub(crate) fn id(&self, slot: u32) -> OpId {
+        OpId { slot, generation: self.op(slot).generation }
+    }
+
+    /// The slot of a completion, if the completion belongs to its present life.
+    #[inline(always)]
+    pub(crate) fn resolve(&self, id: OpId) -> Option<u32> {
+        let op = self.ops.get(id.slot as usize)?;
+        (op.generation == id.generation && op.state == State::Active).then_some(id.slot)
+    }
+
+    #[inline]
+    fn claim(&mut self) -> Option<u32> {
+        let slot = self.free;
+        if slot == NIL {
+            return None;
+        }
+        self.free = self.ops[slot as usize].next;
+        self.used += 1;
+        Some(slot)
+    }
+
+    /// Takes a request in as `Queued`, or gives it back when the table is full.
+    #[inline]
+    pub(crate) fn insert(
+        &mut self,
+        mut request: Request,
+        origin: Origin,
+        lane: u16,
+        now: u64,
+    ) -> Result<u32, (Request, Origin)> {
+        let Some(slot) = self.claim() else { return Err((request, origin)) };
+        let vectors = match &mut request.buffers {
+            Buffers::Many(list) => list.vectors().len() as u16,
+            _ => 0,
+        };
+        let op = &mut self.ops[slot as usize];
+        op.state = State::Queued;
+        op.kind = request.kind;
+        op.class = request.priority;
+        op.attempts = 0;
+        op.disk = request.disk;
+        op.lane = lane;
+        op.offset = request.offset;
+        op.len = request.len;
+        op.done = 0;
+        op.queued_ns = now;
+        op.buffers = request.buffers;
+        op.origin = Some(origin);
+        op.vectors = (0, vectors);
+        op.issued = 0;
+        op.pieces = 0;
+        Ok(slot)
+    }
+
+    /// A piece of a split operation: `len` bytes from `start` of the parent.
+    pub(crate) fn insert_piece(
+        &mut self,
+        parent: u32,
+        start: u64,
+        len: u64,
+        vectors: (u16, u16),
+    ) -> Option<u32> {
+        let slot = self.claim()?;
+        let (kind, class, disk, lane) = {
+            let op = self.op(parent);
+            (op.kind, op.class, op.disk, op.lane)
+        };
+        let (offset, queued_ns) = (self.op(parent).offset + start, self.op(parent).queued_ns);
+        let op = &mut self.ops[slot as usize];
+        op.state = State::Queued;
+        (op.kind, op.class, op.disk, op.lane) = (kind, class, disk, lane);
+        op.attempts = 0;
+        (op.offset, op.len, op.done, op.queued_ns) = (offset, len, 0, queued_ns);
+        op.origin = Some(Origin::Piece { parent });
+        op.vectors = vectors;
+        Some(slot)
+    }
+
+    /// Marks an operation as handed to the backend.
+    #[inline(always)]
+    pub(crate) fn activate(&mut self, slot: u32) {
+        let op = &mut self.ops[slot as usize];
+        debug_assert!(op.state == State::Queued);
+        op.state = State::Active;
+        self.active += 1;
+    }
+
+    /// Marks an operation's completion as reaped: its memory is ours again.
+    #[inline(always)]
+    pub(crate) fn deactivate(&mut self, slot: u32) {
+        let op = &mut self.ops[slot as usize];
+        assert!(op.state == State::Active, "a completion was reaped for an idle slot");
+        op.state = State::Queued;
+        self.active -= 1;
+    }
+
+    /// Ends a slot's life and takes out what its origin gets back.
+    #[inline]
+    pub(crate) fn remove(&mut self, slot: u32) -> (Origin, Buffers) {
+        let free = self.free;
+        let op = &mut self.ops[slot as usize];
+        assert!(
+            op.state == State::Queued || (op.state == State::Split && op.pieces == 0),
+            "an operation at the device cannot be freed"
+        );
+        op.state = State::Free;
+        op.generation = op.generation.wrapping_add(1);
+        op.next = free;
+        let buffers = std::mem::take(&mut op.buffers);
+        let origin = op.origin.take();
+        self.free = slot;
+        self.used -= 1;
+        (origin.expect("a used slot has an origin"), buffers)
+    }
+
+    /// Takes the origin of an operation whose memory stays with a device that does not answer.
+    pub(crate) fn abandon(&mut self, slot: u32) -> Option<Origin> {
+        self.ops[slot as usize].origin.take()
+    }
+
+    /// Slots in use, for shutdown and status.
+    pub(crate) fn used_slots(&self) -> Vec<u32> {
+        let used = (0..self.ops.len() as u32).filter(|slot| self.op(*slot).state != State::Free);
+        used.collect()
+    }
+
+    /// Slot that owns the buffers of an operation, and where in them the operation begins.
+    #[inline]
+    fn owner(&self, slot: u32) -> (u32, u64) {
+        let op = self.op(slot);
+        match op.origin {
+            Some(Origin::Piece { parent }) => (parent, op.offset - self.op(parent).offset),
+            _ => (slot, 0),
+        }
+    }
+
+    /// The memory of an operation's next attempt.
+    #[inline]
+    pub(crate) fn span(&mut self, slot: u32) -> Span {
+        let (owner, start) = self.owner(slot);
+        let op = self.op(slot);
+        let (done, len, (first, count)) = (op.done, op.len, op.vectors);
+        match &mut self.op_mut(owner).buffers {
+            Buffers::None => Span::Empty,
+            Buffers::One(buffer) => {
+                let from = (start + done) as usize;
+                let left = (len - done) as usize;
+                assert!(from + left <= buffer.len(), "an operation is longer than its buffer");
+                let start = buffer.start().wrapping_add(from);
+                Span::Fixed { start, len: left as u32, piece: buffer.piece() }
+            }
+            Buffers::Many(list) => {
+                let run = &list.vectors()[usize::from(first)..usize::from(first + count)];
+                Span::Vectors { first: run.as_ptr(), count: u32::from(count) }
+            }
+        }
+    }
+
+    /// Notes that `bytes` more of an operation are done, so that its span begins behind them.
+    pub(crate) fn advance(&mut self, slot: u32, bytes: u64) {
+        let (owner, _) = self.owner(slot);
+        self.op_mut(slot).done += bytes;
+        let (mut first, mut count) = self.op(slot).vectors;
+        if let Buffers::Many(list) = &mut self.op_mut(owner).buffers {
+            let mut left = bytes as usize;
+            while count > 0 && left >= list.vectors()[usize::from(first)].iov_len {
+                left -= list.vectors()[usize::from(first)].iov_len;
+                first += 1;
+                count -= 1;
+            }
+            if left > 0 {
+                let vector = &mut list.vectors()[usize::from(first)];
+                vector.iov_base = vector.iov_base.wrapping_byte_add(left);
+                vector.iov_len -= left;
+            }
+        }
+        self.op_mut(slot).vectors = (first, count);
+    }
+
+    /// Lengths of the vectors from `first` on, for splitting.
+    pub(crate) fn vector_lengths(&mut self, slot: u32, first: u16) -> Option<Vec<u64>> {
+        match &mut self.op_mut(slot).buffers {
+            Buffers::Many(list) => {
+                let run = &list.vectors()[usize::from(first)..];
+                Some(run.iter().map(|vector| vector.iov_len as u64).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// The bytes of an operation's buffers from `from` on (of the operation itself), in pieces;
+    /// for backends that move data with the processor.
+    pub(crate) fn with_bytes(&mut self, slot: u32, from: u64, mut f: impl FnMut(&mut [u8])) {
+        let (owner, start) = self.owner(slot);
+        let mut skip = (start + from) as usize;
+        let mut left = (self.op(slot).len - from) as usize;
+        let mut each = |buffer: &mut [u8]| {
+            let here = skip.min(buffer.len());
+            let take = left.min(buffer.len() - here);
+            if take > 0 {
+                f(&mut buffer[here..here + take]);
+            }
+            skip -= here;
+            left -= take;
+        };
+        match &mut self.op_mut(owner).buffers {
+            Buffers::None => {}
+            Buffers::One(buffer) => each(buffer),
+            Buffers::Many(list) => list.buffers_mut().iter_mut().for_each(|b| each(b)),
+        }
+    }
+}
+
+impl Op {
+    fn vacant(next: u32) -> Op {
+        Op {
+            state: State::Free,
+            kind: OpKind::Read,
+            class: Priority::Critical,
+            attempts: 0,
+            disk: DiskId(0),
+            lane: 0,
+            generation: 0,
+            next,
+            slots: 0,
+            offset: 0,
+            len: 0,
+            done: 0,
+            queued_ns: 0,
+            dispatched_ns: 0,
+            buffers: Buffers::None,
+            origin: None,
+            vectors: (0, 0),
+            issued: 0,
+            pieces: 0,
+            failure: None,
+        }
+    }
+
+    /// The request as it was accepted, without its buffers, for a lane that takes it over.
+    pub(crate) fn request(&self) -> Request {
+        Request {
+            disk: self.disk,
+            priority: self.class,
+            kind: self.kind,
+            offset: self.offset,
+            len: self.len,
+            buffers: Buffers::None,
+        }
+    }
+
+    /// What its origin is told.
+    #[inline]
+    pub(crate) fn completion(
+        &self,
+        result: Result<u64, Box<IoError>>,
+        buffers: Buffers,
+        now: u64,
+    ) -> Completion {
+        Completion {
+            result,
+            buffers,
+            wait_ns: self.dispatched_ns.saturating_sub(self.queued_ns),
+            service_ns: now.saturating_sub(self.dispatched_ns),
+        }
+    }
+}
+
+impl Drop for OpTable {
+    fn drop(&mut self) {
+        if self.active > 0 {
+            // The device may still write to the buffers of these: leak them, and with them their
+            // arenas. See `engine::close`, which reports it.
+            std::mem::forget(std::mem::take(&mut self.ops));
+        }
+    }
+}

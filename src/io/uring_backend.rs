@@ -1,0 +1,264 @@
+//! The real world: one interrupt ring, and a polled one where disks have poll queues.
+//!
+//! Reads and writes of polled disks go to the polled ring; everything else, wake-ups included,
+//! to the interrupt ring (a polled ring refuses fsync and poll requests).
+
+use io_uring::{opcode, squeue, types};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::io::backend::{Backend, DiskFacts, REAP_MAX, Reaped, Wait};
+use crate::io::op::{OpKind, Priority};
+use crate::io::op_table::{OpId, OpTable, Span};
+use crate::machine::uring::{EnterWait, Ring};
+use crate::machine::wake::WakeEvent;
+
+/// `user_data` of the wake-up poll; no slot has this number.
+const WAKE_TOKEN: u64 = u64::MAX;
+const FALLOC_PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const FALLOC_ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// Rings and what they need.
+pub(crate) struct UringBackend {
+    interrupt: Ring,
+    polled: Option<Ring>,
+    polled_active: u32,
+    wake: Arc<WakeEvent>,
+    wake_armed: bool,
+    disks: Arc<[DiskFacts]>,
+    fixed_buffers: bool,
+    start: Instant,
+}
+
+/// Which of the two rings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Interrupt,
+    Polled,
+}
+
+impl UringBackend {
+    /// `start` is the zero of the engine's clock. Files are registered in the disks' order.
+    pub(crate) fn new(
+        interrupt: Ring,
+        polled: Option<Ring>,
+        wake: Arc<WakeEvent>,
+        disks: Arc<[DiskFacts]>,
+        start: Instant,
+    ) -> io::Result<UringBackend> {
+        let fixed_buffers = interrupt.capabilities().fixed_buffers
+            && polled.as_ref().is_none_or(|ring| ring.capabilities().fixed_buffers);
+        let mut backend = UringBackend {
+            interrupt,
+            polled,
+            polled_active: 0,
+            wake,
+            wake_armed: false,
+            disks,
+            fixed_buffers,
+            start,
+        };
+        backend.arm_wake();
+        backend.interrupt.enter(EnterWait::Submit)?;
+        Ok(backend)
+    }
+
+    fn arm_wake(&mut self) {
+        let fd: RawFd = self.wake.as_raw_fd();
+        let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true).build();
+        // SAFETY: a poll names no memory; the event outlives the ring (both are ours).
+        #[allow(unsafe_code)]
+        let pushed = unsafe { self.interrupt.push(&poll.user_data(WAKE_TOKEN)) };
+        self.wake_armed = pushed;
+    }
+
+    fn entry(&self, ops: &mut OpTable, slot: u32) -> squeue::Entry {
+        let op = ops.op(slot);
+        let disk = &self.disks[usize::from(op.disk.0)];
+        let file = types::Fixed(u32::from(op.disk.0));
+        let (kind, offset, left) = (op.kind, op.offset + op.done, op.len - op.done);
+        let ioprio = if disk.priority_hints { hint(op.class) } else { 0 };
+        if disk.nop {
+            return opcode::Nop::new().build();
+        }
+        match (kind, ops.span(slot)) {
+            (OpKind::Read, Span::Fixed { start, len, piece }) if self.fixed_buffers => {
+                opcode::ReadFixed::new(file, start, len, piece).offset(offset).ioprio(ioprio).build()
+            }
+            (OpKind::Read, Span::Fixed { start, len, .. }) => {
+                opcode::Read::new(file, start, len).offset(offset).ioprio(ioprio).build()
+            }
+            (OpKind::Read, Span::Vectors { first, count }) => {
+                opcode::Readv::new(file, first, count).offset(offset).ioprio(ioprio).build()
+            }
+            (OpKind::Write, Span::Fixed { start, len, piece }) if self.fixed_buffers => {
+                let write = opcode::WriteFixed::new(file, start, len, piece);
+                write.offset(offset).ioprio(ioprio).build()
+            }
+            (OpKind::Write, Span::Fixed { start, len, .. }) => {
+                opcode::Write::new(file, start, len).offset(offset).ioprio(ioprio).build()
+            }
+            (OpKind::Write, Span::Vectors { first, count }) => {
+                opcode::Writev::new(file, first, count).offset(offset).ioprio(ioprio).build()
+            }
+            (OpKind::Flush, _) => {
+                opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            (OpKind::Discard, _) => {
+                opcode::Fallocate::new(file, left).offset(offset).mode(FALLOC_PUNCH_HOLE).build()
+            }
+            (OpKind::WriteZeroes, _) => {
+                opcode::Fallocate::new(file, left).offset(offset).mode(FALLOC_ZERO_RANGE).build()
+            }
+            (OpKind::Read | OpKind::Write, Span::Empty) => {
+                unreachable!("validation refuses a transfer without buffers")
+            }
+        }
+    }
+
+    fn ring_for(&self, ops: &OpTable, slot: u32) -> Which {
+        let op = ops.op(slot);
+        let polled = self.polled.is_some()
+            && op.kind.moves_data()
+            && self.disks[usize::from(op.disk.0)].polled;
+        if polled { Which::Polled } else { Which::Interrupt }
+    }
+
+    /// Translates one completion; a NOP has no length of its own, and commands report 0.
+    #[inline]
+    fn reaped(&self, ops: &OpTable, user_data: u64, result: i32) -> Reaped {
+        let id = OpId::from_bits(user_data);
+        let result = match ops.resolve(id) {
+            Some(slot) if result == 0 => {
+                let op = ops.op(slot);
+                let nop = self.disks[usize::from(op.disk.0)].nop;
+                if nop && op.kind.moves_data() { (op.len - op.done) as i32 } else { 0 }
+            }
+            _ => result,
+        };
+        Reaped { id, result }
+    }
+
+    fn collect(&mut self, which: Which, ops: &OpTable, out: &mut Vec<Reaped>) {
+        let room = REAP_MAX - out.len();
+        let mut raw = [(0u64, 0i32); REAP_MAX];
+        let mut taken = 0;
+        let mut rearm = false;
+        let ring = match (which, self.polled.as_mut()) {
+            (Which::Polled, Some(ring)) => ring,
+            (Which::Polled, None) => return,
+            (Which::Interrupt, _) => &mut self.interrupt,
+        };
+        for cqe in ring.completions().take(room) {
+            if cqe.user_data() == WAKE_TOKEN {
+                rearm |= !io_uring::cqueue::more(cqe.flags());
+            } else {
+                raw[taken] = (cqe.user_data(), cqe.result());
+                taken += 1;
+            }
+        }
+        if which == Which::Polled {
+            self.polled_active -= taken as u32;
+        }
+        for (user_data, result) in &raw[..taken] {
+            out.push(self.reaped(ops, *user_data, *result));
+        }
+        if rearm {
+            self.wake.clear();
+            self.wake_armed = false;
+        }
+    }
+}
+
+/// Priority as a hint to an I/O scheduler below us: best effort, never real time, since a
+/// scheduler that takes classes strictly could starve the others past our own bound.
+fn hint(class: Priority) -> u16 {
+    const BEST_EFFORT: u16 = 2 << 13;
+    BEST_EFFORT | [0, 2, 4, 5, 7][class.index()]
+}
+
+impl Backend for UringBackend {
+    #[inline]
+    fn now(&mut self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    fn room(&mut self) -> u32 {
+        let interrupt = self.interrupt.room().saturating_sub(1);
+        match &mut self.polled {
+            Some(ring) => interrupt.min(ring.room()),
+            None => interrupt,
+        }
+    }
+
+    #[inline]
+    fn stage(&mut self, ops: &mut OpTable, slot: u32) {
+        let entry = self.entry(ops, slot).user_data(ops.id(slot).to_bits());
+        let ring = match (self.ring_for(ops, slot), self.polled.as_mut()) {
+            (Which::Polled, Some(ring)) => {
+                self.polled_active += 1;
+                ring
+            }
+            _ => &mut self.interrupt,
+        };
+        // SAFETY: the slot is Active, so OpTable keeps the entry's buffers and vectors where they
+        // are until the reactor reaps its completion, and leaks them if that never comes.
+        #[allow(unsafe_code)]
+        let pushed = unsafe { ring.push(&entry) };
+        assert!(pushed, "the reactor asks for room before it stages");
+    }
+
+    fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        if !self.wake_armed {
+            self.arm_wake();
+        }
+        if let Some(ring) = &mut self.polled
+            && (ring.staged() > 0 || self.polled_active > 0)
+        {
+            tolerate(ring.enter(EnterWait::Reap))?;
+        }
+        let wait = match wait {
+            Wait::None if self.interrupt.staged() == 0 && !self.interrupt.has_completions() => {
+                return Ok(());
+            }
+            Wait::None => EnterWait::Reap,
+            Wait::Until { completions, timeout_ns, settle_us } => {
+                EnterWait::For { completions, timeout_ns, settle_us }
+            }
+        };
+        tolerate(self.interrupt.enter(wait))
+    }
+
+    #[inline]
+    fn has_completions(&mut self) -> bool {
+        self.interrupt.has_completions()
+            || self.polled.as_mut().is_some_and(|ring| ring.has_completions())
+    }
+
+    fn reap(&mut self, ops: &mut OpTable, out: &mut Vec<Reaped>) {
+        self.collect(Which::Interrupt, ops, out);
+        if self.polled.is_some() {
+            self.collect(Which::Polled, ops, out);
+        }
+    }
+
+    #[inline]
+    fn must_poll(&self) -> bool {
+        self.polled_active > 0
+    }
+
+    fn enters(&self) -> u64 {
+        self.interrupt.enters() + self.polled.as_ref().map_or(0, Ring::enters)
+    }
+}
+
+/// `EAGAIN` and `EBUSY`: the kernel is short of something; what was not taken stays staged and
+/// the next turn tries again. Anything else means that the ring is unusable.
+fn tolerate(entered: io::Result<()>) -> io::Result<()> {
+    match entered {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => Ok(()),
+        other => other,
+    }
+}

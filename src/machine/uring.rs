@@ -1,0 +1,469 @@
+//! One io_uring: the set-up ladder, what was obtained, and the calls that a reactor makes.
+//!
+//! A ring is made on the thread that uses it (SINGLE_ISSUER). Each rung of the ladder drops the
+//! newest demand and tries again on `EINVAL`; any other error is the answer, with its cause.
+//! Rungs, newest first: everything; without NO_SQARRAY (6.6); COOP_TASKRUN in place of
+//! DEFER_TASKRUN and SINGLE_ISSUER (6.1, 6.0); plain with SUBMIT_ALL (5.18); plain.
+
+use io_uring::{CompletionQueue, IoUring, squeue};
+use serde::Serialize;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::machine::affinity::memlock_limit_bytes;
+
+/// How a ring is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct RingConfig {
+    /// Submission entries, a power of two.
+    pub sq_entries: u32,
+    /// Completion entries: at least everything that can be in flight, plus wake-ups.
+    pub cq_entries: u32,
+    /// Poll the device for completions instead of taking interrupts. Needs poll queues.
+    pub polled: bool,
+    /// How many rungs of the ladder to skip, to try what an older kernel would give.
+    pub skip_rungs: usize,
+}
+
+/// What the kernel gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RingCapabilities {
+    /// Completions run only when the reactor asks for them.
+    pub defer_taskrun: bool,
+    /// Completions run at the next kernel entry.
+    pub coop_taskrun: bool,
+    /// Only this thread submits.
+    pub single_issuer: bool,
+    /// No indirection array between the queue and its entries.
+    pub no_sqarray: bool,
+    /// One bad entry does not stop the batch.
+    pub submit_all: bool,
+    /// The ring's descriptor is registered with this thread.
+    pub registered_ring: bool,
+    /// Completions are polled for.
+    pub polled: bool,
+    /// The kernel can wait for several completions with a bound on the delay (6.12).
+    pub min_wait: bool,
+    /// Waits take a timeout argument (5.11).
+    pub timed_wait: bool,
+    /// Disks are registered files.
+    pub fixed_files: bool,
+    /// Arenas are registered buffers.
+    pub fixed_buffers: bool,
+}
+
+/// Why there is no ring, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// The system administrator turned io_uring off.
+    #[error(
+        "io_uring is disabled on this machine (kernel.io_uring_disabled = {value}); run \
+         `sysctl kernel.io_uring_disabled=0`, or with value 1 run as root or join the group of \
+         kernel.io_uring_group"
+    )]
+    Disabled {
+        /// Value of the sysctl.
+        value: String,
+    },
+    /// The system call is filtered or missing.
+    #[error(
+        "io_uring is not permitted here ({source}): a seccomp filter blocks it (containers do by \
+         default: run with a profile that allows io_uring_setup, io_uring_enter and \
+         io_uring_register) or the kernel is older than 5.15"
+    )]
+    Filtered {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Locked memory is limited too tightly.
+    #[error(
+        "the limit on locked memory is too small: io_uring needs about {needed_bytes} bytes for \
+         its queues and RLIMIT_MEMLOCK is {limit_bytes} bytes; raise it with `ulimit -l \
+         {needed_kib}` or in limits.conf, or lower the queue depth"
+    )]
+    Memlock {
+        /// Estimated need in bytes.
+        needed_bytes: u64,
+        /// The same in KiB, as ulimit counts.
+        needed_kib: u64,
+        /// The limit in bytes.
+        limit_bytes: u64,
+    },
+    /// Anything else.
+    #[error("cannot {action} an io_uring: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// How [`Ring::enter`] waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnterWait {
+    /// Submit only; take no completions.
+    Submit,
+    /// Submit, and run the completions that are ready.
+    Reap,
+    /// Submit and sleep until `completions` are there.
+    For {
+        /// How many completions end the sleep.
+        completions: u32,
+        /// After this long in nanoseconds the sleep ends whatever happened.
+        timeout_ns: Option<u64>,
+        /// After this long in microseconds one completion is enough; 0 means never.
+        settle_us: u32,
+    },
+}
+
+/// A ring and how it is entered.
+pub struct Ring {
+    ring: IoUring,
+    capabilities: RingCapabilities,
+    /// Index of the registered ring descriptor, or the descriptor itself.
+    enter_fd: RawFd,
+    enter_flags: u32,
+    staged: u32,
+    enters: u64,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("capabilities", &self.capabilities).finish_non_exhaustive()
+    }
+}
+
+/// `struct io_uring_getevents_arg`.
+#[repr(C)]
+struct GetEventsArg {
+    sigmask: u64,
+    sigmask_bytes: u32,
+    min_wait_usec: u32,
+    timespec: u64,
+}
+
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_EXT_ARG: u32 = 1 << 3;
+const ENTER_REGISTERED_RING: u32 = 1 << 4;
+const REGISTER_RING_FDS: u32 = 20;
+const RUNGS: usize = 5;
+
+impl Ring {
+    /// Makes a ring on the calling thread, which becomes its only submitter.
+    pub fn new(config: &RingConfig) -> Result<Ring, RingError> {
+        let mut rung = config.skip_rungs;
+        let (ring, capabilities) = loop {
+            let (built, capabilities) = build(config, rung);
+            match built {
+                Ok(ring) => break (ring, capabilities),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && rung + 1 < RUNGS => {
+                    rung += 1;
+                }
+                Err(error) => return Err(explain(error, config)),
+            }
+        };
+        let parameters = ring.params();
+        let mut capabilities = RingCapabilities {
+            polled: config.polled,
+            min_wait: parameters.is_feature_min_timeout(),
+            timed_wait: parameters.is_feature_ext_arg(),
+            ..capabilities
+        };
+        let mut enter_fd = ring.as_raw_fd();
+        let mut enter_flags = 0;
+        if let Some(index) = register_ring_fd(enter_fd) {
+            capabilities.registered_ring = true;
+            enter_fd = index;
+            enter_flags = ENTER_REGISTERED_RING;
+        }
+        Ok(Ring { ring, capabilities, enter_fd, enter_flags, staged: 0, enters: 0 })
+    }
+
+    /// What the kernel gave.
+    pub fn capabilities(&self) -> RingCapabilities {
+        self.capabilities
+    }
+
+    /// System calls made to enter the ring so far.
+    pub fn enters(&self) -> u64 {
+        self.enters
+    }
+
+    /// Registers descriptors as fixed files, in order.
+    pub fn register_files(&mut self, files: &[RawFd]) -> Result<(), RingError> {
+        self.ring
+            .submitter()
+            .register_files(files)
+            .map_err(|source| RingError::System { action: "register the disks with", source })?;
+        self.capabilities.fixed_files = true;
+        Ok(())
+    }
+
+    /// Registers memory as fixed buffers, in order. A piece is at most 1 GiB.
+    ///
+    /// # Safety
+    /// Each piece must stay mapped until the ring is closed and its in-flight requests are done.
+    #[allow(unsafe_code)]
+    pub unsafe fn register_buffers(&mut self, pieces: &[libc::iovec]) -> io::Result<()> {
+        // SAFETY: the caller keeps the pieces mapped; this call only reads the array.
+        unsafe { self.ring.submitter().register_buffers(pieces)? };
+        self.capabilities.fixed_buffers = true;
+        Ok(())
+    }
+
+    /// Keeps work that the kernel hands to worker threads on this thread's processor set.
+    pub fn keep_workers_here(&self) {
+        if let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) {
+            let mut raw: libc::cpu_set_t = zeroed_cpu_set();
+            for cpu in 0..nix::sched::CpuSet::count() {
+                if set.is_set(cpu).unwrap_or(false) {
+                    set_cpu(&mut raw, cpu);
+                }
+            }
+            // A kernel before 5.14 refuses: its workers run anywhere, which costs but works.
+            let _ = self.ring.submitter().register_iowq_aff(&raw);
+        }
+    }
+
+    /// Free submission entries.
+    #[inline]
+    pub fn room(&mut self) -> u32 {
+        let sq = self.ring.submission();
+        (sq.capacity() - sq.len()) as u32
+    }
+
+    /// Stages one entry for the next [`Ring::enter`]. False when the queue is full.
+    ///
+    /// # Safety
+    /// The memory that the entry names must stay valid until its completion was reaped.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: the caller keeps the entry's memory valid until the completion.
+        let pushed = unsafe { self.ring.submission().push(entry) }.is_ok();
+        self.staged += u32::from(pushed);
+        pushed
+    }
+
+    /// Entries staged and not yet handed to the kernel.
+    #[inline]
+    pub fn staged(&self) -> u32 {
+        self.staged
+    }
+
+    /// Whether the kernel holds completions back until [`Ring::enter`] takes them, or some are
+    /// in the queue already.
+    #[inline]
+    pub fn has_completions(&mut self) -> bool {
+        if !self.ring.completion().is_empty() {
+            return true;
+        }
+        let sq = self.ring.submission();
+        sq.taskrun() || sq.cq_overflow()
+    }
+
+    /// The completion queue.
+    #[inline]
+    pub fn completions(&mut self) -> CompletionQueue<'_> {
+        self.ring.completion()
+    }
+
+    /// One system call: hands over what is staged and waits as told.
+    ///
+    /// `Ok` also when the wait ended by time or a signal. `EAGAIN` and `EBUSY` mean that nothing
+    /// more was taken for now: the rest stays staged, reap and call again.
+    #[allow(unsafe_code)]
+    pub fn enter(&mut self, wait: EnterWait) -> io::Result<()> {
+        let mut flags = self.enter_flags;
+        let mut minimum = 0;
+        let mut argument = GetEventsArg { sigmask: 0, sigmask_bytes: 8, min_wait_usec: 0, timespec: 0 };
+        let mut timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        match wait {
+            EnterWait::Submit => {}
+            EnterWait::Reap => flags |= ENTER_GETEVENTS,
+            EnterWait::For { completions, timeout_ns, settle_us } => {
+                flags |= ENTER_GETEVENTS;
+                minimum = completions;
+                if self.capabilities.timed_wait && (timeout_ns.is_some() || settle_us > 0) {
+                    flags |= ENTER_EXT_ARG;
+                }
+                if let Some(ns) = timeout_ns {
+                    timespec.tv_sec = (ns / 1_000_000_000) as libc::time_t;
+                    timespec.tv_nsec = (ns % 1_000_000_000) as libc::c_long;
+                    argument.timespec = (&raw const timespec) as u64;
+                }
+                if self.capabilities.min_wait {
+                    argument.min_wait_usec = settle_us;
+                }
+            }
+        }
+        self.enters += 1;
+        let (pointer, bytes) = if flags & ENTER_EXT_ARG == 0 {
+            (std::ptr::null(), 0)
+        } else {
+            (&raw const argument, size_of::<GetEventsArg>())
+        };
+        // SAFETY: the descriptor is our ring's; `argument` and `timespec` live across the call;
+        // staged entries were pushed under `push`'s contract.
+        let taken = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.enter_fd,
+                self.staged,
+                minimum,
+                flags,
+                pointer,
+                bytes,
+            )
+        };
+        self.entered(taken)
+    }
+
+    #[inline]
+    fn entered(&mut self, taken: i64) -> io::Result<()> {
+        if taken >= 0 {
+            self.staged -= taken as u32;
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        // What was handed over before the wait failed is gone from the queue: ask the queue.
+        self.staged = self.ring.submission().len() as u32;
+        match error.raw_os_error() {
+            Some(libc::ETIME | libc::EINTR) => Ok(()),
+            _ => Err(error),
+        }
+    }
+}
+
+fn build(config: &RingConfig, rung: usize) -> (io::Result<IoUring>, RingCapabilities) {
+    let mut builder = IoUring::builder();
+    let mut capabilities = RingCapabilities::default();
+    builder.setup_cqsize(config.cq_entries.next_power_of_two()).setup_clamp();
+    if config.polled {
+        builder.setup_iopoll();
+    }
+    if rung <= 3 {
+        builder.setup_submit_all();
+        capabilities.submit_all = true;
+    }
+    if rung <= 1 {
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        capabilities.single_issuer = true;
+        capabilities.defer_taskrun = true;
+    } else if rung == 2 {
+        builder.setup_coop_taskrun().setup_taskrun_flag();
+        capabilities.coop_taskrun = true;
+    }
+    if rung == 0 {
+        builder.setup_no_sqarray();
+        capabilities.no_sqarray = true;
+    }
+    (builder.build(config.sq_entries.next_power_of_two()), capabilities)
+}
+
+/// Spares the kernel the descriptor look-up at every entry (5.18).
+#[allow(unsafe_code)]
+fn register_ring_fd(fd: RawFd) -> Option<RawFd> {
+    /// `struct io_uring_rsrc_update`.
+    #[repr(C)]
+    struct Update {
+        offset: u32,
+        reserved: u32,
+        data: u64,
+    }
+    let mut update = Update { offset: u32::MAX, reserved: 0, data: fd as u64 };
+    // SAFETY: one update structure, alive across the call, for a descriptor that we own.
+    let registered = unsafe {
+        libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_RING_FDS, &raw mut update, 1)
+    };
+    (registered == 1).then_some(update.offset as RawFd)
+}
+
+#[allow(unsafe_code)]
+fn zeroed_cpu_set() -> libc::cpu_set_t {
+    // SAFETY: cpu_set_t is a plain bit array; all zeroes is the empty set.
+    unsafe { std::mem::zeroed() }
+}
+
+#[allow(unsafe_code)]
+fn set_cpu(set: &mut libc::cpu_set_t, cpu: usize) {
+    // SAFETY: the macro checks the index against the size of the set.
+    unsafe { libc::CPU_SET(cpu, set) }
+}
+
+fn explain(source: io::Error, config: &RingConfig) -> RingError {
+    match source.raw_os_error() {
+        Some(libc::EPERM) => {
+            let value = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+            match value.as_deref().map(str::trim) {
+                Ok(value) if value != "0" => RingError::Disabled { value: value.to_owned() },
+                _ => RingError::Filtered { source },
+            }
+        }
+        Some(libc::ENOSYS | libc::EACCES | libc::EOPNOTSUPP) => RingError::Filtered { source },
+        Some(libc::ENOMEM) => {
+            // 64 bytes an entry, 16 a completion, rounded up to pages twice over.
+            let entries = u64::from(config.sq_entries.next_power_of_two());
+            let completions = u64::from(config.cq_entries.next_power_of_two());
+            let needed_bytes = (entries * 68 + completions * 16 + 16_384).next_multiple_of(4096);
+            match memlock_limit_bytes() {
+                Some(limit_bytes) => RingError::Memlock {
+                    needed_bytes,
+                    needed_kib: needed_bytes / 1024,
+                    limit_bytes,
+                },
+                None => RingError::System { action: "set up", source },
+            }
+        }
+        _ => RingError::System { action: "set up", source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use io_uring::opcode;
+
+    fn ring(skip_rungs: usize) -> Ring {
+        let config = RingConfig { sq_entries: 8, cq_entries: 64, polled: false, skip_rungs };
+        Ring::new(&config).unwrap()
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn every_rung_of_the_ladder_moves_entries() {
+        for rung in 0..RUNGS {
+            let mut ring = ring(rung);
+            for user_data in 0..8 {
+                let entry = opcode::Nop::new().build().user_data(user_data);
+                // SAFETY: a NOP names no memory.
+                assert!(unsafe { ring.push(&entry) });
+            }
+            assert_eq!(ring.room(), 0, "rung {rung}");
+            ring.enter(EnterWait::For { completions: 8, timeout_ns: None, settle_us: 0 }).unwrap();
+            let seen: Vec<u64> = ring.completions().map(|cqe| cqe.user_data()).collect();
+            assert_eq!(seen, (0..8).collect::<Vec<u64>>(), "rung {rung}");
+            assert_eq!(ring.staged(), 0);
+        }
+    }
+
+    #[test]
+    fn a_wait_without_completions_ends_in_time() {
+        let mut ring = ring(0);
+        let wait = EnterWait::For { completions: 1, timeout_ns: Some(2_000_000), settle_us: 0 };
+        let start = std::time::Instant::now();
+        ring.enter(wait).unwrap();
+        let waited = start.elapsed();
+        assert!(waited.as_millis() >= 2 && waited.as_millis() < 2_000, "{waited:?}");
+    }
+
+    #[test]
+    fn a_missing_right_is_named() {
+        let config = RingConfig { sq_entries: 8, cq_entries: 8, polled: false, skip_rungs: 0 };
+        let error = explain(io::Error::from_raw_os_error(libc::ENOSYS), &config);
+        assert!(error.to_string().contains("seccomp"), "{error}");
+        let error = explain(io::Error::from_raw_os_error(libc::EPERM), &config);
+        assert!(error.to_string().contains("io_uring"), "{error}");
+    }
+}

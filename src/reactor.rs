@@ -1,0 +1,507 @@
+//! The reactor: a state machine that joins schedulers to a backend.
+//!
+//! One turn, always in this order, so that a request travels one way:
+//!
+//! 1. take the mail (requests of other threads) and let runnable local tasks submit;
+//! 2. dispatch: each lane's scheduler fills the slots that its ceilings allow;
+//! 3. enter the backend once: hand over what is staged, sleep if there is nothing else to do;
+//! 4. reap completions, tell their origins, wake their waiters.
+//!
+//! A pinned thread drives it in production ([`Reactor::run`]); the simulator drives many, on one
+//! thread. Nothing here uses a thread, a clock or a random source of its own.
+
+pub(crate) mod drain;
+pub(crate) mod finish;
+pub(crate) mod lane;
+pub mod local;
+pub(crate) mod shared;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
+use crate::concurrency::call_table::ServerKey;
+use crate::io::op::Request;
+use crate::io::op_table::{OpTable, Origin, State};
+use crate::reactor::lane::Lane;
+use crate::reactor::local::{LocalIo, LocalTask, TaskSlot, TaskState};
+use crate::reactor::shared::{Control, Parcel, ReactorShared};
+use crate::scheduler::Choice;
+
+/// How a reactor waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tuning {
+    /// Nanoseconds without any event before it sleeps.
+    pub(crate) spin_ns: u64,
+    /// Completions worth waiting for at once, when twice as many are at the device and none of
+    /// them is urgent.
+    pub(crate) completion_batch: u32,
+    /// Microseconds after which one completion is enough all the same.
+    pub(crate) settle_us: u32,
+}
+
+/// Whether to turn again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Continue,
+    /// Drained: nothing is queued, nothing at the device, the mailbox is closed.
+    Stop,
+}
+
+/// A sleeper with operations at the device looks around this often, nanoseconds.
+const LOOK_AROUND_NS: u64 = 1_000_000_000;
+/// How often a busy reactor publishes its thread's CPU time, nanoseconds.
+const USAGE_EVERY_NS: u64 = 20_000_000;
+
+/// See the module.
+pub(crate) struct Reactor<B: Backend> {
+    pub(crate) backend: B,
+    pub(crate) state: ReactorState,
+}
+
+/// All of a reactor but its backend.
+pub(crate) struct ReactorState {
+    pub(crate) ops: OpTable,
+    pub(crate) lanes: Vec<Lane>,
+    /// Lane of each disk on this reactor, by disk number.
+    pub(crate) lane_of_disk: Vec<Option<u16>>,
+    pub(crate) tasks: Vec<Option<TaskSlot>>,
+    pub(crate) shared: Arc<ReactorShared>,
+    pub(crate) tuning: Tuning,
+    pub(crate) now: u64,
+    last_event_ns: u64,
+    last_usage_ns: u64,
+    /// Attempts to stage again before anything new; they hold their slots.
+    pub(crate) again: Vec<u32>,
+    /// Waiters of completed calls, woken after the batch.
+    pub(crate) wakers: Vec<Waker>,
+    reaped: Vec<Reaped>,
+    pub(crate) draining: bool,
+    mailbox_closed: bool,
+}
+
+impl ReactorState {
+    pub(crate) fn new(
+        lanes: Vec<Lane>,
+        disks: usize,
+        shared: Arc<ReactorShared>,
+        tuning: Tuning,
+    ) -> ReactorState {
+        let mut lane_of_disk = vec![None; disks];
+        for (index, lane) in lanes.iter().enumerate() {
+            lane_of_disk[usize::from(lane.facts().id.0)] = Some(index as u16);
+        }
+        // Foreign and local requests that may wait, those at the device, and what an idle lane
+        // may have taken over.
+        let capacity: u32 = lanes.iter().map(Lane::ops_max).sum();
+        ReactorState {
+            ops: OpTable::new(capacity),
+            lanes,
+            lane_of_disk,
+            tasks: Vec::new(),
+            shared,
+            tuning,
+            now: 0,
+            last_event_ns: 0,
+            last_usage_ns: 0,
+            again: Vec::with_capacity(64),
+            wakers: Vec::with_capacity(1024),
+            reaped: Vec::with_capacity(REAP_MAX),
+            draining: false,
+            mailbox_closed: false,
+        }
+    }
+}
+
+impl<B: Backend> Reactor<B> {
+    /// Turns until it is stopped. An error means that the backend cannot be used any more.
+    pub(crate) fn run(&mut self) -> std::io::Result<()> {
+        while self.turn()? == Flow::Continue {}
+        Ok(())
+    }
+
+    /// One turn.
+    #[inline]
+    pub(crate) fn turn(&mut self) -> std::io::Result<Flow> {
+        let state = &mut self.state;
+        state.now = self.backend.now();
+        state.take_mail();
+        if state.shared.control_pending() {
+            state.obey();
+        }
+        state.run_tasks();
+        let staged = state.dispatch(&mut self.backend);
+        let wait = state.choose_wait(&mut self.backend, staged);
+        self.backend.enter(wait)?;
+        if wait != Wait::None {
+            state.shared.mailbox.awake();
+        }
+        self.reap();
+        Ok(self.state.settle_turn(self.backend.enters()))
+    }
+
+    #[inline]
+    fn reap(&mut self) {
+        let state = &mut self.state;
+        let mut reaped = std::mem::take(&mut state.reaped);
+        let mut fresh = false;
+        loop {
+            reaped.clear();
+            self.backend.reap(&mut state.ops, &mut reaped);
+            if reaped.is_empty() {
+                break;
+            }
+            if !fresh {
+                // One timestamp for the batch, taken after the wait.
+                state.now = self.backend.now();
+                state.last_event_ns = state.now;
+                fresh = true;
+            }
+            state.shared.metrics.reaped.add(reaped.len() as u64);
+            for completion in &reaped {
+                state.finish(*completion);
+            }
+            if reaped.len() < REAP_MAX {
+                break;
+            }
+        }
+        state.reaped = reaped;
+        for waker in state.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+impl ReactorState {
+    /// Takes requests of other threads into the lanes' queues.
+    #[inline]
+    fn take_mail(&mut self) {
+        if !self.shared.mailbox.has_mail() {
+            return;
+        }
+        self.last_event_ns = self.now;
+        let shared = Arc::clone(&self.shared);
+        let mut taken = 0;
+        for key in shared.mailbox.drain(&shared.calls) {
+            taken += 1;
+            let parcel = shared.calls.take_request(&key);
+            self.admit(parcel, Origin::Call(key));
+        }
+        self.shared.metrics.mail.add(taken);
+    }
+
+    /// Queues one foreign request on its lane.
+    fn admit(&mut self, parcel: Parcel, origin: Origin) {
+        let disk = usize::from(parcel.request.disk.0);
+        let Some(lane) = self.lane_of_disk[disk] else {
+            unreachable!("the engine routes a request to a reactor that has a lane of its disk")
+        };
+        let since = if parcel.queued_ns == 0 { self.now } else { parcel.queued_ns };
+        match self.ops.insert(parcel.request, origin, lane, since) {
+            Ok(slot) => {
+                let lane = &mut self.lanes[usize::from(lane)];
+                lane.enqueue(&mut self.ops, slot);
+                if self.draining {
+                    self.return_queued();
+                }
+            }
+            Err((request, origin)) => self.refuse(request, origin, lane),
+        }
+    }
+
+    /// Lets runnable local tasks submit.
+    #[inline]
+    fn run_tasks(&mut self) {
+        for index in 0..self.tasks.len() {
+            let runnable = self.tasks[index].as_ref().is_some_and(|slot| match slot.state {
+                TaskState::Idle | TaskState::Done => false,
+                TaskState::RunAgain => true,
+                TaskState::At(ns) => ns <= self.now,
+            });
+            if runnable {
+                self.with_task(index, |task, io| Some(task.poll(io)));
+            }
+        }
+    }
+
+    /// Runs one call into a task, and ends the task when it is done and owes nothing.
+    #[inline]
+    pub(crate) fn with_task(
+        &mut self,
+        index: usize,
+        call: impl FnOnce(&mut dyn LocalTask, &mut LocalIo<'_>) -> Option<TaskState>,
+    ) {
+        let Some(mut slot) = self.tasks[index].take() else { return };
+        let mut io = LocalIo::new(self, index as u16, slot.outstanding);
+        let state = call(&mut *slot.task, &mut io);
+        slot.outstanding = io.outstanding();
+        if let Some(state) = state {
+            slot.state = state;
+        }
+        if slot.state == TaskState::Done && slot.outstanding == 0 {
+            slot.task.finish();
+            return;
+        }
+        self.tasks[index] = Some(slot);
+    }
+
+    /// Hands the device what the ceilings allow. Returns how many attempts were staged.
+    #[inline]
+    fn dispatch(&mut self, backend: &mut impl Backend) -> u32 {
+        if self.again.is_empty() && !self.lanes.iter().any(|lane| lane.scheduler.has_queued()) {
+            return 0;
+        }
+        let mut room = backend.room();
+        let mut staged = 0;
+        while room > 0 && let Some(slot) = self.again.pop() {
+            self.ops.activate(slot);
+            backend.stage(&mut self.ops, slot);
+            room -= 1;
+            staged += 1;
+        }
+        for lane in 0..self.lanes.len() {
+            while room > 0
+                && let Some(choice) = self.lanes[lane].scheduler.next(&mut self.ops, self.now)
+            {
+                let Some(slot) = self.prepare(lane, choice) else { break };
+                self.ops.activate(slot);
+                backend.stage(&mut self.ops, slot);
+                room -= 1;
+                staged += 1;
+            }
+            self.lanes[lane].publish_dispatched(&mut self.wakers);
+            if self.lanes[lane].scheduler.has_queued() {
+                self.share_queue(lane);
+            }
+        }
+        self.shared.metrics.submitted.add(u64::from(staged));
+        staged
+    }
+
+    /// Turns a choice into the slot to stage: the operation itself, or a piece of it.
+    #[inline]
+    fn prepare(&mut self, lane: usize, choice: Choice) -> Option<u32> {
+        let now = self.now;
+        let slot = match choice.piece {
+            None => choice.slot,
+            Some(bytes) => self.carve(lane, choice, bytes)?,
+        };
+        let op = self.ops.op_mut(slot);
+        op.dispatched_ns = now;
+        let lane = &mut self.lanes[lane];
+        if choice.piece.is_none() {
+            lane.note_dispatched(op);
+        }
+        let class = &lane.shared.metrics.classes[op.class.index()];
+        if choice.piece.is_none() {
+            class.wait.record(now.saturating_sub(op.queued_ns));
+        }
+        if choice.aged {
+            class.aged.add(1);
+        }
+        Some(slot)
+    }
+
+    /// Makes the next piece of a large operation.
+    #[cold]
+    fn carve(&mut self, lane: usize, choice: Choice, bytes: u64) -> Option<u32> {
+        let parent = choice.slot;
+        let (issued, len, first) = {
+            let op = self.ops.op(parent);
+            (op.issued, op.len, op.vectors.0)
+        };
+        let vectors = self.vectors_for(parent, first, bytes);
+        let Some(piece) = self.ops.insert_piece(parent, issued, bytes, vectors) else {
+            self.lanes[lane].scheduler.put_back(&mut self.ops, choice);
+            return None;
+        };
+        let now = self.now;
+        let op = self.ops.op_mut(parent);
+        op.issued += bytes;
+        op.pieces += 1;
+        op.vectors = (first + vectors.1, op.vectors.1.saturating_sub(vectors.1));
+        let lane = &mut self.lanes[lane];
+        if issued + bytes == len {
+            op.state = State::Split;
+            lane.note_dispatched(op);
+        }
+        let class = &lane.shared.metrics.classes[op.class.index()];
+        class.split.add(1);
+        if issued == 0 {
+            op.dispatched_ns = now;
+            class.wait.record(now.saturating_sub(op.queued_ns));
+        }
+        Some(piece)
+    }
+
+    /// How many whole vectors make up `bytes`.
+    fn vectors_for(&mut self, parent: u32, first: u16, bytes: u64) -> (u16, u16) {
+        let Some(lengths) = self.ops.vector_lengths(parent, first) else { return (0, 0) };
+        let mut left = bytes;
+        let whole = lengths.iter().take_while(|length| {
+            let fits = left >= **length && left > 0;
+            left = left.saturating_sub(**length);
+            fits
+        });
+        (first, whole.count() as u16)
+    }
+
+    /// Gives waiting requests to idle lanes of the same disk that asked.
+    #[cold]
+    fn share_queue(&mut self, lane: usize) {
+        let hungry = self.lanes[lane].take_hungry();
+        if hungry == 0 {
+            return;
+        }
+        let mut spare = self.lanes[lane].scheduler.queued().div_ceil(2).min(64);
+        for peer in 0..self.lanes[lane].peers.len() {
+            if hungry & (1 << self.lanes[lane].peers[peer].lane_number) == 0 {
+                continue;
+            }
+            while spare > 0 && self.give_one(lane, peer) {
+                spare -= 1;
+            }
+        }
+    }
+
+    /// Moves one waiting request to a peer; false when none may move.
+    fn give_one(&mut self, lane: usize, peer: usize) -> bool {
+        let movable = |ops: &OpTable, slot: u32| matches!(ops.op(slot).origin, Some(Origin::Call(_)));
+        let Some(slot) = self.lanes[lane].scheduler.give_away(&mut self.ops, movable) else {
+            return false;
+        };
+        let (class, queued_ns) = (self.ops.op(slot).class, self.ops.op(slot).queued_ns);
+        self.lanes[lane].note_dispatched(self.ops.op(slot));
+        let (request, key) = self.take_out(slot);
+        let shared = Arc::clone(&self.shared);
+        shared.calls.put_request(&key, Parcel { request, queued_ns });
+        let peer = &self.lanes[lane].peers[peer];
+        peer.shared.waiting.fetch_add(1, Ordering::AcqRel);
+        match peer.reactor.post(key) {
+            Ok(()) => {
+                self.lanes[lane].shared.metrics.classes[class.index()].stolen.add(1);
+                true
+            }
+            Err(key) => {
+                // The peer has closed, as this engine is about to: keep it here.
+                peer.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+                self.lanes[lane].shared.waiting.fetch_add(1, Ordering::AcqRel);
+                let parcel = shared.calls.take_request(&key);
+                self.admit(parcel, Origin::Call(key));
+                false
+            }
+        }
+    }
+
+    fn take_out(&mut self, slot: u32) -> (Request, ServerKey) {
+        let request = self.ops.op(slot).request();
+        let (origin, buffers) = self.ops.remove(slot);
+        let Origin::Call(key) = origin else { unreachable!("only calls move between lanes") };
+        (Request { buffers, ..request }, key)
+    }
+
+    /// Decides whether this turn sleeps, and for what.
+    #[inline]
+    fn choose_wait(&mut self, backend: &mut impl Backend, staged: u32) -> Wait {
+        let active = self.ops.active();
+        let more = !self.again.is_empty()
+            || self.draining && active == 0
+            || backend.must_poll()
+            || self.tasks.iter().flatten().any(|slot| slot.state == TaskState::RunAgain);
+        if more {
+            return Wait::None;
+        }
+        let spinning = self.tuning.spin_ns > 0
+            && self.now.saturating_sub(self.last_event_ns) < self.tuning.spin_ns;
+        if spinning || (staged == 0 && backend.has_completions()) {
+            return Wait::None;
+        }
+        if active == 0 {
+            self.lanes.iter_mut().for_each(|lane| lane.ask_peers());
+        }
+        if !self.shared.mailbox.prepare_sleep() || self.shared.control_pending() {
+            self.shared.mailbox.awake();
+            return Wait::None;
+        }
+        self.shared.metrics.sleeps.add(1);
+        let batch = self.tuning.completion_batch;
+        let patient = batch > 1
+            && active >= 2 * batch
+            && !self.lanes.iter().any(|lane| lane.scheduler.urgent_active());
+        let completions = if patient { batch } else { 1 };
+        let settle_us = if patient { self.tuning.settle_us } else { 0 };
+        Wait::Until { completions, timeout_ns: self.next_deadline(active), settle_us }
+    }
+
+    /// When the next timed local task wants to run, as nanoseconds from now.
+    fn next_deadline(&self, active: u32) -> Option<u64> {
+        let tasks = self.tasks.iter().flatten().filter_map(|slot| match slot.state {
+            TaskState::At(ns) => Some(ns.saturating_sub(self.now)),
+            _ => None,
+        });
+        let look_around = (active > 0).then_some(LOOK_AROUND_NS);
+        tasks.chain(look_around).min()
+    }
+
+    /// The end of a turn: publishes what is counted, and stops when drained.
+    #[inline]
+    fn settle_turn(&mut self, enters: u64) -> Flow {
+        let metrics = &self.shared.metrics;
+        metrics.turns.add(1);
+        metrics.enters.set(enters);
+        if self.now.saturating_sub(self.last_usage_ns) >= USAGE_EVERY_NS {
+            self.last_usage_ns = self.now;
+            self.publish_gauges();
+        }
+        if self.draining && self.ops.used() == 0 && self.close_mailbox() {
+            return Flow::Stop;
+        }
+        Flow::Continue
+    }
+
+    #[cold]
+    fn publish_gauges(&mut self) {
+        self.shared.publish_usage();
+        for lane in &self.lanes {
+            lane.publish_queued();
+        }
+    }
+
+    /// Closes the mailbox; true when nothing came out of it.
+    fn close_mailbox(&mut self) -> bool {
+        if !self.mailbox_closed {
+            self.mailbox_closed = true;
+            let shared = Arc::clone(&self.shared);
+            for key in shared.mailbox.close(&shared.calls) {
+                let parcel = shared.calls.take_request(&key);
+                self.admit(parcel, Origin::Call(key));
+            }
+            for waker in self.wakers.drain(..) {
+                waker.wake();
+            }
+        }
+        self.ops.used() == 0
+    }
+
+    /// Obeys orders from the engine.
+    #[cold]
+    fn obey(&mut self) {
+        for order in self.shared.take_orders() {
+            match order {
+                Control::Spawn(task) => {
+                    let slot = TaskSlot { task, state: TaskState::RunAgain, outstanding: 0 };
+                    match self.tasks.iter().position(Option::is_none) {
+                        Some(free) => self.tasks[free] = Some(slot),
+                        None => self.tasks.push(Some(slot)),
+                    }
+                }
+                Control::Drain => {
+                    self.draining = true;
+                    self.return_queued();
+                }
+            }
+        }
+        self.last_event_ns = self.now;
+    }
+}

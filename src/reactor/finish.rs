@@ -1,0 +1,194 @@
+//! What a completion leads to: done, the rest of a short transfer, another attempt, an error.
+//!
+//! A positive result is success only when it is the whole length. A transfer that ended early
+//! goes on where it ended, on a block boundary; one that moved nothing is an error.
+
+use crate::concurrency::call_table::ServerKey;
+use crate::io::backend::Reaped;
+use crate::io::error::{ATTEMPTS_MAX, ErrorKind, IoError, Medium, Verdict, classify};
+use crate::io::op::{Buffers, Completion, OpKind, Request};
+use crate::io::op_table::{Origin, State};
+use crate::reactor::ReactorState;
+
+impl ReactorState {
+    /// Takes one completion.
+    #[inline]
+    pub(crate) fn finish(&mut self, reaped: Reaped) {
+        let Some(slot) = self.ops.resolve(reaped.id) else {
+            self.shared.metrics.late.add(1);
+            return;
+        };
+        self.ops.deactivate(slot);
+        let op = self.ops.op(slot);
+        let left = if op.kind.moves_data() { op.len - op.done } else { 0 };
+        if reaped.result >= 0 && reaped.result as u64 == left {
+            self.succeed(slot);
+        } else {
+            self.stumble(slot, reaped.result);
+        }
+    }
+
+    #[inline]
+    fn succeed(&mut self, slot: u32) {
+        let op = self.ops.op(slot);
+        if let Some(Origin::Piece { parent }) = op.origin {
+            self.end_piece(slot, parent, None);
+            return;
+        }
+        let len = op.len;
+        self.end(slot, Ok(len));
+    }
+
+    /// A short transfer or an errno.
+    #[cold]
+    fn stumble(&mut self, slot: u32, result: i32) {
+        let op = self.ops.op(slot);
+        let lane = &self.lanes[usize::from(op.lane)];
+        let (medium, block) = (lane.facts().medium(), lane.facts().logical_block_bytes);
+        let kind = if result < 0 {
+            match classify(-result, medium) {
+                Verdict::Retry if op.kind == OpKind::Flush => ErrorKind::Busy,
+                Verdict::Retry if op.attempts >= ATTEMPTS_MAX => ErrorKind::Busy,
+                Verdict::Retry => return self.attempt_again(slot),
+                Verdict::Fail(kind) => kind,
+            }
+        } else {
+            let whole = result as u64 / u64::from(block) * u64::from(block);
+            if op.kind.moves_data() && whole > 0 && whole < op.len - op.done {
+                self.ops.advance(slot, whole);
+                return self.attempt_again(slot);
+            }
+            match medium {
+                Medium::Device => ErrorKind::DeviceGone,
+                Medium::File => ErrorKind::UnexpectedEnd,
+            }
+        };
+        let errno = (result < 0).then_some(-result);
+        let error = self.error(slot, kind, errno);
+        match self.ops.op(slot).origin {
+            Some(Origin::Piece { parent }) => self.end_piece(slot, parent, Some(error)),
+            _ => self.end(slot, Err(error)),
+        }
+    }
+
+    /// Stages the operation again in the next turn. It keeps its slots at the device.
+    fn attempt_again(&mut self, slot: u32) {
+        let op = self.ops.op_mut(slot);
+        op.attempts = op.attempts.saturating_add(1);
+        let (lane, class) = (op.lane, op.class);
+        self.lanes[usize::from(lane)].shared.metrics.classes[class.index()].retried.add(1);
+        self.again.push(slot);
+    }
+
+    pub(crate) fn error(&self, slot: u32, kind: ErrorKind, errno: Option<i32>) -> Box<IoError> {
+        let op = self.ops.op(slot);
+        let path = self.lanes[usize::from(op.lane)].facts().path.clone();
+        Box::new(IoError {
+            kind,
+            op: op.kind,
+            disk: op.disk,
+            path,
+            offset: op.offset,
+            expected: op.len,
+            found: op.done,
+            errno,
+        })
+    }
+
+    /// A whole operation has left the device.
+    #[inline]
+    fn end(&mut self, slot: u32, result: Result<u64, Box<IoError>>) {
+        let op = self.ops.op(slot);
+        let lane = &mut self.lanes[usize::from(op.lane)];
+        lane.scheduler.ended(op.class, op.kind, op.len);
+        self.report(slot, result);
+    }
+
+    /// A piece has left the device; with the last one its parent ends.
+    #[cold]
+    fn end_piece(&mut self, slot: u32, parent: u32, failure: Option<Box<IoError>>) {
+        let (lane, class, kind, len) = {
+            let op = self.ops.op(slot);
+            (op.lane, op.class, op.kind, op.len)
+        };
+        self.lanes[usize::from(lane)].scheduler.ended(class, kind, len);
+        let _ = self.ops.remove(slot);
+        let op = self.ops.op_mut(parent);
+        op.pieces -= 1;
+        if failure.is_some() && op.failure.is_none() {
+            op.failure = failure;
+        }
+        if op.failure.is_some() && op.issued < op.len {
+            // No more pieces: what is left of it leaves the queue.
+            op.issued = op.len;
+            op.state = State::Split;
+            self.lanes[usize::from(lane)].withdraw(&mut self.ops, parent);
+        }
+        let op = self.ops.op_mut(parent);
+        if op.pieces == 0 && op.issued == op.len {
+            let result = match op.failure.take() {
+                Some(failure) => Err(failure),
+                None => Ok(op.len),
+            };
+            self.report(parent, result);
+        }
+    }
+
+    /// Counts an operation as completed and tells its origin.
+    #[inline]
+    pub(crate) fn report(&mut self, slot: u32, result: Result<u64, Box<IoError>>) {
+        let now = self.now;
+        let op = self.ops.op(slot);
+        let lane = &self.lanes[usize::from(op.lane)];
+        let class = &lane.shared.metrics.classes[op.class.index()];
+        class.completed.add(1);
+        match &result {
+            Ok(bytes) => {
+                class.bytes.add(*bytes);
+                class.service.record(now.saturating_sub(op.dispatched_ns));
+            }
+            Err(error) => lane.shared.metrics.errors[error.kind as usize].add(1),
+        }
+        let completion = op.completion(result, Buffers::None, now);
+        let (origin, buffers) = self.ops.remove(slot);
+        self.tell(origin, Completion { buffers, ..completion });
+    }
+
+    #[inline]
+    pub(crate) fn tell(&mut self, origin: Origin, completion: Completion) {
+        match origin {
+            Origin::Call(key) => self.tell_caller(key, completion),
+            Origin::Local { task, tag } => self.with_task(usize::from(task), |task, io| {
+                io.completed_one();
+                task.complete(io, tag, completion)
+            }),
+            Origin::Piece { .. } => unreachable!("pieces end in end_piece"),
+        }
+    }
+
+    #[inline]
+    fn tell_caller(&mut self, key: ServerKey, completion: Completion) {
+        if let Some(waker) = self.shared.calls.complete(key, completion) {
+            self.wakers.push(waker);
+        }
+    }
+
+    /// Gives a request back that the table had no room for.
+    #[cold]
+    pub(crate) fn refuse(&mut self, request: Request, origin: Origin, lane: u16) {
+        let lane = &mut self.lanes[usize::from(lane)];
+        lane.shared.release(1, &mut self.wakers);
+        let error = Box::new(IoError {
+            kind: ErrorKind::Busy,
+            op: request.kind,
+            disk: request.disk,
+            path: lane.facts().path.clone(),
+            offset: request.offset,
+            expected: request.len,
+            found: 0,
+            errno: None,
+        });
+        let buffers = request.buffers;
+        self.tell(origin, Completion { result: Err(error), buffers, wait_ns: 0, service_ns: 0 });
+    }
+}

@@ -1,0 +1,130 @@
+//! Work that runs on the reactor itself and submits without a mailbox.
+//!
+//! A local task is called on the reactor's thread and must not block. It costs no atomic
+//! operation, no wake-up and no hand-over per request; the bench harness generates its load so,
+//! and an embedder may put whole services here.
+
+use crate::io::backend::DiskFacts;
+use crate::io::op::{Completion, DiskId, Request};
+use crate::io::op_table::Origin;
+use crate::reactor::ReactorState;
+use crate::reactor::lane::Lane;
+
+/// When a task wants to be polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// Only its completions call it.
+    Idle,
+    /// In the next turn; the reactor does not sleep before.
+    RunAgain,
+    /// In the first turn after this time of [`LocalIo::now_ns`].
+    At(u64),
+    /// Never again. It ends when its last request has completed.
+    Done,
+}
+
+/// A task on a reactor.
+pub trait LocalTask: Send {
+    /// Runs a little: submits requests, says when it wants to run again.
+    fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState;
+
+    /// One of its requests has completed. `tag` is the one it was submitted with. A returned state
+    /// replaces the last one.
+    fn complete(
+        &mut self,
+        io: &mut LocalIo<'_>,
+        tag: u64,
+        completion: Completion,
+    ) -> Option<TaskState>;
+
+    /// It has ended: called once, on the reactor's thread, before it is dropped.
+    fn finish(&mut self) {}
+}
+
+pub(crate) struct TaskSlot {
+    pub(crate) task: Box<dyn LocalTask>,
+    pub(crate) state: TaskState,
+    pub(crate) outstanding: u32,
+}
+
+/// Why a local request was not accepted. The request comes back with it.
+#[derive(Debug)]
+pub enum LocalRefusal {
+    /// The class's watermark is reached: submit again after a completion.
+    QueueFull(Request),
+    /// The disk has no lane on this reactor.
+    NotHere(Request),
+    /// The request is malformed, as the text says.
+    Invalid(Request, crate::io::op::InvalidRequest),
+    /// The engine is closing.
+    ShuttingDown(Request),
+}
+
+/// A local task's way to the disks of its reactor.
+pub struct LocalIo<'a> {
+    state: &'a mut ReactorState,
+    task: u16,
+    outstanding: u32,
+}
+
+impl<'a> LocalIo<'a> {
+    #[inline(always)]
+    pub(crate) fn new(state: &'a mut ReactorState, task: u16, outstanding: u32) -> LocalIo<'a> {
+        LocalIo { state, task, outstanding }
+    }
+
+    #[inline(always)]
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.outstanding
+    }
+
+    /// The engine's clock in nanoseconds: one reading for all that happens in a batch.
+    #[inline(always)]
+    pub fn now_ns(&self) -> u64 {
+        self.state.now
+    }
+
+    /// Disks with a lane on this reactor.
+    pub fn disks(&self) -> impl Iterator<Item = &DiskFacts> {
+        self.state.lanes.iter().map(Lane::facts)
+    }
+
+    /// Submits one request; its completion comes with `tag`.
+    #[inline]
+    // The refusal is large because it gives the request back; boxing it would allocate.
+    #[allow(clippy::result_large_err)]
+    pub fn submit(&mut self, tag: u64, mut request: Request) -> Result<(), LocalRefusal> {
+        let DiskId(disk) = request.disk;
+        let lane = self.state.lane_of_disk.get(usize::from(disk)).copied().flatten();
+        let Some(index) = lane else { return Err(LocalRefusal::NotHere(request)) };
+        if self.state.draining {
+            return Err(LocalRefusal::ShuttingDown(request));
+        }
+        let lane = &mut self.state.lanes[usize::from(index)];
+        if let Err(invalid) = request.check(lane.facts()) {
+            return Err(LocalRefusal::Invalid(request, invalid));
+        }
+        let class = request.priority;
+        if !lane.reserve_local(class) {
+            lane.shared.metrics.classes[class.index()].shed.add_shared(1);
+            return Err(LocalRefusal::QueueFull(request));
+        }
+        let origin = Origin::Local { task: self.task, tag };
+        match self.state.ops.insert(request, origin, index, self.state.now) {
+            Ok(slot) => {
+                lane.enqueue(&mut self.state.ops, slot);
+                self.outstanding += 1;
+                Ok(())
+            }
+            Err((request, _)) => {
+                lane.release_local();
+                Err(LocalRefusal::QueueFull(request))
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn completed_one(&mut self) {
+        self.outstanding -= 1;
+    }
+}
