@@ -1,1 +1,3 @@
 //! The machine layer: system calls, rings, huge-page mappings, affinity, topology, devices.
+
+pub mod device;
