@@ -1,3 +1,4 @@
 //! The machine layer: system calls, rings, huge-page mappings, affinity, topology, devices.
 
 pub mod device;
+pub mod topology;
