@@ -2,3 +2,4 @@
 
 pub mod device;
 pub mod topology;
+pub mod write_gate;

@@ -34,6 +34,7 @@ pub use self::info::{DeviceInfo, DeviceKind, QueueOwner, probe};
 use self::info::{describe, file_system_name};
 pub use self::list::list_block_devices;
 pub use self::sysfs::{BlockNode, DeviceNumber, QueueInfo, Sysfs, WriteCache};
+pub use self::usage::{Usage, Use};
 
 /// The longest sleep between two attempts at a busy device.
 const BUSY_POLL_MAX: Duration = Duration::from_millis(50);
