@@ -1,6 +1,9 @@
 //! The machine layer: system calls, rings, huge-page mappings, affinity, topology, devices.
 
 pub mod affinity;
+pub mod device;
 pub mod mapping;
+pub mod topology;
 pub mod uring;
 pub mod wake;
+pub mod write_gate;
