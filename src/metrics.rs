@@ -9,4 +9,6 @@ pub mod lane;
 
 pub use counter::Counter;
 pub use histogram::{Histogram, HistogramSnapshot};
-pub use lane::{ClassMetrics, ClassSnapshot, DiskMetrics, LaneMetrics, Metrics, ReactorMetrics, ReactorSnapshot};
+pub use lane::{
+    ClassMetrics, ClassSnapshot, DiskMetrics, LaneMetrics, Metrics, ReactorMetrics, ReactorSnapshot,
+};

@@ -20,10 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
 use crate::concurrency::call_table::ServerKey;
+use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
+use crate::io::error::ErrorKind;
 use crate::io::op::Request;
 use crate::io::op_table::{OpTable, Origin, State};
+use crate::reactor::drain::StuckDisk;
 use crate::reactor::lane::Lane;
 use crate::reactor::local::{LocalIo, LocalTask, TaskSlot, TaskState};
 use crate::reactor::shared::{Control, Parcel, ReactorShared};
@@ -45,7 +47,7 @@ pub(crate) struct Tuning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
     Continue,
-    /// Drained: nothing is queued, nothing at the device, the mailbox is closed.
+    /// Drained: nothing is queued, nothing at the device, the mailbox is closed. Or abandoned.
     Stop,
 }
 
@@ -79,6 +81,9 @@ pub(crate) struct ReactorState {
     reaped: Vec<Reaped>,
     pub(crate) draining: bool,
     mailbox_closed: bool,
+    /// Operations that were given up on, by disk; some when the reactor was told to.
+    pub(crate) stuck: Vec<StuckDisk>,
+    abandoned: bool,
 }
 
 impl ReactorState {
@@ -110,6 +115,8 @@ impl ReactorState {
             reaped: Vec::with_capacity(REAP_MAX),
             draining: false,
             mailbox_closed: false,
+            stuck: Vec::new(),
+            abandoned: false,
         }
     }
 }
@@ -254,7 +261,9 @@ impl ReactorState {
         }
         let mut room = backend.room();
         let mut staged = 0;
-        while room > 0 && let Some(slot) = self.again.pop() {
+        while room > 0
+            && let Some(slot) = self.again.pop()
+        {
             self.ops.activate(slot);
             backend.stage(&mut self.ops, slot);
             room -= 1;
@@ -367,7 +376,8 @@ impl ReactorState {
 
     /// Moves one waiting request to a peer; false when none may move.
     fn give_one(&mut self, lane: usize, peer: usize) -> bool {
-        let movable = |ops: &OpTable, slot: u32| matches!(ops.op(slot).origin, Some(Origin::Call(_)));
+        let movable =
+            |ops: &OpTable, slot: u32| matches!(ops.op(slot).origin, Some(Origin::Call(_)));
         let Some(slot) = self.lanes[lane].scheduler.give_away(&mut self.ops, movable) else {
             return false;
         };
@@ -405,7 +415,8 @@ impl ReactorState {
     #[inline]
     fn choose_wait(&mut self, backend: &mut impl Backend, staged: u32) -> Wait {
         let active = self.ops.active();
-        let more = !self.again.is_empty()
+        let more = self.abandoned
+            || !self.again.is_empty()
             || self.draining && active == 0
             || backend.must_poll()
             || self.tasks.iter().flatten().any(|slot| slot.state == TaskState::RunAgain);
@@ -454,6 +465,9 @@ impl ReactorState {
             self.last_usage_ns = self.now;
             self.publish_gauges();
         }
+        if self.abandoned {
+            return Flow::Stop;
+        }
         if self.draining && self.ops.used() == 0 && self.close_mailbox() {
             return Flow::Stop;
         }
@@ -499,6 +513,10 @@ impl ReactorState {
                 Control::Drain => {
                     self.draining = true;
                     self.return_queued();
+                }
+                Control::Abandon => {
+                    self.stuck = self.abandon(ErrorKind::Abandoned);
+                    self.abandoned = true;
                 }
             }
         }

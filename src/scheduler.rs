@@ -243,8 +243,7 @@ impl LaneScheduler {
 
     #[inline]
     fn commands_full(&self, ops: &OpTable, slot: u32) -> bool {
-        self.active_commands >= self.limits.commands_active_max
-            && !ops.op(slot).kind.moves_data()
+        self.active_commands >= self.limits.commands_active_max && !ops.op(slot).kind.moves_data()
     }
 
     #[inline]
@@ -278,8 +277,7 @@ impl LaneScheduler {
     /// Counts an operation (or piece) of `bytes` as no longer at the device.
     #[inline]
     pub(crate) fn ended(&mut self, class: Priority, kind: OpKind, bytes: u64) {
-        let (slots, bytes) =
-            if kind.moves_data() { (self.slots_of(bytes), bytes) } else { (1, 0) };
+        let (slots, bytes) = if kind.moves_data() { (self.slots_of(bytes), bytes) } else { (1, 0) };
         self.active_slots -= slots;
         self.active_bytes -= bytes;
         self.active_by_class[class.index()] -= slots;

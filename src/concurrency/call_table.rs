@@ -69,7 +69,10 @@ unsafe impl<Q: Send, R: Send> Send for CallTable<Q, R> {}
 impl<Q, R> CallTable<Q, R> {
     /// A table with room for `capacity` calls at once.
     pub fn new(capacity: u32) -> Self {
-        assert!(capacity > 0 && capacity < NIL - 2, "a call table needs between 1 and 2^32 - 4 slots");
+        assert!(
+            capacity > 0 && capacity < NIL - 2,
+            "a call table needs between 1 and 2^32 - 4 slots"
+        );
         let slots = (0..capacity)
             .map(|index| Slot {
                 state: AtomicU32::new(PENDING),
@@ -138,12 +141,8 @@ impl<Q, R> CallTable<Q, R> {
         };
         if seen == PARKED {
             // Acquire pairs with the caller's Release when it parked: the waker is whole.
-            let parked = slot.state.compare_exchange(
-                PARKED,
-                TAKING,
-                Ordering::Acquire,
-                Ordering::Acquire,
-            );
+            let parked =
+                slot.state.compare_exchange(PARKED, TAKING, Ordering::Acquire, Ordering::Acquire);
             if parked.is_ok() {
                 // SAFETY: in TAKING the waker cell is the server's.
                 let waker = slot.waker.with_mut(|cell| unsafe { (*cell).take() });
@@ -193,6 +192,12 @@ impl<Q, R> CallTable<Q, R> {
             }
             spin_loop();
         }
+    }
+
+    /// Ends a call that was never sent: whoever has both keys gives the slot back.
+    pub fn cancel(&self, caller: CallerKey, server: ServerKey) {
+        assert_eq!(caller.0, server.0, "the two keys are of different calls");
+        self.push_free(server.0);
     }
 
     /// Whether the reply is there to be taken.

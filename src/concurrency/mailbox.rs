@@ -129,9 +129,7 @@ impl Mailbox {
     /// Announces that the consumer is going to sleep. False when mail is there: do not sleep.
     pub fn prepare_sleep(&self) -> bool {
         // The exchange is the re-check: a push before it makes it fail, one after it sees ASLEEP.
-        self.newest
-            .compare_exchange(EMPTY, ASLEEP, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        self.newest.compare_exchange(EMPTY, ASLEEP, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// The consumer is awake again, whatever woke it.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::io::backend::DiskFacts;
-use crate::io::error::IoError;
+use crate::io::error::{ErrorKind, IoError};
 use crate::memory::{BufferList, DmaBuf};
 
 /// Number of priority classes.
@@ -207,6 +207,22 @@ impl Request {
             return Err(self.explain(disk));
         }
         Ok(())
+    }
+
+    /// What its origin is told when it never reached the device; it keeps its buffers.
+    pub(crate) fn fail(self, kind: ErrorKind, path: Arc<str>) -> Completion {
+        let error = IoError {
+            kind,
+            op: self.kind,
+            disk: self.disk,
+            path,
+            offset: self.offset,
+            expected: self.len,
+            found: 0,
+            errno: None,
+        };
+        let result = Err(Box::new(error));
+        Completion { result, buffers: self.buffers, wait_ns: 0, service_ns: 0 }
     }
 
     #[cold]

@@ -85,7 +85,10 @@ impl UringBackend {
         }
         match (kind, ops.span(slot)) {
             (OpKind::Read, Span::Fixed { start, len, piece }) if self.fixed_buffers => {
-                opcode::ReadFixed::new(file, start, len, piece).offset(offset).ioprio(ioprio).build()
+                opcode::ReadFixed::new(file, start, len, piece)
+                    .offset(offset)
+                    .ioprio(ioprio)
+                    .build()
             }
             (OpKind::Read, Span::Fixed { start, len, .. }) => {
                 opcode::Read::new(file, start, len).offset(offset).ioprio(ioprio).build()

@@ -135,7 +135,9 @@ mod tests {
             let mapping = Mapping::new(3 << 20, policy).unwrap();
             assert_eq!(mapping.bytes(), 4 << 20);
             assert_eq!(mapping.as_ptr().as_ptr() as usize % NORMAL_PAGE_BYTES, 0);
-            assert!(mapping.map[mapping.start..mapping.start + mapping.bytes].iter().all(|b| *b == 0));
+            assert!(
+                mapping.map[mapping.start..mapping.start + mapping.bytes].iter().all(|b| *b == 0)
+            );
             if policy == PagePolicy::Normal {
                 assert_eq!(mapping.pages(), Pages::Normal);
             }

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use crate::machine::affinity::memlock_limit_bytes;
+use crate::machine::mapping::{Mapping, PagePolicy};
 
 /// How a ring is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -277,7 +278,8 @@ impl Ring {
     pub fn enter(&mut self, wait: EnterWait) -> io::Result<()> {
         let mut flags = self.enter_flags;
         let mut minimum = 0;
-        let mut argument = GetEventsArg { sigmask: 0, sigmask_bytes: 8, min_wait_usec: 0, timespec: 0 };
+        let mut argument =
+            GetEventsArg { sigmask: 0, sigmask_bytes: 8, min_wait_usec: 0, timespec: 0 };
         let mut timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         match wait {
             EnterWait::Submit => {}
@@ -334,6 +336,34 @@ impl Ring {
             _ => Err(error),
         }
     }
+}
+
+/// Tries one read of `block_bytes` through a polled ring: the only proof that polling works.
+///
+/// # Errors
+/// What the ring or the read said; `TimedOut` when no completion came within two seconds, and
+/// then the read's memory is leaked, since the device may still write to it.
+#[allow(unsafe_code)]
+pub fn try_polled_read(file: RawFd, block_bytes: u32) -> io::Result<()> {
+    let config = RingConfig { sq_entries: 4, cq_entries: 4, polled: true, skip_rungs: 0 };
+    let mut ring = Ring::new(&config).map_err(io::Error::other)?;
+    let memory = Mapping::new(1, PagePolicy::Normal).map_err(io::Error::other)?;
+    let target = memory.as_ptr().as_ptr();
+    let read = io_uring::opcode::Read::new(io_uring::types::Fd(file), target, block_bytes).build();
+    // SAFETY: `memory` outlives the completion, or is leaked below.
+    if !unsafe { ring.push(&read) } {
+        return Err(io::Error::other("a new ring has no room"));
+    }
+    let start = std::time::Instant::now();
+    while start.elapsed() < std::time::Duration::from_secs(2) {
+        ring.enter(EnterWait::Reap)?;
+        if let Some(completion) = ring.completions().next() {
+            let result = completion.result();
+            return if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) };
+        }
+    }
+    std::mem::forget(memory);
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 fn build(config: &RingConfig, rung: usize) -> (io::Result<IoUring>, RingCapabilities) {

@@ -161,10 +161,12 @@ impl BufferList {
     /// Makes the vectors whole again; called at each submission.
     pub(crate) fn reset(&mut self) {
         self.vectors.clear();
-        self.vectors.extend(self.buffers.iter().map(|buffer| libc::iovec {
-            iov_base: buffer.start().cast(),
-            iov_len: buffer.len(),
-        }));
+        self.vectors.extend(
+            self.buffers.iter().map(|buffer| libc::iovec {
+                iov_base: buffer.start().cast(),
+                iov_len: buffer.len(),
+            }),
+        );
         self.bytes = self.buffers.iter().map(|buffer| buffer.len() as u64).sum();
     }
 

@@ -21,7 +21,9 @@ pub struct Histogram {
 impl Default for Histogram {
     fn default() -> Self {
         let buckets: Box<[AtomicU64]> = (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        let Ok(buckets) = buckets.try_into() else { unreachable!("the iterator has BUCKETS items") };
+        let Ok(buckets) = buckets.try_into() else {
+            unreachable!("the iterator has BUCKETS items")
+        };
         Histogram { buckets, max: AtomicU64::new(0), sum: AtomicU64::new(0) }
     }
 }

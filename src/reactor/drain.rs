@@ -1,9 +1,11 @@
 //! The end of a reactor: drained, abandoned at a deadline, or poisoned by a panic.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::io::error::{ErrorKind, IoError};
-use crate::io::op::{Buffers, Completion};
+use crate::io::op::{Buffers, Completion, DiskId};
 use crate::io::op_table::{Origin, State};
 use crate::reactor::ReactorState;
 
@@ -55,28 +57,20 @@ impl ReactorState {
             self.end_abruptly(slot, error);
         }
         for key in shared.mailbox.close(&shared.calls) {
-            let parcel = shared.calls.take_request(&key);
-            let request = parcel.request;
-            let path = self.lanes.first().map_or_else(|| "disk".into(), |l| l.facts().path.clone());
-            let error = Box::new(IoError {
-                kind,
-                op: request.kind,
-                disk: request.disk,
-                path,
-                offset: request.offset,
-                expected: request.len,
-                found: 0,
-                errno: None,
-            });
-            let buffers = request.buffers;
-            let lost = Completion { result: Err(error), buffers, wait_ns: 0, service_ns: 0 };
-            self.tell(Origin::Call(key), lost);
+            let request = shared.calls.take_request(&key).request;
+            let path = self.path_of(request.disk);
+            self.tell(Origin::Call(key), request.fail(kind, path));
         }
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
         self.lanes.iter().for_each(|lane| lane.shared.wake_all());
         stuck
+    }
+
+    fn path_of(&self, disk: DiskId) -> Arc<str> {
+        let lane = self.lanes.iter().find(|lane| lane.facts().id == disk);
+        lane.map_or_else(|| "a disk of another reactor".into(), |lane| lane.facts().path.clone())
     }
 
     fn note_stuck(&self, slot: u32, stuck: &mut Vec<StuckDisk>) {

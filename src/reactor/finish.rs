@@ -178,17 +178,7 @@ impl ReactorState {
     pub(crate) fn refuse(&mut self, request: Request, origin: Origin, lane: u16) {
         let lane = &mut self.lanes[usize::from(lane)];
         lane.shared.release(1, &mut self.wakers);
-        let error = Box::new(IoError {
-            kind: ErrorKind::Busy,
-            op: request.kind,
-            disk: request.disk,
-            path: lane.facts().path.clone(),
-            offset: request.offset,
-            expected: request.len,
-            found: 0,
-            errno: None,
-        });
-        let buffers = request.buffers;
-        self.tell(origin, Completion { result: Err(error), buffers, wait_ns: 0, service_ns: 0 });
+        let path = lane.facts().path.clone();
+        self.tell(origin, request.fail(ErrorKind::Busy, path));
     }
 }

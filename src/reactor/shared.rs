@@ -26,6 +26,8 @@ pub(crate) type Calls = CallTable<Parcel, Completion>;
 pub(crate) enum Control {
     Spawn(Box<dyn LocalTask>),
     Drain,
+    /// Give up on what is at the devices.
+    Abandon,
 }
 
 /// Ends a sleep: an event that the backend waits for, or nothing where the driver is a loop.

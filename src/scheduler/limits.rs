@@ -96,7 +96,8 @@ impl Limits {
         };
         let queue_max = config.queue_max.unwrap_or(4096);
         within("queue_max", u64::from(queue_max), 1, 1 << 20)?;
-        let slot_bytes = within("slot_bytes", config.slot_bytes.unwrap_or(128 << 10), 4096, 16 << 20)?;
+        let slot_bytes =
+            within("slot_bytes", config.slot_bytes.unwrap_or(128 << 10), 4096, 16 << 20)?;
         let split_bytes =
             within("split_bytes", config.split_bytes.unwrap_or(128 << 10), 4096, 1 << 30)?;
         if !split_bytes.is_multiple_of(4096) {
@@ -186,7 +187,10 @@ mod tests {
         assert_eq!(Limits::resolve(&default, 64, 4).unwrap().depth, 15);
         let deep = SchedulerConfig { depth: Some(200), ..SchedulerConfig::default() };
         let error = Limits::resolve(&deep, 128, 1).unwrap_err();
-        assert_eq!(error.to_string(), "scheduler.depth = 200 is out of range: from 1 to 126 on this device");
+        assert_eq!(
+            error.to_string(),
+            "scheduler.depth = 200 is out of range: from 1 to 126 on this device"
+        );
     }
 
     #[test]

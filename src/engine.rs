@@ -1,0 +1,15 @@
+//! The public faces. So far: [`IoScheduler`], raw blocks with priorities.
+
+pub mod config;
+pub mod error;
+pub mod io_scheduler;
+mod open;
+pub mod status;
+mod submit;
+mod thread;
+pub mod ticket;
+
+pub use config::{DiskConfig, IoConfig};
+pub use error::{CloseError, OpenError, SubmitError};
+pub use io_scheduler::IoScheduler;
+pub use ticket::{Ticket, WaitOnReactor};

@@ -1,0 +1,233 @@
+//! [`IoScheduler`]: raw blocks on many disks, five classes, owned buffers, tickets.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::engine::config::IoConfig;
+use crate::engine::error::{CloseError, OpenError};
+use crate::engine::status::{ReactorStatus, Status};
+use crate::io::backend::DiskFacts;
+use crate::io::op::DiskId;
+use crate::machine::device::Device;
+use crate::memory::{Arena, BufferUnavailable, DmaBuf};
+use crate::metrics::{DiskMetrics, Metrics};
+use crate::placement::Placement;
+use crate::reactor::drain::StuckDisk;
+use crate::reactor::local::LocalTask;
+use crate::reactor::shared::{Calls, Control, LaneShared, ReactorShared};
+use crate::scheduler::limits::Limits;
+
+/// How long [`IoScheduler`] waits for its devices when it is dropped without a close.
+const DROP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a reactor may take to obey when it was told to abandon its operations.
+const OBEY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How a reactor ended.
+#[derive(Debug, Default)]
+pub(super) struct ReactorEnd {
+    pub(super) stuck: Vec<StuckDisk>,
+    pub(super) failure: Option<String>,
+}
+
+/// One reactor as the engine holds it.
+pub(super) struct ReactorHandle {
+    pub(super) shared: Arc<ReactorShared>,
+    pub(super) ended: Mutex<Receiver<ReactorEnd>>,
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+    pub(super) status: ReactorStatus,
+}
+
+/// One lane as submitters see it.
+pub(super) struct Route {
+    pub(super) reactor: usize,
+    pub(super) lane: Arc<LaneShared>,
+}
+
+/// The raw block engine. It is `Sync`: share it behind an `Arc` between any threads and tasks.
+///
+/// ```no_run
+/// use dynamicfs::{DiskConfig, DiskId, IoConfig, IoScheduler, Priority, Request};
+///
+/// let disk = DiskConfig { path: "/dev/nvme0n1".into(), ..DiskConfig::default() };
+/// let engine = IoScheduler::open(&IoConfig { disks: vec![disk], ..IoConfig::default() })?;
+/// let buffer = engine.buffer(4096)?;
+/// let read = Request::read(DiskId(0), 0, buffer).with_priority(Priority::HighRead);
+/// let (result, buffer) = engine.submit(read)?.wait()?.into_parts();
+/// println!("{} bytes: {:?}", result?, &buffer.unwrap()[..16]);
+/// engine.close(std::time::Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct IoScheduler {
+    pub(super) disks: Arc<[DiskFacts]>,
+    pub(super) limits: Vec<Limits>,
+    pub(super) routes: Vec<Vec<Route>>,
+    pub(super) reactors: Vec<ReactorHandle>,
+    pub(super) calls: Arc<Calls>,
+    pub(super) arenas: Vec<Arc<Arena>>,
+    pub(super) devices: Vec<Option<Device>>,
+    pub(super) placement: Placement,
+    pub(super) closing: AtomicBool,
+    pub(super) start: Instant,
+}
+
+impl std::fmt::Debug for IoScheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (disks, reactors) = (self.disks.len(), self.reactors.len());
+        write!(f, "IoScheduler({disks} disks, {reactors} reactors)")
+    }
+}
+
+impl IoScheduler {
+    /// Opens the disks, places and starts the reactors.
+    pub fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
+        crate::engine::open::open(config)
+    }
+
+    /// What the engine knows of its disks, by [`DiskId`].
+    pub fn disks(&self) -> &[DiskFacts] {
+        &self.disks
+    }
+
+    /// Nanoseconds of the engine's clock, the one of [`crate::reactor::local::LocalIo::now_ns`].
+    pub fn now_ns(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// A buffer of `bytes` (up to 16 MiB), from the first node that has room.
+    pub fn buffer(&self, bytes: usize) -> Result<DmaBuf, BufferUnavailable> {
+        self.buffer_from(0, bytes)
+    }
+
+    /// A buffer of `bytes` near a disk: from the node of its first lane's reactor.
+    pub fn buffer_near(&self, disk: DiskId, bytes: usize) -> Result<DmaBuf, BufferUnavailable> {
+        let route = self.routes.get(usize::from(disk.0)).and_then(|routes| routes.first());
+        let node = route.and_then(|route| self.placement.reactors[route.reactor].node);
+        let wanted = self.arenas.iter().position(|arena| arena.status().node_wanted == node);
+        self.buffer_from(wanted.unwrap_or(0), bytes)
+    }
+
+    fn buffer_from(&self, first: usize, bytes: usize) -> Result<DmaBuf, BufferUnavailable> {
+        let mut last = None;
+        for index in 0..self.arenas.len() {
+            match self.arenas[(first + index) % self.arenas.len()].take(bytes) {
+                Ok(buffer) => return Ok(buffer),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or(BufferUnavailable { bytes, free_bytes: 0, arena_bytes: 0 }))
+    }
+
+    /// Reactors that have a lane of `disk`, by number.
+    pub fn reactors_of(&self, disk: DiskId) -> Vec<usize> {
+        let routes = self.routes.get(usize::from(disk.0));
+        routes.map_or_else(Vec::new, |routes| routes.iter().map(|route| route.reactor).collect())
+    }
+
+    /// How many reactors there are.
+    pub fn reactor_count(&self) -> usize {
+        self.reactors.len()
+    }
+
+    /// Starts a task on a reactor. It lives until it is done or the engine closes.
+    ///
+    /// # Panics
+    /// When there is no reactor of that number.
+    pub fn spawn_local(&self, reactor: usize, task: Box<dyn LocalTask>) {
+        self.reactors[reactor].shared.order(Control::Spawn(task));
+    }
+
+    /// Counters and histograms at this moment.
+    pub fn metrics(&self) -> Metrics {
+        let disks = self.disks.iter().zip(&self.routes).map(|(facts, routes)| {
+            DiskMetrics::gather(&facts.path, routes.iter().map(|route| &route.lane.metrics))
+        });
+        let reactors = self.reactors.iter().map(|reactor| reactor.shared.metrics.snapshot());
+        Metrics { disks: disks.collect(), reactors: reactors.collect() }
+    }
+
+    /// What the engine is made of.
+    pub fn status(&self) -> Status {
+        let parts = self.disks.iter().zip(&self.devices).zip(&self.limits);
+        let disks = parts.map(|((facts, device), limits)| crate::engine::status::DiskStatus {
+            facts: facts.clone(),
+            device: device.as_ref().map(|device| device.info().clone()),
+            limits: limits.clone(),
+        });
+        let reactors: Vec<ReactorStatus> =
+            self.reactors.iter().map(|reactor| reactor.status.clone()).collect();
+        let mut notes = self.placement.notes.clone();
+        notes.extend(reactors.iter().flat_map(|reactor| reactor.notes.iter().cloned()));
+        notes.sort();
+        notes.dedup();
+        Status {
+            disks: disks.collect(),
+            reactors,
+            lanes: self.placement.lanes.clone(),
+            arenas: self.arenas.iter().map(|arena| arena.status()).collect(),
+            notes,
+        }
+    }
+
+    /// Closes: takes nothing new, gives what waits back with its buffers (as `ShuttingDown`), and
+    /// waits up to `deadline` for what is at the devices.
+    ///
+    /// # Errors
+    /// Disks that did not answer in time, by name, and reactors that failed. All else is closed.
+    pub fn close(self, deadline: Duration) -> Result<(), CloseError> {
+        self.shut(deadline)
+    }
+
+    fn shut(&self, deadline: Duration) -> Result<(), CloseError> {
+        if self.closing.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let until = Instant::now() + deadline;
+        self.reactors.iter().for_each(|reactor| reactor.shared.order(Control::Drain));
+        let mut report = CloseError { stuck: Vec::new(), failed: Vec::new() };
+        for (number, reactor) in self.reactors.iter().enumerate() {
+            self.end_reactor(number, reactor, until, &mut report);
+        }
+        for route in self.routes.iter().flatten() {
+            route.lane.wake_all();
+        }
+        if report.stuck.is_empty() && report.failed.is_empty() { Ok(()) } else { Err(report) }
+    }
+
+    fn end_reactor(
+        &self,
+        number: usize,
+        reactor: &ReactorHandle,
+        until: Instant,
+        report: &mut CloseError,
+    ) {
+        let ended = reactor.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = ended.recv_timeout(until.saturating_duration_since(Instant::now()));
+        if matches!(end, Err(RecvTimeoutError::Timeout)) {
+            reactor.shared.order(Control::Abandon);
+            end = ended.recv_timeout(OBEY_DEADLINE);
+        }
+        match end {
+            Ok(end) => {
+                report.stuck.extend(end.stuck);
+                report.failed.extend(end.failure);
+                let thread = reactor.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(thread) = thread {
+                    // Its outcome came through the channel; the panic, if any, is in it.
+                    let _ = thread.join();
+                }
+            }
+            Err(_) => report.failed.push(format!(
+                "reactor {number} hangs inside the kernel and was left behind with its memory"
+            )),
+        }
+    }
+}
+
+impl Drop for IoScheduler {
+    fn drop(&mut self) {
+        let _ = self.shut(DROP_DEADLINE);
+    }
+}

@@ -1,0 +1,389 @@
+//! Opening the raw block engine: disks, plan, threads, rings; all or nothing.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::engine::config::{DiskAccess, DiskConfig, IoConfig, Polled};
+use crate::engine::error::OpenError;
+use crate::engine::io_scheduler::{IoScheduler, ReactorEnd, ReactorHandle, Route};
+use crate::engine::status::ReactorStatus;
+use crate::engine::thread::{ArenaOrder, Seed};
+use crate::io::backend::DiskFacts;
+use crate::io::op::{DiskId, Priority};
+use crate::machine::device::{Access, Device, DeviceInfo, DeviceKind, Exclusive, OpenOptions};
+use crate::machine::topology::Topology;
+use crate::machine::uring::try_polled_read;
+use crate::machine::wake::WakeEvent;
+use crate::memory::Arena;
+use crate::memory::arena::REGISTERED_BYTES_MAX;
+use crate::placement::{
+    DiskRequest, HardwareThreads, Placement, PlacementRequest, ReactorChoice, plan,
+};
+use crate::reactor::Tuning;
+use crate::reactor::lane::{Lane, Peer};
+use crate::reactor::shared::{Calls, LaneShared, ReactorShared};
+use crate::scheduler::limits::Limits;
+
+/// Schedulers below us that look at priorities.
+const LISTENING_SCHEDULERS: [&str; 2] = ["mq-deadline", "bfq"];
+/// Most calls that can be open without `calls_max`.
+const CALLS_DEFAULT_MAX: u32 = 1 << 18;
+
+pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
+    config.check()?;
+    let (devices, disks) = open_disks(config)?;
+    let topology = Topology::detect()?;
+    let placement = plan(&topology, &request(config, &devices))?;
+    let limits = resolve_limits(config, &devices, &disks)?;
+    let calls = Arc::new(Calls::new(calls_max(config, &limits)));
+    let wakes = placement.reactors.iter().map(|_| WakeEvent::new().map(Arc::new));
+    let wakes: Vec<Arc<WakeEvent>> = wakes
+        .collect::<Result<_, _>>()
+        .map_err(|source| OpenError::System { action: "make an eventfd", source })?;
+    let shared: Vec<Arc<ReactorShared>> = wakes
+        .iter()
+        .map(|wake| Arc::new(ReactorShared::new(Arc::clone(&calls), wake.clone())))
+        .collect();
+    let (lanes, routes) = make_lanes(config, &placement, &disks, &limits, &shared);
+    let start = Instant::now();
+    let start_order = StartOrder { config, placement: &placement, disks: &disks, start };
+    let files = duplicate_all(&devices)?;
+    let (reactors, arenas) = start_order.start_all(lanes, &shared, wakes, &files)?;
+    Ok(IoScheduler {
+        disks,
+        limits,
+        routes,
+        reactors,
+        calls,
+        arenas,
+        devices,
+        placement,
+        closing: AtomicBool::new(false),
+        start,
+    })
+}
+
+fn calls_max(config: &IoConfig, limits: &[Limits]) -> u32 {
+    let waiting: u64 = limits
+        .iter()
+        .zip(&config.disks)
+        .map(|(limits, disk)| u64::from(limits.watermarks[0]) * u64::from(disk.lanes.unwrap_or(1)))
+        .sum();
+    config.calls_max.unwrap_or((2 * waiting).min(u64::from(CALLS_DEFAULT_MAX)) as u32)
+}
+
+type OpenDisks = (Vec<Option<Device>>, Arc<[DiskFacts]>);
+
+fn open_disks(config: &IoConfig) -> Result<OpenDisks, OpenError> {
+    let mut devices = Vec::new();
+    let mut disks = Vec::new();
+    for (index, disk) in config.disks.iter().enumerate() {
+        let id = DiskId(index as u16);
+        match disk.nop_bytes {
+            Some(size_bytes) => {
+                disks.push(nop_facts(id, size_bytes / 4096 * 4096));
+                devices.push(None);
+            }
+            None => {
+                let device = Device::open(&disk.path, &options(disk))?;
+                disks.push(facts(id, disk, &device)?);
+                devices.push(Some(device));
+            }
+        }
+    }
+    Ok((devices, disks.into()))
+}
+
+fn options(disk: &DiskConfig) -> OpenOptions {
+    let (access, exclusive) = match disk.access {
+        DiskAccess::ReadOnly => (Access::ReadOnly, Exclusive::Yes),
+        DiskAccess::ReadOnlyShared => (Access::ReadOnly, Exclusive::No),
+        DiskAccess::ReadWrite => (Access::ReadWrite, Exclusive::Yes),
+    };
+    OpenOptions { access, exclusive, busy_wait: Duration::from_millis(disk.busy_wait_ms) }
+}
+
+fn nop_facts(id: DiskId, size_bytes: u64) -> DiskFacts {
+    DiskFacts {
+        id,
+        path: "nop".into(),
+        size_bytes,
+        logical_block_bytes: 512,
+        raw_device: true,
+        nr_requests: 0,
+        nop: true,
+        priority_hints: false,
+        polled: false,
+        read_only: false,
+    }
+}
+
+fn facts(id: DiskId, disk: &DiskConfig, device: &Device) -> Result<DiskFacts, OpenError> {
+    let info = device.info();
+    let block = u64::from(info.logical_block_bytes);
+    let queue = info.queue.as_ref();
+    let scheduler = queue.and_then(|queue| queue.scheduler.as_deref());
+    Ok(DiskFacts {
+        id,
+        path: disk.path.to_string_lossy().into(),
+        size_bytes: info.size_bytes / block * block,
+        logical_block_bytes: info.logical_block_bytes,
+        raw_device: info.kind == DeviceKind::Block,
+        nr_requests: queue.and_then(|queue| queue.nr_requests).unwrap_or(0),
+        nop: false,
+        priority_hints: scheduler.is_some_and(|name| LISTENING_SCHEDULERS.contains(&name)),
+        polled: polled(disk, info, device)?,
+        read_only: disk.access != DiskAccess::ReadWrite,
+    })
+}
+
+/// Whether the disk is polled: poll queues are there and a real read through them succeeded.
+fn polled(disk: &DiskConfig, info: &DeviceInfo, device: &Device) -> Result<bool, OpenError> {
+    if disk.polled == Polled::Off {
+        return Ok(false);
+    }
+    let queues = info.kind == DeviceKind::Block && info.queue.as_ref().is_some_and(|q| q.io_poll);
+    let tried = if queues {
+        try_polled_read(device.as_fd().as_raw_fd(), info.logical_block_bytes)
+            .map_err(|error| error.to_string())
+    } else {
+        Err("it has no poll queues".to_owned())
+    };
+    match (tried, disk.polled) {
+        (Ok(()), _) => Ok(true),
+        (Err(_), Polled::Auto) => Ok(false),
+        (Err(reason), _) => {
+            Err(OpenError::NotPollable { path: disk.path.display().to_string(), reason })
+        }
+    }
+}
+
+/// The device name that the topology knows the disk by.
+fn disk_name(path: &Path, device: Option<&Device>) -> String {
+    let info = device.map(Device::info);
+    let name = info.map(|info| info.parent_disk.clone().unwrap_or_else(|| info.name.clone()));
+    name.unwrap_or_else(|| path.display().to_string())
+}
+
+fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
+    let disks = config.disks.iter().zip(devices).map(|(disk, device)| DiskRequest {
+        name: disk_name(&disk.path, device.as_ref()),
+        node: device.as_ref().and_then(|device| device.info().numa_node),
+        rotational: device.as_ref().is_some_and(|device| device.info().is_rotational()),
+        lanes: disk.lanes,
+    });
+    let reactors = match (&config.reactors.cpus, config.reactors.count) {
+        (Some(cpus), _) => ReactorChoice::Cpus(cpus.clone()),
+        (None, Some(count)) => ReactorChoice::Count(count),
+        (None, None) => ReactorChoice::Auto,
+    };
+    let hardware_threads = if config.reactors.all_hardware_threads {
+        HardwareThreads::All
+    } else {
+        HardwareThreads::OnePerCore
+    };
+    PlacementRequest { disks: disks.collect(), reactors, hardware_threads }
+}
+
+fn resolve_limits(
+    config: &IoConfig,
+    devices: &[Option<Device>],
+    disks: &[DiskFacts],
+) -> Result<Vec<Limits>, OpenError> {
+    let each = disks.iter().enumerate().map(|(index, facts)| {
+        let serial = devices[index].as_ref().and_then(|device| device.info().serial.clone());
+        let scheduler = config.scheduler_of(index, serial.as_deref());
+        let lanes = config.disks[index].lanes.unwrap_or(1);
+        let limits = Limits::resolve(&scheduler, facts.nr_requests, lanes)
+            .map_err(|source| OpenError::Limits { path: facts.path.to_string(), source })?;
+        Ok(if config.priorities_off { limits.without_priorities() } else { limits })
+    });
+    each.collect()
+}
+
+type Lanes = (Vec<Vec<Lane>>, Vec<Vec<Route>>);
+
+/// Lanes by reactor, and routes by disk.
+fn make_lanes(
+    config: &IoConfig,
+    placement: &Placement,
+    disks: &Arc<[DiskFacts]>,
+    limits: &[Limits],
+    shared: &[Arc<ReactorShared>],
+) -> Lanes {
+    let mut lanes: Vec<Vec<Lane>> = shared.iter().map(|_| Vec::new()).collect();
+    let mut routes: Vec<Vec<Route>> = disks.iter().map(|_| Vec::new()).collect();
+    for slot in &placement.lanes {
+        let lane = Arc::new(LaneShared::default());
+        routes[slot.disk].push(Route { reactor: slot.reactor, lane: Arc::clone(&lane) });
+        let limits = limits[slot.disk].clone();
+        let mut lane = Lane::new(slot.disk, Arc::clone(disks), slot.lane, limits, lane);
+        if config.priorities_off {
+            lane.flatten(Priority::NormalRead);
+        }
+        lanes[slot.reactor].push(lane);
+    }
+    for (slot, lane) in placement.lanes.iter().zip(lane_order(placement)) {
+        let peers = routes[slot.disk].iter().enumerate().filter(|(n, _)| *n as u32 != slot.lane);
+        let peers = peers.map(|(number, route)| Peer {
+            lane_number: number as u32,
+            shared: Arc::clone(&route.lane),
+            reactor: Arc::clone(&shared[route.reactor]),
+        });
+        lanes[slot.reactor][lane].peers = peers.collect();
+    }
+    (lanes, routes)
+}
+
+/// Position of each of the plan's lanes on its reactor.
+fn lane_order(placement: &Placement) -> Vec<usize> {
+    let mut counts = vec![0; placement.reactors.len()];
+    let positions = placement.lanes.iter().map(|slot| {
+        counts[slot.reactor] += 1;
+        counts[slot.reactor] - 1
+    });
+    positions.collect()
+}
+
+fn duplicate_all(devices: &[Option<Device>]) -> Result<Arc<[Option<OwnedFd>]>, OpenError> {
+    let action = "duplicate a disk's descriptor";
+    let copies = devices.iter().map(|device| {
+        let copy = device.as_ref().map(|device| device.as_fd().try_clone_to_owned());
+        copy.transpose().map_err(|source| OpenError::System { action, source })
+    });
+    Ok(copies.collect::<Result<Vec<_>, _>>()?.into())
+}
+
+struct StartOrder<'a> {
+    config: &'a IoConfig,
+    placement: &'a Placement,
+    disks: &'a Arc<[DiskFacts]>,
+    start: Instant,
+}
+
+type Started = (Vec<ReactorHandle>, Vec<Arc<Arena>>);
+
+/// The engine's ends of the channels to one starting thread.
+struct Starting {
+    arena_made: Receiver<Result<Option<Arc<Arena>>, OpenError>>,
+    arenas: Sender<Vec<Arc<Arena>>>,
+    ready: Receiver<Result<ReactorStatus, OpenError>>,
+    ended: Receiver<ReactorEnd>,
+    thread: JoinHandle<()>,
+}
+
+impl StartOrder<'_> {
+    /// Starts every thread, collects the arenas, hands them round, waits until all are ready. On
+    /// an error the channels close, and the threads that did start end by themselves.
+    fn start_all(
+        &self,
+        lanes: Vec<Vec<Lane>>,
+        shared: &[Arc<ReactorShared>],
+        wakes: Vec<Arc<WakeEvent>>,
+        files: &Arc<[Option<OwnedFd>]>,
+    ) -> Result<Started, OpenError> {
+        let mut starting = Vec::new();
+        for (number, (lanes, wake)) in lanes.into_iter().zip(wakes).enumerate() {
+            let shared = Arc::clone(&shared[number]);
+            starting.push(self.spawn(number, lanes, shared, wake, Arc::clone(files))?);
+        }
+        let mut arenas = Vec::new();
+        for thread in &starting {
+            arenas.extend(receive(&thread.arena_made)?);
+        }
+        for thread in &starting {
+            let _ = thread.arenas.send(arenas.clone());
+        }
+        let mut statuses = Vec::new();
+        let mut failure = None;
+        for thread in &starting {
+            match receive(&thread.ready) {
+                Ok(status) => statuses.push(status),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            shared.iter().for_each(|s| s.order(crate::reactor::shared::Control::Drain));
+            starting.into_iter().for_each(|thread| drop(thread.thread.join()));
+            return Err(error);
+        }
+        let handles = starting.into_iter().zip(statuses).zip(shared);
+        let handles = handles.map(|((thread, status), shared)| ReactorHandle {
+            shared: Arc::clone(shared),
+            ended: Mutex::new(thread.ended),
+            thread: Mutex::new(Some(thread.thread)),
+            status,
+        });
+        Ok((handles.collect(), arenas))
+    }
+
+    fn spawn(
+        &self,
+        number: usize,
+        lanes: Vec<Lane>,
+        shared: Arc<ReactorShared>,
+        wake: Arc<WakeEvent>,
+        files: Arc<[Option<OwnedFd>]>,
+    ) -> Result<Starting, OpenError> {
+        let (arena_made_tx, arena_made) = channel();
+        let (arenas, arenas_rx) = channel();
+        let (ready_tx, ready) = channel();
+        let (ended_tx, ended) = channel();
+        let reactors = &self.config.reactors;
+        let seed = Seed {
+            slot: self.placement.reactors[number].clone(),
+            lanes,
+            shared,
+            wake,
+            disks: Arc::clone(self.disks),
+            files,
+            tuning: Tuning {
+                spin_ns: reactors.spin_us.saturating_mul(1000),
+                completion_batch: reactors.completion_batch,
+                settle_us: reactors.settle_us,
+            },
+            arena: self.arena_order(number),
+            register_buffers: self.config.memory.register,
+            start: self.start,
+            arena_made: arena_made_tx,
+            arenas: arenas_rx,
+            ready: ready_tx,
+            ended: ended_tx,
+        };
+        let name = format!("dynamicfs-{number}");
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || crate::engine::thread::main(seed))
+            .map_err(|source| OpenError::System { action: "start a reactor's thread", source })?;
+        Ok(Starting { arena_made, arenas, ready, ended, thread })
+    }
+
+    /// The first reactor of each node maps the node's arena.
+    fn arena_order(&self, number: usize) -> Option<ArenaOrder> {
+        let node = self.placement.reactors[number].node;
+        let before = &self.placement.reactors[..number];
+        if before.iter().any(|other| other.node == node) {
+            return None;
+        }
+        let mut nodes: Vec<Option<u32>> = before.iter().map(|other| other.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let bytes = (self.config.memory.arena_mib_per_node as usize) << 20;
+        let pieces = bytes.div_ceil(REGISTERED_BYTES_MAX);
+        let first_piece = (nodes.len() * pieces) as u16;
+        Some(ArenaOrder { bytes, pages: self.config.memory.pages, first_piece })
+    }
+}
+
+fn receive<T>(from: &Receiver<Result<T, OpenError>>) -> Result<T, OpenError> {
+    let gone = || OpenError::System {
+        action: "start a reactor",
+        source: std::io::Error::other("its thread ended early"),
+    };
+    from.recv().unwrap_or_else(|_| Err(gone()))
+}

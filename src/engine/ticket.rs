@@ -1,0 +1,155 @@
+//! A ticket: the promise of a completion, for threads and for tasks alike.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use crate::concurrency::call_table::CallerKey;
+use crate::io::op::Completion;
+use crate::reactor::shared::Calls;
+
+thread_local! {
+    static ON_REACTOR: Cell<bool> = const { Cell::new(false) };
+    static THREAD_WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+}
+
+/// Looks at the reply this often before the thread parks; a few microseconds in all.
+const SPINS: u32 = 200;
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Marks the calling thread as a reactor's: it must not wait for completions that it brings.
+pub(crate) fn mark_reactor_thread() {
+    ON_REACTOR.set(true);
+}
+
+pub(crate) fn on_reactor_thread() -> bool {
+    ON_REACTOR.get()
+}
+
+/// Runs `f` with a waker that unparks this thread.
+pub(crate) fn with_thread_waker<R>(f: impl FnOnce(&Waker) -> R) -> R {
+    THREAD_WAKER.with(f)
+}
+
+/// Waiting on a reactor's own thread would never end. The ticket comes back.
+#[derive(Debug)]
+pub struct WaitOnReactor(pub Ticket);
+
+impl std::fmt::Display for WaitOnReactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a reactor's own thread cannot wait for a ticket: it would never end; await it")
+    }
+}
+
+impl std::error::Error for WaitOnReactor {}
+
+/// The promise of a [`Completion`]. Await it, or [`Ticket::wait`] for it.
+///
+/// Dropping a ticket gives up interest, not the operation: it goes on, and its buffers go back to
+/// their arena when it ends.
+#[derive(Debug)]
+pub struct Ticket {
+    calls: Arc<Calls>,
+    key: Option<CallerKey>,
+}
+
+impl Ticket {
+    pub(crate) fn new(calls: Arc<Calls>, key: CallerKey) -> Ticket {
+        Ticket { calls, key: Some(key) }
+    }
+
+    fn key(&self) -> &CallerKey {
+        self.key.as_ref().unwrap_or_else(|| unreachable!("a ticket has its key until it is used"))
+    }
+
+    /// Whether [`Ticket::wait`] would return at once.
+    pub fn is_done(&self) -> bool {
+        self.key.is_none() || self.calls.is_done(self.key())
+    }
+
+    /// Takes the completion if it is there.
+    pub fn try_take(mut self) -> Result<Completion, Ticket> {
+        match self.take() {
+            Some(completion) => Ok(completion),
+            None => Err(self),
+        }
+    }
+
+    fn take(&mut self) -> Option<Completion> {
+        let key = self.key.take()?;
+        match self.calls.take_reply(key) {
+            Ok(completion) => Some(completion),
+            Err(key) => {
+                self.key = Some(key);
+                None
+            }
+        }
+    }
+
+    /// Blocks this thread until the completion is there.
+    ///
+    /// # Errors
+    /// On a reactor's own thread, where it would never end; the ticket comes back.
+    // The ticket is given back by value: that is what the error is for.
+    #[allow(clippy::result_large_err)]
+    pub fn wait(mut self) -> Result<Completion, WaitOnReactor> {
+        if on_reactor_thread() {
+            return Err(WaitOnReactor(self));
+        }
+        for _ in 0..SPINS {
+            if let Some(completion) = self.take() {
+                return Ok(completion);
+            }
+            std::hint::spin_loop();
+        }
+        loop {
+            let polled = with_thread_waker(|waker| {
+                Pin::new(&mut self).poll(&mut Context::from_waker(waker))
+            });
+            match polled {
+                Poll::Ready(completion) => return Ok(completion),
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+}
+
+impl Future for Ticket {
+    type Output = Completion;
+
+    /// # Panics
+    /// When polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completion> {
+        assert!(self.key.is_some(), "a ticket was polled after its completion was taken");
+        let registered = self.calls.register(self.key(), context);
+        match registered {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => match self.take() {
+                Some(completion) => Poll::Ready(completion),
+                None => unreachable!("a done call gives its reply"),
+            },
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.calls.detach(key);
+        }
+    }
+}
