@@ -15,6 +15,9 @@ use thiserror::Error;
 
 use crate::units::UnitError;
 
+/// The exit code of a wrong command line, also of one that never became a plan.
+pub const USAGE_CODE: u8 = 2;
+
 /// Why the harness did not do what it was asked, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Failure {
@@ -95,7 +98,7 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Runtime { .. } => 1,
-            Self::Usage { .. } => 2,
+            Self::Usage { .. } => USAGE_CODE,
             Self::Device { .. } => 3,
             Self::Refused { .. } => 4,
             Self::Io { .. } => 5,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dynamicfs_bench::args::Cli;
-use dynamicfs_bench::failure::Failure;
+use dynamicfs_bench::failure::{Failure, USAGE_CODE};
 use dynamicfs_bench::plan::Plan;
 use dynamicfs_bench::run;
 
@@ -45,7 +45,7 @@ fn clap_outcome(error: &clap::Error) -> ExitCode {
     let said = said.split("\n\nFor more information").next().unwrap_or(said);
     let (message, tip) = said.split_once("tip:").unwrap_or((said, "see `dynamicfs-bench --help`"));
     complain(message.trim_start_matches("error:").trim(), tip.trim());
-    Failure::usage("", "", "", "").exit_code()
+    ExitCode::from(USAGE_CODE)
 }
 
 fn complain(message: &str, help: &str) {

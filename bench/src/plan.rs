@@ -5,7 +5,7 @@
 //! the option, its value and what is accepted; nothing is repaired in silence.
 
 mod job;
-mod show;
+pub(crate) mod show;
 
 use std::path::PathBuf;
 use std::time::Duration;

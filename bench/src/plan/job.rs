@@ -22,7 +22,7 @@ pub const DEPTH_MAX: u32 = 4096;
 const CLONES_MAX: u64 = 256;
 /// fio's block size when none is given.
 const BLOCK_BYTES_DEFAULT: u32 = 4096;
-/// fixed, so that two runs of one command line touch the same blocks.
+/// Fixed, so that two runs of one command line touch the same blocks.
 const SEED_DEFAULT: u64 = 0x89;
 
 /// A checked job.
@@ -155,7 +155,7 @@ impl JobPlan {
         logical_block_bytes: u32,
     ) -> Result<Range<u64>, Failure> {
         let block = u64::from(self.block_bytes);
-        if self.block_bytes % logical_block_bytes != 0 {
+        if !self.block_bytes.is_multiple_of(logical_block_bytes) {
             return Err(Failure::usage(
                 "bs",
                 &self.block_bytes.to_string(),
@@ -168,7 +168,7 @@ impl JobPlan {
             Span::Percent(_) => self.offset.of(disk_bytes) / block * block,
             Span::Bytes(bytes) => bytes,
         };
-        if start % u64::from(logical_block_bytes) != 0 {
+        if !start.is_multiple_of(u64::from(logical_block_bytes)) {
             return Err(Failure::usage(
                 "offset",
                 &start.to_string(),
@@ -203,7 +203,7 @@ impl JobPlan {
 
     fn check_place(&self, words: &JobWords) -> Result<(), Failure> {
         if let (Span::Bytes(bytes), Some(text)) = (self.offset, &words.offset)
-            && bytes % u64::from(SECTOR_BYTES) != 0
+            && !bytes.is_multiple_of(u64::from(SECTOR_BYTES))
         {
             let reason = format!("is {bytes} bytes, and must be a multiple of {SECTOR_BYTES}");
             let help = "offsets start at a logical block of the disk, 512 or 4096 bytes";
@@ -223,7 +223,7 @@ impl JobPlan {
 pub(super) fn block_bytes(text: &str) -> Result<u32, Failure> {
     let bytes = size_bytes("bs", text)?;
     let fits = (1..=u64::from(BLOCK_BYTES_MAX)).contains(&bytes);
-    if !fits || bytes % u64::from(SECTOR_BYTES) != 0 {
+    if !fits || !bytes.is_multiple_of(u64::from(SECTOR_BYTES)) {
         let reason = format!(
             "is {bytes} bytes, and must be a multiple of 512 from 512 to {BLOCK_BYTES_MAX}"
         );

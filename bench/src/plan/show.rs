@@ -9,7 +9,7 @@ use crate::args::{JobWords, RunArgs};
 use crate::units::Span;
 
 /// The command line's spelling of a value.
-pub(super) fn word(value: impl ValueEnum) -> String {
+pub(crate) fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|named| named.get_name().to_owned()).unwrap_or_default()
 }
 
