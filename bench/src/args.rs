@@ -16,6 +16,7 @@ use serde::Serialize;
 #[command(
     name = "dynamicfs-bench",
     version,
+    long_about = None,
     about = "Load generator for dynamicfs: fio's words, fio's JSON, on NVMe devices, disks and files",
     args_conflicts_with_subcommands = true,
     after_help = "Without a subcommand this is a run:\n  \

@@ -8,6 +8,7 @@ pub mod args;
 pub mod environment;
 pub mod eta;
 pub mod failure;
+pub mod output;
 pub mod plan;
 pub mod report;
 pub mod run;

@@ -3,12 +3,13 @@
 //! The only place that decides what the user sees of a failure. Exit codes are documented at
 //! [`dynamicfs_bench::failure`]. A reader that closes our pipe (`| head`) ends the process quietly.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use dynamicfs_bench::args::Cli;
 use dynamicfs_bench::failure::{Failure, USAGE_CODE};
+use dynamicfs_bench::output::deliver;
 use dynamicfs_bench::plan::Plan;
 use dynamicfs_bench::run;
 
@@ -29,14 +30,14 @@ fn main() -> ExitCode {
 fn serve(cli: Cli) -> Result<(), Failure> {
     let parse_only = cli.run.parse_only;
     let plan = Plan::try_from(cli)?;
-    if parse_only { show(&plan.to_string()) } else { run::execute(&plan) }
+    if parse_only { deliver(&plan.to_string(), None) } else { run::execute(&plan) }
 }
 
 /// Help and version are answers; everything else is a usage error in this program's form.
 fn clap_outcome(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     if !error.use_stderr() {
-        return match show(&text) {
+        return match deliver(&text, None) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => failure.exit_code(),
         };
@@ -52,15 +53,4 @@ fn complain(message: &str, help: &str) {
     let text = format!("dynamicfs-bench: error: {message}\nhelp: {help}\n");
     // Nobody is left to tell when standard error is gone.
     drop(io::stderr().write_all(text.as_bytes()));
-}
-
-fn show(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Runtime {
-            message: format!("cannot write to standard output: {error}"),
-            help: "check the disk or pipe it goes to".into(),
-        }),
-        _ => Ok(()),
-    }
 }

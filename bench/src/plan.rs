@@ -280,7 +280,7 @@ impl RunPlan {
             return Err(Failure::usage(
                 "readonly",
                 "",
-                &format!("job {} writes (rw={})", writer.name, show::word(writer.pattern)),
+                &format!("job '{}' writes (rw={})", writer.name, show::word(writer.pattern)),
                 "leave out --readonly, or use rw=read or rw=randread",
             ));
         }
@@ -288,7 +288,7 @@ impl RunPlan {
             Some(path) => Err(Failure::usage(
                 "rw",
                 &show::word(writer.pattern),
-                &format!("job {} would overwrite {}", writer.name, path.display()),
+                &format!("job '{}' would overwrite {}", writer.name, path.display()),
                 &format!("if its content may be lost, add --destroy={}", path.display()),
             )),
             None => Ok(()),

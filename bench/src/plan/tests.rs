@@ -159,7 +159,7 @@ fn writing_needs_the_name_of_each_disk_that_is_written() {
         assert!(parse(&[two, word, "--destroy=/dev/x:/dev/y"]).is_ok());
     }
     let refusal = refusal(&[DISK, "--beside=rw=write,bs=128k"]);
-    assert!(refusal.contains("beside1 would overwrite /dev/x"), "{refusal}");
+    assert!(refusal.contains("'beside1' would overwrite /dev/x"), "{refusal}");
     assert!(parse(&[DISK, "--rw=randrw", "--rwmixread=100"]).is_ok(), "writes nothing");
 }
 
