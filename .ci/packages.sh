@@ -8,14 +8,20 @@
 # Prints the missing Debian packages, one a line.
 missing_packages() {
     command -v cc >/dev/null || echo gcc
-    # Without crt1.o and libc.so there is a compiler but nothing can be linked.
-    if command -v cc >/dev/null; then
-        echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null || echo libc6-dev
-    else
-        echo libc6-dev
-    fi
+    links_c || echo libc6-dev
     command -v pkg-config >/dev/null || echo pkg-config
     pkg-config --atleast-version=2.0 hwloc 2>/dev/null || echo libhwloc-dev
+}
+
+# True if a C program can be linked: without crt1.o there is a compiler and still no linker.
+links_c() {
+    local scratch code=0
+    command -v cc >/dev/null || return 1
+    scratch=$(mktemp -d)
+    echo 'int main(void) { return 0; }' >"$scratch/probe.c"
+    cc -o "$scratch/probe" "$scratch/probe.c" 2>/dev/null || code=1
+    rm -rf -- "$scratch"
+    return "$code"
 }
 
 # Runs a command as root: directly, through sudo without a password, or through sudo with one.
