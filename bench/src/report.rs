@@ -4,6 +4,7 @@
 //! [`table`] and [`json`] do that. Times are nanoseconds, sizes bytes, unless a name says
 //! otherwise. A ratio whose divisor is zero is zero, so that no report carries a NaN.
 
+pub mod disk;
 pub mod interval;
 pub mod json;
 pub mod latency;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use crate::args::{Client, OutputFormat, Priority, Target};
 use crate::environment::Environment;
+use crate::report::disk::DiskUse;
 use crate::report::interval::IntervalSeries;
 use crate::report::latency::Latency;
 
@@ -39,6 +41,8 @@ pub struct RunReport {
     pub jobs: Vec<JobReport>,
     /// The engine's side.
     pub engine: EngineReport,
+    /// What the kernel counted at each disk.
+    pub disks: Vec<DiskUse>,
     /// The machine.
     pub environment: Environment,
     /// What makes the numbers doubtful, beside the environment's own warnings.

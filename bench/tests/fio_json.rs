@@ -60,6 +60,7 @@ fn ours() -> Value {
             reap_sizes: Buckets::default(),
         }],
         engine: EngineReport::default(),
+        disks: vec![],
         environment: Environment::default(),
         warnings: vec![],
         percentiles: PERCENTILES_DEFAULT.to_vec(),

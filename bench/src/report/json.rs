@@ -14,6 +14,7 @@
 //! | `elapsed` | s |
 //! | `usr_cpu`, `sys_cpu` | percent of one processor |
 //!
+//! `disk_util` has fio's names and three more: `flush_ios`, `read_bytes`, `write_bytes`.
 //! `dynamicfs.schema_version` rises when a name in that object changes its meaning or goes.
 
 use serde_json::{Map, Value, json};
@@ -38,6 +39,7 @@ pub(super) fn render(report: &RunReport) -> Result<String, serde_json::Error> {
         "time": super::table::utc(since_epoch.as_secs()),
         "global options": options(&report.global_options),
         "jobs": jobs?,
+        "disk_util": serde_json::to_value(&report.disks)?,
         "dynamicfs": ours(report)?,
     });
     Ok(serde_json::to_string_pretty(&whole)? + "\n")

@@ -19,6 +19,20 @@ pub(super) fn render(report: &RunReport) -> String {
     text += &jobs(report);
     text += &engine(report);
     text += &machine(&report.environment);
+    for disk in &report.disks {
+        text += &line(
+            "counted",
+            &format!(
+                "{}: {} reads, {} writes, {} flushes, {} merges, busy {:.0} %",
+                disk.name,
+                disk.read_ios,
+                disk.write_ios,
+                disk.flush_ios,
+                disk.read_merges + disk.write_merges,
+                disk.util,
+            ),
+        );
+    }
     for warning in report.environment.warnings.iter().chain(&report.warnings) {
         text += &line("warning", warning);
     }

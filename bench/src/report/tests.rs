@@ -46,7 +46,12 @@ fn sample() -> RunReport {
             job("scan", Priority::Background, 10_000, 1_500_000),
         ],
         engine: EngineReport {
-            path: IoPath { ring_flags: vec!["SINGLE_ISSUER".into()], ..IoPath::default() },
+            path: IoPath {
+                ring_flags: vec!["SINGLE_ISSUER".into()],
+                pages: "huge 2 MiB".into(),
+                spin: "20 us".into(),
+                ..IoPath::default()
+            },
             reactors: vec![ReactorReport {
                 cpu: 1,
                 user_ns: 2_000_000,
@@ -60,6 +65,7 @@ fn sample() -> RunReport {
             errors: vec![ErrorCount { kind: "EIO".into(), device: "/dev/x".into(), count: 2 }],
             ..EngineReport::default()
         },
+        disks: vec![DiskUse { name: "vdb".into(), flush_ios: 7, ..DiskUse::default() }],
         environment: Environment::default(),
         warnings: vec!["only a test".into()],
         percentiles: vec![50.0, 99.0],
@@ -129,6 +135,7 @@ fn the_table_says_what_a_reader_looks_for() {
         "SINGLE_ISSUER",
         "NOT O_DIRECT",
         "only a test",
+        "vdb: 0 reads, 0 writes, 7 flushes",
         "2 requests failed with EIO on /dev/x",
     ] {
         assert!(text.contains(sign), "{sign} in\n{text}");
@@ -151,4 +158,5 @@ fn the_json_has_fios_places_and_ours() {
     assert_eq!(json["dynamicfs"]["jobs"][0]["priority"], "high_read");
     assert_eq!(json["dynamicfs"]["jobs"][0]["read"]["wait_ns"]["max"], 6_123);
     assert_eq!(json["dynamicfs"]["failed_ios"], 2);
+    assert_eq!(json["disk_util"][0]["flush_ios"], 7);
 }
