@@ -1,0 +1,15 @@
+//! The parts of the bench harness `dynamicfs-bench`.
+//!
+//! A library only so that its parts can be tested from outside and documented; the binary is the
+//! product. [`args`] is the command line, [`plan`] what it means, [`run`] does it, [`report`]
+//! prints what came out, [`environment`] says on what machine.
+
+pub mod args;
+pub mod environment;
+pub mod eta;
+pub mod failure;
+pub mod output;
+pub mod plan;
+pub mod report;
+pub mod run;
+pub mod units;
