@@ -1,0 +1,181 @@
+//! The load: a job's clone as a task on a reactor, or as a thread with tickets.
+//!
+//! A closed loop keeps `depth` requests in flight; an open loop (`--rate_iops`) starts requests on
+//! a schedule and measures from the scheduled start, so that a stall is not omitted.
+//! Buffers, data and offsets are prepared before; a request costs the loop no allocation and no
+//! clock reading of its own.
+
+pub mod local;
+pub mod thread;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dynamicfs::io::IoError;
+use dynamicfs::machine::affinity::ThreadUsage;
+use dynamicfs::metrics::{Counter, Histogram};
+use dynamicfs::{Completion, DiskId, Priority};
+
+use crate::stream::{Direction, Stream};
+
+/// When a clone runs, on the engine's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// First nanosecond that counts.
+    pub from_ns: u64,
+    /// First that does not count any more; nothing starts from here on.
+    pub until_ns: u64,
+    /// Stop after so many requests.
+    pub ios_max: u64,
+}
+
+/// What a clone is to do.
+#[derive(Debug)]
+pub struct CloneOrder {
+    /// Which disk.
+    pub disk: DiskId,
+    /// Its requests.
+    pub stream: Stream,
+    /// Bytes of each.
+    pub block_bytes: u32,
+    /// In flight.
+    pub depth: u32,
+    /// Class of reads and of writes.
+    pub classes: [Priority; 2],
+    /// Nanoseconds between starts; none in a closed loop.
+    pub interval_ns: Option<u64>,
+    /// When.
+    pub window: Window,
+}
+
+/// One direction of a clone. One writer.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Completed in the window.
+    pub ios: Counter,
+    /// Their bytes.
+    pub bytes: Counter,
+    /// From the start (scheduled start in an open loop) to the completion.
+    pub total: Histogram,
+}
+
+/// What a clone has done, readable while it runs.
+#[derive(Debug, Default)]
+pub struct CloneResult {
+    /// Reads and writes.
+    pub tallies: [Tally; 2],
+    /// Failed requests.
+    pub failed: Counter,
+    /// Set when it is over.
+    pub done: AtomicBool,
+    /// First failure.
+    pub first_failure: Mutex<Option<Box<IoError>>>,
+    /// The executing thread's cost when the window opened and closed, and when that was.
+    pub edges: Mutex<[Option<(u64, ThreadUsage)>; 2]>,
+}
+
+impl CloneResult {
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// The first failure, if any.
+    #[must_use]
+    pub fn failure(&self) -> Option<Box<IoError>> {
+        self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Both edges of the window.
+    #[must_use]
+    pub fn window(&self) -> Option<[(u64, ThreadUsage); 2]> {
+        let edges = self.edges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match *edges {
+            [Some(from), Some(until)] => Some([from, until]),
+            _ => None,
+        }
+    }
+
+    fn edge(&self, which: usize, now_ns: u64) {
+        let mut edges = self.edges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        edges[which].get_or_insert((now_ns, dynamicfs::machine::affinity::thread_usage()));
+    }
+
+    #[cold]
+    fn fail(&self, error: Box<IoError>) {
+        self.failed.add(1);
+        let mut first = self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        first.get_or_insert(error);
+    }
+}
+
+/// Where a clone stands; shared by both kinds of clients.
+#[derive(Debug)]
+struct Progress {
+    window: Window,
+    started: u64,
+    opened: bool,
+    closed: bool,
+}
+
+impl Progress {
+    fn new(window: Window) -> Self {
+        Self { window, started: 0, opened: false, closed: false }
+    }
+
+    /// Whether a request may start at `now`.
+    #[inline]
+    fn may_start(&self, now_ns: u64) -> bool {
+        now_ns < self.window.until_ns && self.started < self.window.ios_max
+    }
+
+    /// Notes the window's edges as time passes.
+    #[inline]
+    fn tick(&mut self, now_ns: u64, result: &CloneResult) {
+        if !self.opened && now_ns >= self.window.from_ns {
+            self.opened = true;
+            result.edge(0, now_ns);
+        }
+        if !self.closed && now_ns >= self.window.until_ns {
+            self.closed = true;
+            result.edge(1, now_ns);
+        }
+    }
+
+    /// Counts a completion.
+    #[inline]
+    fn count(
+        &self,
+        now_ns: u64,
+        total_ns: u64,
+        direction: Direction,
+        done: &Completion,
+        result: &CloneResult,
+    ) {
+        if !self.opened || self.closed {
+            return;
+        }
+        debug_assert!(now_ns >= self.window.from_ns);
+        if let Ok(bytes) = done.result {
+            let tally = &result.tallies[direction as usize];
+            tally.ios.add(1);
+            tally.bytes.add(bytes);
+            tally.total.record(total_ns);
+        }
+    }
+
+    /// Closes the window if time has not done so: the requests are used up.
+    fn finish(&mut self, now_ns: u64, result: &CloneResult) {
+        self.tick(now_ns, result);
+        if !self.opened {
+            self.opened = true;
+            result.edge(0, now_ns);
+        }
+        if !self.closed {
+            self.closed = true;
+            result.edge(1, now_ns);
+        }
+        result.done.store(true, Ordering::Release);
+    }
+}
