@@ -115,14 +115,14 @@ fn recorded_disks(topology: &Topology, devices: &[PathBuf]) -> Result<Vec<DiskRe
         lanes: None,
     };
     if devices.is_empty() {
-        return Ok(topology.disks.keys().map(|name| request(name)).collect());
+        return Ok(topology.disk_names_in_order().into_iter().map(request).collect());
     }
     let disks = devices.iter().map(|path| {
         let name = path.strip_prefix("/dev").unwrap_or(path).display().to_string();
         if topology.disks.contains_key(&name) {
             return Ok(request(&name));
         }
-        let known: Vec<&str> = topology.disks.keys().map(String::as_str).collect();
+        let known = topology.disk_names_in_order();
         Err(Failure {
             exit: Exit::Device,
             message: format!("the recorded machine has no disk {}", Path::new(&name).display()),

@@ -33,6 +33,7 @@ pub use self::error::{DeviceError, DeviceErrorClass};
 pub use self::info::{DeviceInfo, DeviceKind, QueueOwner, probe};
 use self::info::{describe, file_system_name};
 pub use self::list::list_block_devices;
+pub(crate) use self::list::natural_key;
 pub use self::sysfs::{BlockNode, DeviceNumber, QueueInfo, Sysfs, WriteCache};
 pub use self::usage::{Usage, Use};
 
