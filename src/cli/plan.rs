@@ -60,7 +60,11 @@ pub(crate) fn run(arguments: &PlanArguments) -> Result<Report, Failure> {
             let disks = recorded_disks(&topology, &arguments.devices)?;
             (topology, disks)
         }
-        None => (Topology::detect()?, probed_disks(&arguments.devices)?),
+        None => {
+            let topology = Topology::detect()?;
+            let disks = probed_disks(&topology, &arguments.devices)?;
+            (topology, disks)
+        }
     };
     for disk in &mut disks {
         disk.lanes = arguments.lanes;
@@ -85,7 +89,7 @@ pub(crate) fn run(arguments: &PlanArguments) -> Result<Report, Failure> {
 }
 
 /// Disks of this machine, each probed for its node and kind.
-fn probed_disks(devices: &[PathBuf]) -> Result<Vec<DiskRequest>, Failure> {
+fn probed_disks(topology: &Topology, devices: &[PathBuf]) -> Result<Vec<DiskRequest>, Failure> {
     if devices.is_empty() {
         return Err(Failure {
             exit: Exit::Usage,
@@ -95,13 +99,16 @@ fn probed_disks(devices: &[PathBuf]) -> Result<Vec<DiskRequest>, Failure> {
     }
     let disks = devices.iter().map(|path| {
         let info = probe(path)?;
-        let name = match &info.queue_owner {
-            // A file is known by its path; its place is that of the disk below it.
-            QueueOwner::Backing(_) | QueueOwner::Unknown => info.path.display().to_string(),
-            QueueOwner::Itself | QueueOwner::ParentDisk(_) => info.name.clone(),
+        info.check_size()?;
+        // A file is known by its path; its place is that of the disk below it.
+        let path = info.resolved_path.display().to_string();
+        let (name, disk) = match &info.queue_owner {
+            QueueOwner::Backing(disk) => (path, disk.as_str()),
+            QueueOwner::Unknown => (path, ""),
+            QueueOwner::Itself | QueueOwner::ParentDisk(_) => (info.name.clone(), &*info.name),
         };
-        let rotational = info.is_rotational();
-        Ok(DiskRequest { name, node: info.numa_node, rotational, lanes: None })
+        let node = info.numa_node.or_else(|| topology.node_of_disk(disk));
+        Ok(DiskRequest { name, node, rotational: info.is_rotational(), lanes: None })
     });
     disks.collect()
 }

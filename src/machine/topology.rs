@@ -123,7 +123,8 @@ pub enum TopologyError {
 }
 
 impl Topology {
-    /// The running machine, as far as this process may use it.
+    /// The running machine, as far as this process may use it. CPUs are counted up to 1024, the
+    /// size of the C library's CPU set.
     ///
     /// # Errors
     ///
