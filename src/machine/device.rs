@@ -33,6 +33,7 @@ pub use self::error::{DeviceError, DeviceErrorClass};
 pub use self::info::{DeviceInfo, DeviceKind, QueueOwner, probe};
 use self::info::{describe, file_system_name};
 pub use self::list::list_block_devices;
+pub(crate) use self::list::natural_key;
 pub use self::sysfs::{BlockNode, DeviceNumber, QueueInfo, Sysfs, WriteCache};
 pub use self::usage::{Usage, Use};
 
@@ -101,10 +102,10 @@ impl Device {
             return Err(DeviceError::SharedWrite { path: path.to_path_buf() });
         }
         let info = probe(path)?;
-        check_size(&info)?;
+        info.check_size()?;
         let file = open_waiting(&info, options)?;
         let info = confirm_identity(&file, info)?;
-        check_size(&info)?;
+        info.check_size()?;
         Ok(Device { file, info })
     }
 
@@ -137,21 +138,6 @@ impl AsRawFd for Device {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
-}
-
-fn check_size(info: &DeviceInfo) -> Result<(), DeviceError> {
-    let path = || info.path.clone();
-    if info.size_bytes >= u64::from(info.logical_block_bytes) {
-        return Ok(());
-    }
-    if info.kind == DeviceKind::Block && info.size_bytes == 0 {
-        return Err(DeviceError::NoMedium { path: path() });
-    }
-    Err(DeviceError::TooSmall {
-        path: path(),
-        size_bytes: info.size_bytes,
-        block_bytes: info.logical_block_bytes,
-    })
 }
 
 /// The outcome of one attempt.

@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use self::hwloc::Source;
+use super::device::natural_key;
 
 /// A NUMA node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -122,7 +123,8 @@ pub enum TopologyError {
 }
 
 impl Topology {
-    /// The running machine, as far as this process may use it.
+    /// The running machine, as far as this process may use it. CPUs are counted up to 1024, the
+    /// size of the C library's CPU set.
     ///
     /// # Errors
     ///
@@ -188,6 +190,14 @@ impl Topology {
         exact.or_else(by_disk).copied().flatten()
     }
 
+    /// The disks' names as people count them: `nvme2n1` before `nvme10n1`.
+    #[must_use]
+    pub fn disk_names_in_order(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.disks.keys().map(String::as_str).collect();
+        names.sort_by_key(|name| natural_key(name));
+        names
+    }
+
     /// Drops the hardware threads that `is_usable` refuses, and the cores left without any.
     fn restricted_to(mut self, is_usable: &dyn Fn(u32) -> bool) -> Self {
         for core in &mut self.cores {
@@ -246,8 +256,8 @@ impl fmt::Display for Topology {
 
 impl Topology {
     fn disk_names(&self, node: Option<u32>) -> String {
-        let disks = self.disks.iter().filter(|(_, at)| **at == node);
-        disks.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
+        let names = self.disk_names_in_order().into_iter();
+        names.filter(|name| self.disks.get(*name) == Some(&node)).collect::<Vec<_>>().join(" ")
     }
 }
 

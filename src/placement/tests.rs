@@ -293,3 +293,118 @@ fn disks_named(topology: &Topology, prefix: &str) -> PlacementRequest {
     let names = topology.disks.keys().filter(|name| name.starts_with(prefix));
     request(&names.map(|name| disk(name, None)).collect::<Vec<_>>())
 }
+
+/// The name, how many packages, nodes, usable cores and threads, and how many NVMe disks.
+const RECORDED: [(&str, u32, usize, usize, usize, usize); 8] = [
+    ("firecracker-2c.xml", 1, 1, 2, 2, 0),
+    ("opteron-8n16c-cpuset.xml", 8, 8, 10, 10, 0),
+    ("opteron-8n32c-cgroup2.xml", 4, 8, 6, 6, 0),
+    ("qemu-2s4c-4nvme.xml", 2, 2, 4, 4, 4),
+    ("qemu-2s4c-4nvme-no-node.xml", 2, 2, 4, 4, 4),
+    ("synthetic-2s128c-24nvme.xml", 2, 2, 128, 256, 24),
+    ("xeon-2s16c-nvme-sda-pmem.xml", 2, 2, 16, 16, 1),
+    ("xeon-4n40c-sda.xml", 4, 4, 40, 40, 0),
+];
+
+#[test]
+fn every_recorded_machine_is_read_and_plans_obey_the_rules() {
+    for (name, packages, nodes, cores, threads, nvme) in RECORDED {
+        let topology = recorded(name);
+        let seen = (
+            topology.packages,
+            topology.nodes.len(),
+            topology.cores.len(),
+            topology.cpus().len(),
+            disks_named(&topology, "nvme").disks.len(),
+        );
+        assert_eq!(seen, (packages, nodes, cores, threads, nvme), "{name}");
+        for lanes in [1, 2] {
+            for reactors in [ReactorChoice::Auto, ReactorChoice::Count(2)] {
+                let mut request = disks_named(&topology, "");
+                request.reactors = reactors;
+                for disk in &mut request.disks {
+                    disk.lanes = Some(lanes);
+                }
+                if request.disks.is_empty() && lanes == 2 {
+                    continue;
+                }
+                let placement = plan(&topology, &request).unwrap();
+                check_plan(&topology, &request, &placement).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn four_nvme_disks_on_two_nodes_are_all_local() {
+    let topology = recorded("qemu-2s4c-4nvme.xml");
+    let nodes: Vec<Option<u32>> =
+        topology.disk_names_in_order().iter().map(|name| topology.node_of_disk(name)).collect();
+    // The order in which the kernel found the controllers.
+    assert_eq!(nodes, [Some(1), Some(1), Some(0), Some(0)]);
+    let four = plan(&topology, &disks_named(&topology, "nvme")).unwrap();
+    assert_eq!(cpus_of(&four), [0, 1, 2, 3]);
+    assert_eq!(pairs(&four), [(0, 2), (1, 3), (2, 0), (3, 1)]);
+    assert!(four.lanes.iter().all(|lane| lane.local == Locality::Local));
+    assert_eq!(four.notes, [] as [&str; 0]);
+    let mut request = disks_named(&topology, "nvme");
+    request.reactors = ReactorChoice::Count(2);
+    let two = plan(&topology, &request).unwrap();
+    assert_eq!((cpus_of(&two), loads(&two)), (vec![0, 2], vec![2, 2]));
+    assert!(two.lanes.iter().all(|lane| lane.local == Locality::Local));
+}
+
+#[test]
+fn a_big_server_uses_first_threads_near_its_disks() {
+    let topology = recorded("synthetic-2s128c-24nvme.xml");
+    let first_threads: BTreeSet<u32> = topology.cores.iter().map(|core| core.cpus[0]).collect();
+    let mut request = disks_named(&topology, "nvme");
+    let auto = plan(&topology, &request).unwrap();
+    assert_eq!(auto.reactors.len(), 24);
+    assert!(auto.reactors.iter().all(|reactor| first_threads.contains(&reactor.cpu)));
+    assert!(auto.lanes.iter().all(|lane| lane.local == Locality::Local));
+    assert_eq!(loads(&auto), [1; 24]);
+    request.reactors = ReactorChoice::Count(16);
+    let sixteen = plan(&topology, &request).unwrap();
+    assert_eq!(sixteen.reactors.iter().filter(|slot| slot.node == Some(0)).count(), 8);
+    assert!(sixteen.lanes.iter().all(|lane| lane.local == Locality::Local));
+    for disk in &mut request.disks {
+        disk.lanes = Some(4);
+    }
+    request.reactors = ReactorChoice::Auto;
+    let wide = plan(&topology, &request).unwrap();
+    assert_eq!((wide.reactors.len(), wide.lanes.len()), (96, 96));
+    assert!(wide.lanes.iter().all(|lane| lane.local == Locality::Local));
+}
+
+#[test]
+fn a_container_keeps_to_its_cores() {
+    let topology = recorded("opteron-8n32c-cgroup2.xml");
+    assert_eq!(topology.cpus(), [0, 1, 2, 3, 4, 5]);
+    let topology = recorded("opteron-8n16c-cpuset.xml");
+    assert_eq!(topology.cpus(), [0, 1, 2, 3, 5, 6, 12, 13, 14, 15]);
+    assert_eq!(topology.nodes[4].cpus, [] as [u32; 0], "a node without usable CPUs is kept");
+    let mut request = request(&[disk("here", Some(6)), disk("there", Some(4))]);
+    let placed = plan(&topology, &request).unwrap();
+    assert_eq!(cpus_of(&placed), [12, 13], "near the disk that has a usable node");
+    assert!(placed.notes[0].contains("there is on node 4, where there is no reactor"), "{placed}");
+    request.reactors = ReactorChoice::Cpus(vec![4]);
+    let error = plan(&topology, &request).unwrap_err().to_string();
+    assert!(error.ends_with("usable are 0-3,5-6,12-15"), "{error}");
+}
+
+#[test]
+fn a_server_that_does_not_place_its_disks_spreads_them() {
+    let topology = recorded("xeon-4n40c-sda.xml");
+    assert_eq!(topology.disks.get("sda"), Some(&None));
+    let placed = plan(&topology, &disks_named(&topology, "s")).unwrap();
+    assert_eq!(cpus_of(&placed), [0, 1], "node numbers alternate over CPUs here");
+    assert!(placed.lanes.iter().all(|lane| lane.local == Locality::Unknown));
+    assert!(placed.notes[0].starts_with("The platform does not say"), "{placed}");
+    let topology = recorded("qemu-2s4c-4nvme-no-node.xml");
+    let mut request = disks_named(&topology, "nvme");
+    request.reactors = ReactorChoice::Count(3);
+    let placed = plan(&topology, &request).unwrap();
+    assert_eq!((cpus_of(&placed), loads(&placed)), (vec![0, 1, 2], vec![2, 1, 1]));
+    assert!(placed.lanes.iter().all(|lane| lane.local == Locality::Unknown));
+}

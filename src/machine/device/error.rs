@@ -173,9 +173,10 @@ impl DeviceError {
                 "put the file on ext4, xfs or btrfs, or use a block device".into()
             }
             DeviceError::TooSmall { .. } => "use a larger file or device".into(),
-            DeviceError::NoMedium { path } => {
-                format!("bind a file to a loop device with `losetup {} FILE`", path.display())
-            }
+            DeviceError::NoMedium { path } => format!(
+                "insert a medium; a loop device gets one with `losetup {} FILE`",
+                path.display()
+            ),
             DeviceError::SharedWrite { .. } => {
                 "open it read-only, or leave `exclusive` at its default".into()
             }
@@ -199,6 +200,7 @@ pub(super) fn io_error(path: &Path, doing: &'static str, source: io::Error) -> D
             DeviceError::Missing { path }
         }
         Some(libc::EACCES | libc::EPERM) => DeviceError::PermissionDenied { path },
+        Some(libc::ENOMEDIUM) => DeviceError::NoMedium { path },
         Some(libc::EROFS) => DeviceError::ReadOnly { path },
         _ => DeviceError::Io { path, doing, source },
     }

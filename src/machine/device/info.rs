@@ -77,6 +77,23 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
+    /// Refuses what holds less than one block. [`super::Device::open`] does this too.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::NoMedium`] for an empty block device, [`DeviceError::TooSmall`] otherwise.
+    pub fn check_size(&self) -> Result<(), DeviceError> {
+        if self.size_bytes >= u64::from(self.logical_block_bytes) {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        if self.kind == DeviceKind::Block && self.size_bytes == 0 {
+            return Err(DeviceError::NoMedium { path });
+        }
+        let (size_bytes, block_bytes) = (self.size_bytes, self.logical_block_bytes);
+        Err(DeviceError::TooSmall { path, size_bytes, block_bytes })
+    }
+
     /// Whether it is known to spin. A device that does not say is taken for one that does not.
     #[must_use]
     pub fn is_rotational(&self) -> bool {

@@ -25,7 +25,7 @@ pub fn list_block_devices(sysfs: &Sysfs) -> io::Result<Vec<BlockNode>> {
 }
 
 /// Orders `nvme2n1` before `nvme10n1`: runs of digits compare as numbers.
-fn natural_key(name: &str) -> Vec<(String, u64)> {
+pub(crate) fn natural_key(name: &str) -> Vec<(String, u64)> {
     let mut parts = Vec::new();
     let mut rest = name;
     while !rest.is_empty() {

@@ -144,7 +144,9 @@ fn disks(tree: &Tree, homes: &BTreeMap<u32, u32>) -> BTreeMap<String, Option<u32
         let is_disk = matches!(device.attributes(), Some(ObjectAttributes::OSDevice(os))
             if os.device_type() == OSDeviceType::Storage);
         let name = device.name().map(|name| name.to_string_lossy().into_owned());
-        let Some(name) = name.filter(|_| is_disk) else { continue };
+        // hwloc calls DAX devices storage too, but they are character devices without blocks.
+        let name = name.filter(|name| is_disk && !name.starts_with("dax"));
+        let Some(name) = name else { continue };
         let place = device.first_non_io_ancestor();
         let nodes: BTreeSet<u32> = place
             .into_iter()

@@ -2,7 +2,8 @@
 //!
 //! `blkid` from util-linux knows more than a hundred formats and is kept up to date; it runs as a
 //! child with `-p`, which looks at the device itself and at no cache. Its exit status: 0 something
-//! was found, 2 nothing was, 8 contradictory signatures, others are failures.
+//! was found, 2 nothing was, 8 contradictory signatures, others are failures. A device that it
+//! cannot open gives 2 as well: reading our own label opens it again, and reports that.
 
 use std::fmt;
 use std::fs::File;

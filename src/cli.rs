@@ -1,0 +1,115 @@
+//! The command line: parsing, dispatch, and how errors and exit codes come out.
+//!
+//! This and its parts are the only place that prints. Output is built in full before it is written,
+//! so that a reader who goes away (`| head`) is noticed in one place and is no error.
+
+mod devices;
+mod failure;
+mod plan;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use self::failure::{Exit, Failure};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  runtime error
+  2  wrong usage
+  3  a device is missing, not accessible, or not fit for the purpose
+  4  a device is busy, or the run was refused to protect its data
+  5  I/O error";
+
+/// Manage disks of the dynamicfs storage engine.
+#[derive(Debug, Parser)]
+#[command(name = "dynamicfs", version, after_help = EXIT_CODES, after_long_help = EXIT_CODES,
+    subcommand_required = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List block devices, or tell everything about the named ones.
+    Devices(devices::DevicesArguments),
+    /// Show which core would run which reactor, and which reactor would drive which disk.
+    ///
+    /// Nothing is opened or written.
+    Plan(plan::PlanArguments),
+}
+
+/// Runs the tool with the process's arguments.
+pub(crate) fn run() -> ExitCode {
+    // Usage errors leave here, with clap's message and exit code 2.
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // The message is for a reader who may be gone.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() };
+        }
+    };
+    let outcome = match &arguments.command {
+        Command::Devices(arguments) => devices::run(arguments),
+        Command::Plan(arguments) => plan::run(arguments),
+    };
+    match outcome {
+        Ok(report) => finish(&report),
+        Err(failure) => complain(&failure),
+    }
+}
+
+/// What a command has to say: its output, and failures that did not stop it.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// For standard output.
+    pub(crate) text: String,
+    /// For standard error; the first decides the exit code.
+    pub(crate) failures: Vec<Failure>,
+}
+
+impl From<String> for Report {
+    fn from(text: String) -> Self {
+        Report { text, failures: Vec::new() }
+    }
+}
+
+fn finish(report: &Report) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(report.text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return complain(&Failure::new(Exit::Runtime, format!("cannot write output: {error}")));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for failure in report.failures.iter().rev() {
+        code = failure.exit.into();
+    }
+    for failure in &report.failures {
+        complain(failure);
+    }
+    code
+}
+
+fn complain(failure: &Failure) -> ExitCode {
+    let mut text = format!("dynamicfs: error: {}\n", failure.message);
+    if let Some(help) = &failure.help {
+        text.push_str(&format!("help: {help}\n"));
+    }
+    // Without standard error there is nobody left to tell.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+    failure.exit.into()
+}
+
+/// Anything serialisable, as indented JSON with a final newline.
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(Exit::Runtime, format!("cannot write JSON: {error}")))?;
+    Ok(text + "\n")
+}

@@ -1,0 +1,77 @@
+//! Errors of the library as messages, help lines and exit codes.
+
+use std::process::ExitCode;
+
+use dynamicfs::machine::device::{DeviceError, DeviceErrorClass};
+use dynamicfs::machine::topology::TopologyError;
+use dynamicfs::placement::PlacementError;
+
+/// The documented exit codes. See `--help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All went well.
+    Success = 0,
+    /// Something else went wrong.
+    Runtime = 1,
+    /// The arguments make no sense.
+    Usage = 2,
+    /// Missing, not accessible, or unfit.
+    Device = 3,
+    /// In use, or protected.
+    Refused = 4,
+    /// The device failed.
+    Io = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// An error on its way to the user.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: String) -> Self {
+        Failure { exit, message, help: None }
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        let exit = match error.class() {
+            DeviceErrorClass::Unfit => Exit::Device,
+            DeviceErrorClass::Busy => Exit::Refused,
+            DeviceErrorClass::Io => Exit::Io,
+        };
+        Failure { exit, message: error.to_string(), help: error.help() }
+    }
+}
+
+impl From<TopologyError> for Failure {
+    fn from(error: TopologyError) -> Self {
+        let exit = match error {
+            TopologyError::Read { .. } | TopologyError::Invalid { .. } => Exit::Usage,
+            TopologyError::Detect { .. }
+            | TopologyError::Affinity { .. }
+            | TopologyError::NoCpus { .. } => Exit::Runtime,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
+
+impl From<PlacementError> for Failure {
+    fn from(error: PlacementError) -> Self {
+        let exit = match error {
+            PlacementError::NoCpus => Exit::Runtime,
+            _ => Exit::Usage,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
