@@ -88,10 +88,8 @@ impl BareLoop {
         let bytes = order.depth as usize * order.block_bytes as usize;
         let memory =
             Mapping::new(bytes, PagePolicy::Huge).map_err(|error| broken(&error.to_string()))?;
-        let piece = libc::iovec {
-            iov_base: memory.as_ptr().as_ptr().cast(),
-            iov_len: memory.bytes(),
-        };
+        let piece =
+            libc::iovec { iov_base: memory.as_ptr().as_ptr().cast(), iov_len: memory.bytes() };
         // SAFETY: `memory` is dropped after the ring has been drained (see `run`).
         #[allow(unsafe_code)]
         let registered = unsafe { ring.register_buffers(&[piece]) };

@@ -5,11 +5,18 @@
 //! prints what came out, [`environment`] says on what machine.
 
 pub mod args;
+pub mod bare_ring;
+pub mod calibrate;
+pub mod compare;
 pub mod environment;
 pub mod eta;
 pub mod failure;
+pub mod load;
 pub mod output;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod session;
+pub mod smoke;
+pub mod stream;
 pub mod units;

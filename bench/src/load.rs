@@ -16,6 +16,7 @@ use dynamicfs::machine::affinity::ThreadUsage;
 use dynamicfs::metrics::{Counter, Histogram};
 use dynamicfs::{Completion, DiskId, Priority};
 
+use crate::report::Buckets;
 use crate::stream::{Direction, Stream};
 
 /// When a clone runs, on the engine's clock.
@@ -66,6 +67,8 @@ pub struct CloneResult {
     pub tallies: [Tally; 2],
     /// Failed requests.
     pub failed: Counter,
+    /// In flight, and completions, at each batch of completions in the window.
+    pub sizes: Mutex<(Buckets, Buckets)>,
     /// Set when it is over.
     pub done: AtomicBool,
     /// First failure.
@@ -105,7 +108,8 @@ impl CloneResult {
     #[cold]
     fn fail(&self, error: Box<IoError>) {
         self.failed.add(1);
-        let mut first = self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut first =
+            self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         first.get_or_insert(error);
     }
 }
@@ -114,6 +118,9 @@ impl CloneResult {
 #[derive(Debug)]
 struct Progress {
     window: Window,
+    depths: Buckets,
+    batches: Buckets,
+    batch: u32,
     started: u64,
     opened: bool,
     closed: bool,
@@ -121,7 +128,8 @@ struct Progress {
 
 impl Progress {
     fn new(window: Window) -> Self {
-        Self { window, started: 0, opened: false, closed: false }
+        let (depths, batches) = (Buckets::default(), Buckets::default());
+        Self { window, depths, batches, batch: 0, started: 0, opened: false, closed: false }
     }
 
     /// Whether a request may start at `now`.
@@ -143,10 +151,20 @@ impl Progress {
         }
     }
 
+    /// A new batch of completions begins, with so many in flight.
+    #[inline]
+    fn begin_batch(&mut self, in_flight: u32) {
+        if self.opened && !self.closed && self.batch > 0 {
+            self.batches.count(self.batch);
+            self.depths.count(in_flight);
+        }
+        self.batch = 0;
+    }
+
     /// Counts a completion.
     #[inline]
     fn count(
-        &self,
+        &mut self,
         now_ns: u64,
         total_ns: u64,
         direction: Direction,
@@ -157,6 +175,7 @@ impl Progress {
             return;
         }
         debug_assert!(now_ns >= self.window.from_ns);
+        self.batch += 1;
         if let Ok(bytes) = done.result {
             let tally = &result.tallies[direction as usize];
             tally.ios.add(1);
@@ -176,6 +195,9 @@ impl Progress {
             self.closed = true;
             result.edge(1, now_ns);
         }
+        let mut sizes = result.sizes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *sizes = (self.depths, self.batches);
+        drop(sizes);
         result.done.store(true, Ordering::Release);
     }
 }

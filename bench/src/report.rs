@@ -49,6 +49,8 @@ pub struct RunReport {
     pub warnings: Vec<String>,
     /// Percentiles to print, ascending.
     pub percentiles: Vec<f64>,
+    /// The first failed request, in words.
+    pub first_failure: Option<String>,
 }
 
 /// Whether a slow device slows the load down.

@@ -51,6 +51,8 @@ pub struct RingCapabilities {
     pub fixed_files: bool,
     /// Arenas are registered buffers.
     pub fixed_buffers: bool,
+    /// Entries of the submission queue.
+    pub sq_entries: u32,
 }
 
 /// Why there is no ring, and what to do about it.
@@ -167,6 +169,7 @@ impl Ring {
         let parameters = ring.params();
         let mut capabilities = RingCapabilities {
             polled: config.polled,
+            sq_entries: parameters.sq_entries(),
             min_wait: parameters.is_feature_min_timeout(),
             timed_wait: parameters.is_feature_ext_arg(),
             ..capabilities

@@ -134,6 +134,7 @@ impl LocalTask for LocalClone {
         if now != self.last_ns {
             self.last_ns = now;
             self.progress.tick(now, &self.result);
+            self.progress.begin_batch(self.in_flight);
         }
         self.in_flight -= 1;
         let direction = if tag & WRITE_TAG == 0 { Direction::Read } else { Direction::Write };

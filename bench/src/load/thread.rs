@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use dynamicfs::{
-    Buffers, Completion, DmaBuf, IoScheduler, OpKind, Request, SubmitError, Ticket,
-};
+use dynamicfs::{Buffers, Completion, DmaBuf, IoScheduler, OpKind, Request, SubmitError, Ticket};
 
 use crate::load::{CloneOrder, CloneResult, Progress};
 use crate::stream::Direction;
@@ -43,6 +41,7 @@ impl ThreadClone {
                 Err(_) => unreachable!("a client's thread is not a reactor's"),
             }
             self.take_more(engine.now_ns());
+            self.progress.begin_batch(self.in_flight.len() as u32);
         }
         self.progress.finish(engine.now_ns(), &self.result);
     }
