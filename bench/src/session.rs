@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dynamicfs::engine::config::{ConfigError, DiskAccess, Polled as PolledConfig};
-use dynamicfs::machine::device::DeviceErrorClass;
+use dynamicfs::machine::device::{DeviceError, DeviceErrorClass};
 use dynamicfs::machine::mapping::PagePolicy;
 use dynamicfs::machine::write_gate::{ForceSignatures, WriteGate};
 use dynamicfs::metrics::ReactorSnapshot;
@@ -117,14 +117,7 @@ pub fn nop_disk() -> DiskConfig {
 /// [`Failure`], by what was wrong.
 pub fn open(config: &IoConfig) -> Result<IoScheduler, Failure> {
     IoScheduler::open(config).map_err(|error| match &error {
-        OpenError::Device(device) => {
-            let help = device.help().unwrap_or_else(|| "see `dynamicfs devices`".into());
-            let (message, device_path) = (error.to_string(), String::new());
-            match device.class() {
-                DeviceErrorClass::Busy => Failure::Refused { device: device_path, message, help },
-                _ => Failure::Device { device: device_path, message, help },
-            }
-        }
+        OpenError::Device(device) => device_failure(device),
         OpenError::Config(_)
         | OpenError::Limits { .. }
         | OpenError::Placement(_)
@@ -137,6 +130,17 @@ pub fn open(config: &IoConfig) -> Result<IoScheduler, Failure> {
             help: "the message says what is missing; see also `dmesg`".into(),
         },
     })
+}
+
+/// A device's refusal in the harness's terms.
+#[must_use]
+pub fn device_failure(error: &DeviceError) -> Failure {
+    let help = error.help().unwrap_or_else(|| "see `dynamicfs devices`".into());
+    let (device, message) = (String::new(), error.to_string());
+    match error.class() {
+        DeviceErrorClass::Busy => Failure::Refused { device, message, help },
+        _ => Failure::Device { device, message, help },
+    }
 }
 
 /// Closes the engine.
