@@ -43,7 +43,8 @@ pub(crate) struct LoopDevice(PathBuf);
 impl LoopDevice {
     /// `None`, with the reason on stderr, where this machine or user cannot make one.
     pub(crate) fn over(file: &Path) -> Option<Self> {
-        let output = Command::new("losetup").arg("--find").arg("--show").arg(file).output();
+        let output =
+            Command::new("losetup").args(["--find", "--show", "--partscan"]).arg(file).output();
         match output {
             Ok(output) if output.status.success() => {
                 Some(LoopDevice(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())))
