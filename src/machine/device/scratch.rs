@@ -70,3 +70,15 @@ pub(crate) fn skipped<T>(why: &str) -> Option<T> {
     eprintln!("SKIPPED: {}", why.trim());
     None
 }
+
+/// Runs a tool of the system; says so and gives `false` where it is missing or fails.
+pub(crate) fn ran(program: &str, arguments: &[&str]) -> bool {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            skipped::<()>(&format!("{program} {arguments:?}: {why}")).is_some()
+        }
+        Err(error) => skipped::<()>(&format!("{program}: {error}")).is_some(),
+    }
+}

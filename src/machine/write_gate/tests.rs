@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use super::*;
-use crate::machine::device::scratch::{LoopDevice, ScratchDir, skipped};
+use crate::machine::device::scratch::{LoopDevice, ScratchDir, ran, skipped};
 use crate::machine::device::{Usage, mounts};
 
 const DISK: DeviceNumber = DeviceNumber { major: 8, minor: 0 };
@@ -217,18 +217,6 @@ fn loop_devices_are_free_then_held_then_hold_a_file_system() {
     let refusal = check(device, Some(device)).unwrap_err();
     assert!(refusal.to_string().contains("ext4 file system"), "{refusal}");
     WriteGate::check(device, Some(device), ForceSignatures::Yes).unwrap();
-}
-
-/// Runs a tool of the system; says so and gives `false` where it is missing or fails.
-fn ran(program: &str, arguments: &[&str]) -> bool {
-    match Command::new(program).args(arguments).output() {
-        Ok(output) if output.status.success() => true,
-        Ok(output) => {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            skipped::<()>(&format!("{program} {arguments:?}: {why}")).is_some()
-        }
-        Err(error) => skipped::<()>(&format!("{program}: {error}")).is_some(),
-    }
 }
 
 /// Undoes a test's setup with a command, also when the test panics.
