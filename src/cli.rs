@@ -36,10 +36,12 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List block devices, or tell everything about the named ones.
+    #[command(after_help = EXIT_CODES)]
     Devices(devices::DevicesArguments),
     /// Show which core would run which reactor, and which reactor would drive which disk.
     ///
     /// Nothing is opened or written.
+    #[command(after_help = EXIT_CODES)]
     Plan(plan::PlanArguments),
 }
 

@@ -295,11 +295,12 @@ fn disks_named(topology: &Topology, prefix: &str) -> PlacementRequest {
 }
 
 /// The name, how many packages, nodes, usable cores and threads, and how many NVMe disks.
-const RECORDED: [(&str, u32, usize, usize, usize, usize); 8] = [
+const RECORDED: [(&str, u32, usize, usize, usize, usize); 9] = [
     ("firecracker-2c.xml", 1, 1, 2, 2, 0),
     ("opteron-8n16c-cpuset.xml", 8, 8, 10, 10, 0),
     ("opteron-8n32c-cgroup2.xml", 4, 8, 6, 6, 0),
     ("qemu-2s4c-4nvme.xml", 2, 2, 4, 4, 4),
+    ("qemu-2s128c-24nvme.xml", 2, 2, 128, 128, 24),
     ("qemu-2s4c-4nvme-no-node.xml", 2, 2, 4, 4, 4),
     ("synthetic-2s128c-24nvme.xml", 2, 2, 128, 256, 24),
     ("xeon-2s16c-nvme-sda-pmem.xml", 2, 2, 16, 16, 1),
@@ -355,26 +356,30 @@ fn four_nvme_disks_on_two_nodes_are_all_local() {
 }
 
 #[test]
-fn a_big_server_uses_first_threads_near_its_disks() {
-    let topology = recorded("synthetic-2s128c-24nvme.xml");
-    let first_threads: BTreeSet<u32> = topology.cores.iter().map(|core| core.cpus[0]).collect();
-    let mut request = disks_named(&topology, "nvme");
-    let auto = plan(&topology, &request).unwrap();
-    assert_eq!(auto.reactors.len(), 24);
-    assert!(auto.reactors.iter().all(|reactor| first_threads.contains(&reactor.cpu)));
-    assert!(auto.lanes.iter().all(|lane| lane.local == Locality::Local));
-    assert_eq!(loads(&auto), [1; 24]);
-    request.reactors = ReactorChoice::Count(16);
-    let sixteen = plan(&topology, &request).unwrap();
-    assert_eq!(sixteen.reactors.iter().filter(|slot| slot.node == Some(0)).count(), 8);
-    assert!(sixteen.lanes.iter().all(|lane| lane.local == Locality::Local));
-    for disk in &mut request.disks {
-        disk.lanes = Some(4);
+fn big_servers_use_first_threads_near_their_disks() {
+    for name in ["qemu-2s128c-24nvme.xml", "synthetic-2s128c-24nvme.xml"] {
+        let topology = recorded(name);
+        let first_threads: BTreeSet<u32> = topology.cores.iter().map(|core| core.cpus[0]).collect();
+        let all_local = |plan: &Placement| {
+            assert!(plan.reactors.iter().all(|slot| first_threads.contains(&slot.cpu)), "{plan}");
+            assert!(plan.lanes.iter().all(|lane| lane.local == Locality::Local), "{plan}");
+        };
+        let mut request = disks_named(&topology, "nvme");
+        let auto = plan(&topology, &request).unwrap();
+        all_local(&auto);
+        assert_eq!(loads(&auto), [1; 24]);
+        request.reactors = ReactorChoice::Count(16);
+        let sixteen = plan(&topology, &request).unwrap();
+        all_local(&sixteen);
+        assert_eq!(sixteen.reactors.iter().filter(|slot| slot.node == Some(0)).count(), 8);
+        for disk in &mut request.disks {
+            disk.lanes = Some(4);
+        }
+        request.reactors = ReactorChoice::Auto;
+        let wide = plan(&topology, &request).unwrap();
+        all_local(&wide);
+        assert_eq!((wide.reactors.len(), wide.lanes.len()), (96, 96));
     }
-    request.reactors = ReactorChoice::Auto;
-    let wide = plan(&topology, &request).unwrap();
-    assert_eq!((wide.reactors.len(), wide.lanes.len()), (96, 96));
-    assert!(wide.lanes.iter().all(|lane| lane.local == Locality::Local));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Tests of opening real files and, as root, loop devices.
 
-use super::scratch::{LoopDevice, ScratchDir, skipped};
+use super::scratch::{LoopDevice, ScratchDir, ran, skipped};
 use super::*;
 
 const READ: Access = Access::ReadOnly;
@@ -123,4 +123,35 @@ fn a_mounted_disk_is_busy_and_says_where() {
         Err(error) => assert!(error.to_string().contains("is mounted on /"), "{error}"),
         Ok(_) => panic!("a mounted disk was opened exclusively"),
     }
+}
+
+#[test]
+fn a_disk_and_its_partitions_exclude_each_other() {
+    let dir = ScratchDir::new();
+    let Some(looped) = LoopDevice::over(&dir.file("image", 64 << 20)) else { return };
+    let disk = looped.path();
+    let name = disk.to_str().unwrap();
+    let (first, second) = (format!("{name}p1"), format!("{name}p2"));
+    let (first, second) = (Path::new(&first), Path::new(&second));
+    if !ran("addpart", &[name, "1", "2048", "2048"])
+        || !ran("addpart", &[name, "2", "8192", "2048"])
+    {
+        return;
+    }
+    let partition = open(first, WRITE).unwrap();
+    assert_eq!(partition.info().size_bytes, 1 << 20);
+    let whole = Sysfs::system().parent_disk(partition.info().number).unwrap();
+    assert_eq!(partition.info().queue_owner, {
+        let name = Sysfs::system().block_node(whole).unwrap().name;
+        QueueOwner::ParentDisk(name)
+    });
+    for access in [READ, WRITE] {
+        assert_eq!(open(disk, access).unwrap_err().class(), DeviceErrorClass::Busy);
+    }
+    drop(open(second, WRITE).unwrap());
+    drop(partition);
+    let disk = open(disk, WRITE).unwrap();
+    assert_eq!(open(first, READ).unwrap_err().class(), DeviceErrorClass::Busy);
+    drop(disk);
+    open(first, READ).unwrap();
 }

@@ -43,7 +43,8 @@ pub(crate) struct LoopDevice(PathBuf);
 impl LoopDevice {
     /// `None`, with the reason on stderr, where this machine or user cannot make one.
     pub(crate) fn over(file: &Path) -> Option<Self> {
-        let output = Command::new("losetup").arg("--find").arg("--show").arg(file).output();
+        let output =
+            Command::new("losetup").args(["--find", "--show", "--partscan"]).arg(file).output();
         match output {
             Ok(output) if output.status.success() => {
                 Some(LoopDevice(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())))
@@ -68,4 +69,16 @@ impl Drop for LoopDevice {
 pub(crate) fn skipped<T>(why: &str) -> Option<T> {
     eprintln!("SKIPPED: {}", why.trim());
     None
+}
+
+/// Runs a tool of the system; says so and gives `false` where it is missing or fails.
+pub(crate) fn ran(program: &str, arguments: &[&str]) -> bool {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            skipped::<()>(&format!("{program} {arguments:?}: {why}")).is_some()
+        }
+        Err(error) => skipped::<()>(&format!("{program}: {error}")).is_some(),
+    }
 }

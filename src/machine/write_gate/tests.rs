@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use super::*;
-use crate::machine::device::scratch::{LoopDevice, ScratchDir, skipped};
+use crate::machine::device::scratch::{LoopDevice, ScratchDir, ran, skipped};
 use crate::machine::device::{Usage, mounts};
 
 const DISK: DeviceNumber = DeviceNumber { major: 8, minor: 0 };
@@ -217,4 +217,68 @@ fn loop_devices_are_free_then_held_then_hold_a_file_system() {
     let refusal = check(device, Some(device)).unwrap_err();
     assert!(refusal.to_string().contains("ext4 file system"), "{refusal}");
     WriteGate::check(device, Some(device), ForceSignatures::Yes).unwrap();
+}
+
+/// Undoes a test's setup with a command, also when the test panics.
+struct Undo<'a>(&'a str, &'a [&'a str]);
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new(self.0).args(self.1).output();
+    }
+}
+
+#[test]
+fn a_mounted_partition_protects_its_disk_but_not_its_sibling() {
+    let dir = ScratchDir::new();
+    let Some(looped) = LoopDevice::over(&dir.file("image", 64 << 20)) else { return };
+    let disk = looped.path().to_str().unwrap();
+    let (first, second) = (format!("{disk}p1"), format!("{disk}p2"));
+    let point = dir.path().join("mounted");
+    fs::create_dir(&point).unwrap();
+    let point = point.to_str().unwrap();
+    let ready = ran("addpart", &[disk, "1", "2048", "40960"])
+        && ran("addpart", &[disk, "2", "65536", "40960"])
+        && ran("mkfs.ext4", &["-q", "-F", &first])
+        && ran("mount", &["-t", "ext4", &first, point]);
+    if !ready {
+        return;
+    }
+    let mounted = [point];
+    let unmount = Undo("umount", &mounted);
+    for path in [disk, &first] {
+        let path = Path::new(path);
+        let refusal = WriteGate::check(path, Some(path), ForceSignatures::Yes).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            format!("{} is in use: {first} is mounted on {point}", path.display())
+        );
+    }
+    check(Path::new(&second), Some(Path::new(&second))).unwrap();
+    drop(unmount);
+    let refusal = check(looped.path(), Some(looped.path())).unwrap_err();
+    let wanted = format!("{disk} holds data: ext4 file system on {first}");
+    assert_eq!(refusal.to_string(), wanted, "an unmounted partition's content counts");
+}
+
+#[test]
+fn swap_and_device_mapper_hold_their_disks() {
+    let dir = ScratchDir::new();
+    let Some(looped) = LoopDevice::over(&dir.file("image", 16 << 20)) else { return };
+    let disk = looped.path().to_str().unwrap();
+    let named = Some(looped.path());
+    let name = format!("dynamicfs-test-{}", std::process::id());
+    let table = format!("0 16384 linear {disk} 0");
+    if ran("dmsetup", &["create", &name, "--table", &table]) {
+        let removed = ["remove", "--retry", &name];
+        let _remove = Undo("dmsetup", &removed);
+        let refusal = WriteGate::check(looped.path(), named, ForceSignatures::Yes).unwrap_err();
+        assert!(refusal.to_string().contains(&format!("{disk} is held by /dev/dm-")), "{refusal}");
+    }
+    if ran("mkswap", &[disk]) && ran("swapon", &[disk]) {
+        let off = [disk];
+        let _off = Undo("swapoff", &off);
+        let refusal = WriteGate::check(looped.path(), named, ForceSignatures::Yes).unwrap_err();
+        assert!(refusal.to_string().contains(&format!("{disk} is in use as swap")), "{refusal}");
+    }
 }
