@@ -6,7 +6,7 @@
 use crate::concurrency::call_table::ServerKey;
 use crate::io::backend::Reaped;
 use crate::io::error::{ATTEMPTS_MAX, ErrorKind, IoError, Medium, Verdict, classify};
-use crate::io::op::{Buffers, Completion, OpKind, Request};
+use crate::io::op::{Completion, OpKind, Request};
 use crate::io::op_table::{Origin, State};
 use crate::reactor::ReactorState;
 
@@ -135,33 +135,33 @@ impl ReactorState {
     }
 
     /// Counts an operation as completed and tells its origin.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn report(&mut self, slot: u32, result: Result<u64, Box<IoError>>) {
-        let now = self.now;
         let op = self.ops.op(slot);
+        let wait_ns = op.dispatched_ns.saturating_sub(op.queued_ns);
+        let service_ns = self.now.saturating_sub(op.dispatched_ns);
         let lane = &self.lanes[usize::from(op.lane)];
         let class = &lane.shared.metrics.classes[op.class.index()];
         class.completed.add(1);
         match &result {
             Ok(bytes) => {
                 class.bytes.add(*bytes);
-                class.service.record(now.saturating_sub(op.dispatched_ns));
+                class.service.record(service_ns);
             }
             Err(error) => lane.shared.metrics.errors[error.kind as usize].add(1),
         }
-        let completion = op.completion(result, Buffers::None, now);
         let (origin, buffers) = self.ops.remove(slot);
-        self.tell(origin, Completion { buffers, ..completion });
+        self.tell(origin, Completion { result, buffers, wait_ns, service_ns });
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn tell(&mut self, origin: Origin, completion: Completion) {
         match origin {
-            Origin::Call(key) => self.tell_caller(key, completion),
             Origin::Local { task, tag } => self.with_task(usize::from(task), |task, io| {
                 io.completed_one();
                 task.complete(io, tag, completion)
             }),
+            Origin::Call(key) => self.tell_caller(key, completion),
             Origin::Piece { .. } => unreachable!("pieces end in end_piece"),
         }
     }

@@ -73,7 +73,7 @@ impl Lane {
         2 * limits.watermarks[0] + 3 * limits.depth + 128
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enqueue(&mut self, ops: &mut OpTable, slot: u32) {
         if let Some(class) = self.single_class {
             ops.op_mut(slot).class = class;
