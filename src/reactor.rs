@@ -233,7 +233,7 @@ impl ReactorState {
     }
 
     /// Runs one call into a task, and ends the task when it is done and owes nothing.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn with_task(
         &mut self,
         index: usize,
@@ -241,6 +241,16 @@ impl ReactorState {
     ) {
         let Some(mut task) = self.tasks[index].task.take() else { return };
         let state = call(&mut *task, &mut LocalIo::new(self, index as u16));
+        self.put_task_back(index, task, state);
+    }
+
+    #[inline(always)]
+    pub(crate) fn put_task_back(
+        &mut self,
+        index: usize,
+        task: Box<dyn LocalTask>,
+        state: Option<TaskState>,
+    ) {
         let slot = &mut self.tasks[index];
         slot.task = Some(task);
         if let Some(state) = state {

@@ -77,6 +77,7 @@ impl UringBackend {
         self.wake_armed = pushed;
     }
 
+    #[inline(always)]
     fn entry(&self, ops: &mut OpTable, slot: u32) -> squeue::Entry {
         let op = ops.op(slot);
         let disk = &self.disks[usize::from(op.disk.0)];
@@ -195,7 +196,8 @@ impl Backend for UringBackend {
 
     #[inline]
     fn stage(&mut self, ops: &mut OpTable, slot: u32) {
-        let entry = self.entry(ops, slot).user_data(ops.id(slot).to_bits());
+        let mut entry = self.entry(ops, slot);
+        entry.set_user_data(ops.id(slot).to_bits());
         let ring = match (self.ring_for(ops, slot), self.polled.as_mut()) {
             (Which::Polled, Some(ring)) => {
                 self.polled_active += 1;

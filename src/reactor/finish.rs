@@ -9,6 +9,7 @@ use crate::io::error::{ATTEMPTS_MAX, ErrorKind, IoError, Medium, Verdict, classi
 use crate::io::op::{Completion, OpKind, Request};
 use crate::io::op_table::{Origin, State};
 use crate::reactor::ReactorState;
+use crate::reactor::local::LocalIo;
 
 impl ReactorState {
     /// Takes one completion.
@@ -151,10 +152,20 @@ impl ReactorState {
             Err(error) => lane.shared.metrics.errors[error.kind as usize].add(1),
         }
         let (origin, buffers) = self.ops.remove(slot);
-        self.tell(origin, Completion { result, buffers, wait_ns, service_ns });
+        let Origin::Local { task: index, tag } = origin else {
+            return self.tell(origin, Completion { result, buffers, wait_ns, service_ns });
+        };
+        // The same as `tell`, written out: the completion is built where the task takes it, which
+        // spares the hot path two copies.
+        let index = usize::from(index);
+        self.tasks[index].outstanding -= 1;
+        let Some(mut task) = self.tasks[index].task.take() else { return };
+        let completion = Completion { result, buffers, wait_ns, service_ns };
+        let state = task.complete(&mut LocalIo::new(self, index as u16), tag, completion);
+        self.put_task_back(index, task, state);
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) fn tell(&mut self, origin: Origin, completion: Completion) {
         match origin {
             Origin::Local { task, tag } => self.with_task(usize::from(task), |task, io| {

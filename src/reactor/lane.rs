@@ -20,8 +20,7 @@ pub(crate) struct Peer {
 
 /// See the module.
 pub(crate) struct Lane {
-    disk: usize,
-    disks: Arc<[DiskFacts]>,
+    facts: DiskFacts,
     /// Number among the disk's lanes.
     lane_number: u32,
     pub(crate) scheduler: LaneScheduler,
@@ -38,15 +37,13 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new(
-        disk: usize,
-        disks: Arc<[DiskFacts]>,
+        facts: DiskFacts,
         lane_number: u32,
         limits: Limits,
         shared: Arc<LaneShared>,
     ) -> Lane {
         Lane {
-            disk,
-            disks,
+            facts,
             lane_number,
             scheduler: LaneScheduler::new(limits),
             shared,
@@ -64,7 +61,7 @@ impl Lane {
     }
 
     pub(crate) fn facts(&self) -> &DiskFacts {
-        &self.disks[self.disk]
+        &self.facts
     }
 
     /// Most operations that this lane can have in the reactor's table.
