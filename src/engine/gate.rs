@@ -84,7 +84,8 @@ impl Gate {
                 }
             });
             let shared = &self.reactors[route.reactor];
-            shared.post_many(std::iter::once(first).chain(rest), |key| self.fail_closed(key));
+            let refused = |key| self.fail_closed(route.reactor, key);
+            shared.post_many(std::iter::once(first).chain(rest), refused);
             if let Some(error) = refusal {
                 return Err(error);
             }
@@ -156,11 +157,15 @@ impl Gate {
 
     /// The reactor has ended while a batch was on its way: its tickets say so.
     #[cold]
-    fn fail_closed(&self, key: ServerKey) {
+    fn fail_closed(&self, reactor: usize, key: ServerKey) {
         let request = self.calls.take_request(&key).request;
-        let route = self.route(&request);
-        route.lane.release(1, &mut Vec::new());
-        let poisoned = self.reactors[route.reactor].poisoned.load(Ordering::Acquire);
+        // Not `route`: by now another lane of the disk may have fewer waiting than the one whose
+        // place was reserved.
+        let mut routes = self.routes[usize::from(request.disk.0)].iter();
+        if let Some(route) = routes.find(|route| route.reactor == reactor) {
+            route.lane.release(1, &mut Vec::new());
+        }
+        let poisoned = self.reactors[reactor].poisoned.load(Ordering::Acquire);
         let kind = if poisoned { ErrorKind::Poisoned } else { ErrorKind::ShuttingDown };
         let path = self.disks[usize::from(request.disk.0)].path.clone();
         if let Some(waker) = self.calls.complete(key, request.fail(kind, path)) {
