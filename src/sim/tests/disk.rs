@@ -1,0 +1,1 @@
+//! What a simulated disk keeps and loses.
