@@ -152,12 +152,15 @@ impl SimDisk {
         self.incarnation
     }
 
-    /// What a read would give now.
+    /// What a read would give now; the range need not be whole sectors.
     pub fn read(&self, offset: u64, len: u64) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(len as usize);
-        for sector in self.sectors(offset, len) {
+        let (first, end) = (offset / self.block(), (offset + len).div_ceil(self.block()));
+        let mut bytes = Vec::with_capacity(((end - first) * self.block()) as usize);
+        for sector in first..end {
             self.append(&mut bytes, self.newest(sector));
         }
+        bytes.drain(..(offset % self.block()) as usize);
+        bytes.truncate(len as usize);
         bytes
     }
 
@@ -351,12 +354,7 @@ impl SimDisk {
         }
         match command.kind {
             OpKind::Read if outcome == Outcome::Failed => return Vec::new(),
-            OpKind::Read => {
-                let whole = bytes.div_ceil(self.block()) * self.block();
-                let mut read = self.read(command.offset, whole.min(command.len));
-                read.truncate(bytes as usize);
-                return read;
-            }
+            OpKind::Read => return self.read(command.offset, bytes),
             OpKind::Flush => self.flush(submitted, outcome, random),
             _ => self.change(&command, submitted, (bytes, outcome), random),
         }
