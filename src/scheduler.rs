@@ -293,6 +293,9 @@ impl LaneScheduler {
             self.queues[class.index()].push_front(ops, choice.slot);
             self.waiting |= 1 << class.index();
         }
+        // It was no dispatch: a due head keeps its turn, and another is not nearer to one.
+        self.since_aged =
+            if choice.aged { self.limits.aged_every } else { self.since_aged.saturating_sub(1) };
         self.ended(class, kind, bytes);
     }
 
