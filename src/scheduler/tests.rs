@@ -87,8 +87,7 @@ impl Lane {
     }
 
     fn ended(&mut self, started: Started, now: u64) {
-        let _ = now;
-        self.scheduler.ended(started.class, started.kind, started.bytes);
+        self.scheduler.ended(started.class, started.kind, started.bytes, now);
     }
 }
 
@@ -232,7 +231,6 @@ impl Match {
         };
         self.lane.scheduler.put_back(ops, choice);
         assert!(undone.next(now).is_some());
-        self.naive.foreground = undone.foreground;
     }
 
     fn check_counts(&self) {

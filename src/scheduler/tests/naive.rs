@@ -26,8 +26,8 @@ pub(super) struct Naive {
     pub(super) waiting: Vec<Waiting>,
     active: Vec<Started>,
     since_aged: u32,
-    /// When a class above Background was last seen: arriving, starting, ending.
-    pub(super) foreground: u64,
+    /// When a class above Background last arrived or ended.
+    foreground: u64,
 }
 
 impl Naive {
@@ -107,7 +107,7 @@ impl Naive {
             self.active.iter().any(|started| started.class != Priority::Background);
         let a_moment_ago = now < self.foreground.saturating_add(self.limits.background_idle_ns);
         let cap = if background && (foreground_active || a_moment_ago) {
-            self.limits.background_busy_max
+            self.limits.background_busy_max.min(self.limits.caps[portion.class.index()])
         } else {
             self.limits.caps[portion.class.index()]
         };
@@ -123,7 +123,6 @@ impl Naive {
     pub(super) fn next(&mut self, now: u64) -> Option<Started> {
         let portion = self.choose(now)?;
         self.since_aged = if portion.aged { 0 } else { self.since_aged + 1 };
-        self.saw(portion.class, if portion.aged { 0 } else { now });
         let position = self.waiting.iter().position(|request| request.id == portion.id).unwrap();
         let request = &mut self.waiting[position];
         request.begun = true;
