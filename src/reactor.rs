@@ -384,6 +384,7 @@ impl ReactorState {
                 spare -= 1;
             }
         }
+        self.lanes[lane].publish_dispatched(&mut self.wakers);
     }
 
     /// Moves one waiting request to a peer; false when none may move.
