@@ -122,7 +122,9 @@ impl ReactorState {
             // No more pieces: what is left of it leaves the queue.
             op.issued = op.len;
             op.state = State::Split;
-            self.lanes[usize::from(lane)].withdraw(&mut self.ops, parent);
+            let lane = &mut self.lanes[usize::from(lane)];
+            lane.withdraw(&mut self.ops, parent);
+            lane.publish_dispatched(&mut self.wakers);
         }
         let op = self.ops.op_mut(parent);
         if op.pieces == 0 && op.issued == op.len {
