@@ -11,7 +11,7 @@ use crate::io::error::{ErrorKind, IoError, Verdict, classify};
 use crate::io::op::{Buffers, Completion, DiskId, OpKind, Priority, Request};
 use crate::memory::{Arena, BufferList, DmaBuf};
 use crate::reactor::local::{LocalIo, LocalRefusal, LocalTask, TaskState};
-use crate::sim::Random;
+use crate::sim::{Random, SimDisk};
 
 pub(super) const REGION_BYTES: u64 = 256 << 10;
 
@@ -41,6 +41,8 @@ pub(super) struct Score {
     pub(super) refused: u64,
     pub(super) shut: u64,
     pub(super) abandoned: u64,
+    /// Requests whose buffers stay with a device.
+    pub(super) unreturned: u64,
     pub(super) sectors_compared: u64,
 }
 
@@ -169,7 +171,28 @@ impl Actor {
 
     /// Nobody will tell what becomes of it: its region is never used again.
     pub(super) fn detached(&mut self, id: u64) {
-        self.known.remove(&id);
+        if let Some(known) = self.known.remove(&id)
+            && !matches!(known.kind, OpKind::Read | OpKind::Flush)
+        {
+            self.learn(&known, |_| None);
+        }
+    }
+
+    /// What is known of a disk's content is what the disk has; outstanding requests aside.
+    pub(super) fn verify(&self, disk: u16, found: &SimDisk) {
+        let block = u64::from(found.config().logical_block_bytes);
+        for ((_, sector), tag) in self.content.range((disk, 0)..(disk + 1, 0)) {
+            let busy = |known: &Known| {
+                let (first, end) = (known.offset / block, (known.offset + known.len) / block);
+                known.disk.0 == disk && (first..end).contains(sector)
+            };
+            if let Some(tag) = tag
+                && !self.known.values().any(busy)
+            {
+                let same = found.read(sector * block, block) == image(Some(*tag), block as usize);
+                assert!(same, "disk {disk} sector {sector} is not what was written last");
+            }
+        }
     }
 
     fn unlock(&mut self, known: &Known) {
@@ -212,6 +235,7 @@ impl Actor {
         let unreturned = matches!(buffers, Buffers::None) && !known.memory.is_empty();
         let given_up = matches!(error.kind, ErrorKind::Abandoned | ErrorKind::Poisoned);
         assert!(!unreturned || given_up, "{error:?} keeps the buffers");
+        self.score.unreturned += u64::from(unreturned);
         assert!(unreturned || memory_of(buffers) == known.memory, "its own buffers come back");
         match (error.errno, error.kind) {
             (None, ErrorKind::ShuttingDown) => self.score.shut += 1,

@@ -206,6 +206,7 @@ impl Play {
             sum.refused += score.refused;
             sum.shut += score.shut;
             sum.abandoned += score.abandoned;
+            sum.unreturned += score.unreturned;
             sum.sectors_compared += score.sectors_compared;
         }
         sum
@@ -214,6 +215,17 @@ impl Play {
     pub(super) fn outstanding(&self) -> usize {
         let local = self.local.iter().map(|actor| actor.lock().unwrap().outstanding());
         self.foreign.outstanding() + local.sum::<usize>()
+    }
+
+    /// The disks hold what the actors know.
+    pub(super) fn verify_disks(&mut self) {
+        for disk in 0..self.sim.disks().len() as u16 {
+            let (foreign, local) = (&self.foreign, &self.local);
+            self.sim.with_disk(DiskId(disk), |found| {
+                foreign.verify(disk, found);
+                local.iter().for_each(|actor| actor.lock().unwrap().verify(disk, found));
+            });
+        }
     }
 
     pub(super) fn assert_nothing_waits(&self) {
@@ -237,6 +249,7 @@ fn every_request_completes_once_with_its_buffers_and_its_data() {
         assert!(score.succeeded > 15 && score.sectors_compared > 0, "{score:?}");
         assert!(weather == Weather::Mixed || score.failed == 0, "{score:?}");
         assert_eq!(play.sim.lent_bytes(), 0, "a buffer is missing");
+        play.verify_disks();
         play.sim.close(1_000_000_000).unwrap();
     });
 }
