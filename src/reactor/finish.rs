@@ -56,7 +56,10 @@ impl ReactorState {
             let whole = result as u64 / u64::from(block) * u64::from(block);
             if op.kind.moves_data() && whole > 0 && whole < op.len - op.done {
                 self.ops.advance(slot, whole);
-                return self.attempt_again(slot);
+                self.attempt_again(slot);
+                // It made progress: only failed attempts in a row are bounded.
+                self.ops.op_mut(slot).attempts = 0;
+                return;
             }
             match medium {
                 Medium::Device => ErrorKind::DeviceGone,
