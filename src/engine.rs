@@ -2,11 +2,12 @@
 
 pub mod config;
 pub mod error;
+pub(crate) mod gate;
 pub mod io_scheduler;
 mod open;
 pub mod status;
 mod submit;
-mod thread;
+pub(crate) mod thread;
 pub mod ticket;
 
 pub use config::{DiskConfig, IoConfig};

@@ -57,7 +57,10 @@ impl ReactorState {
             let whole = result as u64 / u64::from(block) * u64::from(block);
             if op.kind.moves_data() && whole > 0 && whole < op.len - op.done {
                 self.ops.advance(slot, whole);
-                return self.attempt_again(slot);
+                self.attempt_again(slot);
+                // It made progress: only failed attempts in a row are bounded.
+                self.ops.op_mut(slot).attempts = 0;
+                return;
             }
             match medium {
                 Medium::Device => ErrorKind::DeviceGone,
@@ -101,7 +104,7 @@ impl ReactorState {
     fn end(&mut self, slot: u32, result: Result<u64, Box<IoError>>) {
         let op = self.ops.op(slot);
         let lane = &mut self.lanes[usize::from(op.lane)];
-        lane.scheduler.ended(op.class, op.kind, op.len);
+        lane.scheduler.ended(op.class, op.kind, op.len, self.now);
         self.report(slot, result);
     }
 
@@ -112,7 +115,7 @@ impl ReactorState {
             let op = self.ops.op(slot);
             (op.lane, op.class, op.kind, op.len)
         };
-        self.lanes[usize::from(lane)].scheduler.ended(class, kind, len);
+        self.lanes[usize::from(lane)].scheduler.ended(class, kind, len, self.now);
         let _ = self.ops.remove(slot);
         let op = self.ops.op_mut(parent);
         op.pieces -= 1;
@@ -123,7 +126,9 @@ impl ReactorState {
             // No more pieces: what is left of it leaves the queue.
             op.issued = op.len;
             op.state = State::Split;
-            self.lanes[usize::from(lane)].withdraw(&mut self.ops, parent);
+            let lane = &mut self.lanes[usize::from(lane)];
+            lane.withdraw(&mut self.ops, parent);
+            lane.publish_dispatched(&mut self.wakers);
         }
         let op = self.ops.op_mut(parent);
         if op.pieces == 0 && op.issued == op.len {

@@ -148,4 +148,12 @@ impl Lane {
         self.scheduler.withdraw_head(ops, slot);
         self.note_dispatched(ops.op(slot));
     }
+
+    /// Takes everything out of the queues without ending it, and gives the places back.
+    pub(crate) fn clear(&mut self, ops: &mut OpTable, wakers: &mut Vec<Waker>) {
+        let taken = self.scheduler.take_all(ops);
+        let foreign = |slot: &&u32| matches!(ops.op(**slot).origin, Some(Origin::Call(_)));
+        self.dispatched += taken.iter().filter(foreign).count() as u32;
+        self.publish_dispatched(wakers);
+    }
 }
