@@ -276,7 +276,7 @@ impl Ring {
     /// One system call: hands over what is staged and waits as told.
     ///
     /// `Ok` also when the wait ended by time or a signal. `EAGAIN` and `EBUSY` mean that nothing
-    /// more was taken for now: the rest stays staged, reap and call again.
+    /// more was taken this time: the rest stays staged, reap and call again.
     #[allow(unsafe_code)]
     pub fn enter(&mut self, wait: EnterWait) -> io::Result<()> {
         let mut flags = self.enter_flags;
