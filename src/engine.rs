@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod error;
+pub(crate) mod gate;
 pub mod io_scheduler;
 mod open;
 pub mod status;

@@ -1,6 +1,6 @@
 //! [`IoScheduler`]: raw blocks on many disks, five classes, owned buffers, tickets.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::config::IoConfig;
 use crate::engine::error::{CloseError, OpenError};
+use crate::engine::gate::Gate;
 use crate::engine::status::{ReactorStatus, Status};
 use crate::io::backend::DiskFacts;
 use crate::io::op::DiskId;
@@ -17,8 +18,7 @@ use crate::metrics::{DiskMetrics, Metrics};
 use crate::placement::Placement;
 use crate::reactor::drain::StuckDisk;
 use crate::reactor::local::LocalTask;
-use crate::reactor::shared::{Calls, Control, LaneShared, ReactorShared};
-use crate::scheduler::limits::Limits;
+use crate::reactor::shared::{Control, ReactorShared};
 
 /// How long [`IoScheduler`] waits for its devices when it is dropped without a close.
 const DROP_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,12 +40,6 @@ pub(super) struct ReactorHandle {
     pub(super) status: ReactorStatus,
 }
 
-/// One lane as submitters see it.
-pub(super) struct Route {
-    pub(super) reactor: usize,
-    pub(super) lane: Arc<LaneShared>,
-}
-
 /// The raw block engine. It is `Sync`: share it behind an `Arc` between any threads and tasks.
 ///
 /// ```no_run
@@ -61,21 +55,17 @@ pub(super) struct Route {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct IoScheduler {
-    pub(super) disks: Arc<[DiskFacts]>,
-    pub(super) limits: Vec<Limits>,
-    pub(super) routes: Vec<Vec<Route>>,
+    pub(super) gate: Gate,
     pub(super) reactors: Vec<ReactorHandle>,
-    pub(super) calls: Arc<Calls>,
     pub(super) arenas: Vec<Arc<Arena>>,
     pub(super) devices: Vec<Option<Device>>,
     pub(super) placement: Placement,
-    pub(super) closing: AtomicBool,
     pub(super) start: Instant,
 }
 
 impl std::fmt::Debug for IoScheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (disks, reactors) = (self.disks.len(), self.reactors.len());
+        let (disks, reactors) = (self.gate.disks.len(), self.reactors.len());
         write!(f, "IoScheduler({disks} disks, {reactors} reactors)")
     }
 }
@@ -88,7 +78,7 @@ impl IoScheduler {
 
     /// What the engine knows of its disks, by [`DiskId`].
     pub fn disks(&self) -> &[DiskFacts] {
-        &self.disks
+        &self.gate.disks
     }
 
     /// Nanoseconds of the engine's clock, the one of [`crate::reactor::local::LocalIo::now_ns`].
@@ -103,7 +93,7 @@ impl IoScheduler {
 
     /// A buffer of `bytes` near a disk: from the node of its first lane's reactor.
     pub fn buffer_near(&self, disk: DiskId, bytes: usize) -> Result<DmaBuf, BufferUnavailable> {
-        let route = self.routes.get(usize::from(disk.0)).and_then(|routes| routes.first());
+        let route = self.gate.routes.get(usize::from(disk.0)).and_then(|routes| routes.first());
         let node = route.and_then(|route| self.placement.reactors[route.reactor].node);
         let wanted = self.arenas.iter().position(|arena| arena.status().node_wanted == node);
         self.buffer_from(wanted.unwrap_or(0), bytes)
@@ -122,7 +112,7 @@ impl IoScheduler {
 
     /// Reactors that have a lane of `disk`, by number.
     pub fn reactors_of(&self, disk: DiskId) -> Vec<usize> {
-        let routes = self.routes.get(usize::from(disk.0));
+        let routes = self.gate.routes.get(usize::from(disk.0));
         routes.map_or_else(Vec::new, |routes| routes.iter().map(|route| route.reactor).collect())
     }
 
@@ -141,7 +131,7 @@ impl IoScheduler {
 
     /// Counters and histograms at this moment.
     pub fn metrics(&self) -> Metrics {
-        let disks = self.disks.iter().zip(&self.routes).map(|(facts, routes)| {
+        let disks = self.gate.disks.iter().zip(&self.gate.routes).map(|(facts, routes)| {
             DiskMetrics::gather(&facts.path, routes.iter().map(|route| &route.lane.metrics))
         });
         let reactors = self.reactors.iter().map(|reactor| reactor.shared.metrics.snapshot());
@@ -150,7 +140,7 @@ impl IoScheduler {
 
     /// What the engine is made of.
     pub fn status(&self) -> Status {
-        let parts = self.disks.iter().zip(&self.devices).zip(&self.limits);
+        let parts = self.gate.disks.iter().zip(&self.devices).zip(&self.gate.limits);
         let disks = parts.map(|((facts, device), limits)| crate::engine::status::DiskStatus {
             facts: facts.clone(),
             device: device.as_ref().map(|device| device.info().clone()),
@@ -181,7 +171,7 @@ impl IoScheduler {
     }
 
     fn shut(&self, deadline: Duration) -> Result<(), CloseError> {
-        if self.closing.swap(true, Ordering::AcqRel) {
+        if self.gate.closing.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let until = Instant::now() + deadline;
@@ -190,7 +180,7 @@ impl IoScheduler {
         for (number, reactor) in self.reactors.iter().enumerate() {
             self.end_reactor(number, reactor, until, &mut report);
         }
-        for route in self.routes.iter().flatten() {
+        for route in self.gate.routes.iter().flatten() {
             route.lane.wake_all();
         }
         if report.stuck.is_empty() && report.failed.is_empty() { Ok(()) } else { Err(report) }

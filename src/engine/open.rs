@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::engine::config::{DiskAccess, DiskConfig, IoConfig, Polled};
 use crate::engine::error::OpenError;
-use crate::engine::io_scheduler::{IoScheduler, ReactorEnd, ReactorHandle, Route};
+use crate::engine::gate::{Gate, make_lanes};
+use crate::engine::io_scheduler::{IoScheduler, ReactorEnd, ReactorHandle};
 use crate::engine::status::ReactorStatus;
 use crate::engine::thread::{ArenaOrder, Seed};
 use crate::io::backend::DiskFacts;
@@ -25,8 +26,8 @@ use crate::placement::{
     DiskRequest, HardwareThreads, Placement, PlacementRequest, ReactorChoice, plan,
 };
 use crate::reactor::Tuning;
-use crate::reactor::lane::{Lane, Peer};
-use crate::reactor::shared::{Calls, LaneShared, ReactorShared};
+use crate::reactor::lane::Lane;
+use crate::reactor::shared::{Calls, ReactorShared};
 use crate::scheduler::limits::Limits;
 
 /// Schedulers below us that look at priorities.
@@ -49,23 +50,15 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
         .iter()
         .map(|wake| Arc::new(ReactorShared::new(Arc::clone(&calls), wake.clone())))
         .collect();
-    let (lanes, routes) = make_lanes(config, &placement, &disks, &limits, &shared);
+    let single_class = config.priorities_off.then_some(Priority::NormalRead);
+    let (lanes, routes) = make_lanes(&placement.lanes, single_class, &disks, &limits, &shared);
     let start = Instant::now();
     let start_order = StartOrder { config, placement: &placement, disks: &disks, start };
     let files = duplicate_all(&devices)?;
     let (reactors, arenas) = start_order.start_all(lanes, &shared, wakes, &files)?;
-    Ok(IoScheduler {
-        disks,
-        limits,
-        routes,
-        reactors,
-        calls,
-        arenas,
-        devices,
-        placement,
-        closing: AtomicBool::new(false),
-        start,
-    })
+    let closing = AtomicBool::new(false);
+    let gate = Gate { disks, limits, routes, reactors: shared, calls, closing };
+    Ok(IoScheduler { gate, reactors, arenas, devices, placement, start })
 }
 
 fn calls_max(config: &IoConfig, limits: &[Limits]) -> u32 {
@@ -204,50 +197,6 @@ fn resolve_limits(
         Ok(if config.priorities_off { limits.without_priorities() } else { limits })
     });
     each.collect()
-}
-
-type Lanes = (Vec<Vec<Lane>>, Vec<Vec<Route>>);
-
-/// Lanes by reactor, and routes by disk.
-fn make_lanes(
-    config: &IoConfig,
-    placement: &Placement,
-    disks: &Arc<[DiskFacts]>,
-    limits: &[Limits],
-    shared: &[Arc<ReactorShared>],
-) -> Lanes {
-    let mut lanes: Vec<Vec<Lane>> = shared.iter().map(|_| Vec::new()).collect();
-    let mut routes: Vec<Vec<Route>> = disks.iter().map(|_| Vec::new()).collect();
-    for slot in &placement.lanes {
-        let lane = Arc::new(LaneShared::default());
-        routes[slot.disk].push(Route { reactor: slot.reactor, lane: Arc::clone(&lane) });
-        let limits = limits[slot.disk].clone();
-        let mut lane = Lane::new(slot.disk, Arc::clone(disks), slot.lane, limits, lane);
-        if config.priorities_off {
-            lane.flatten(Priority::NormalRead);
-        }
-        lanes[slot.reactor].push(lane);
-    }
-    for (slot, lane) in placement.lanes.iter().zip(lane_order(placement)) {
-        let peers = routes[slot.disk].iter().enumerate().filter(|(n, _)| *n as u32 != slot.lane);
-        let peers = peers.map(|(number, route)| Peer {
-            lane_number: number as u32,
-            shared: Arc::clone(&route.lane),
-            reactor: Arc::clone(&shared[route.reactor]),
-        });
-        lanes[slot.reactor][lane].peers = peers.collect();
-    }
-    (lanes, routes)
-}
-
-/// Position of each of the plan's lanes on its reactor.
-fn lane_order(placement: &Placement) -> Vec<usize> {
-    let mut counts = vec![0; placement.reactors.len()];
-    let positions = placement.lanes.iter().map(|slot| {
-        counts[slot.reactor] += 1;
-        counts[slot.reactor] - 1
-    });
-    positions.collect()
 }
 
 fn duplicate_all(devices: &[Option<Device>]) -> Result<Arc<[Option<OwnedFd>]>, OpenError> {
