@@ -13,6 +13,7 @@ use std::path::Path;
 /// - `scheduler` → `concurrency`: its lists end with the call table's `NIL`.
 /// - `metrics` → `io`: counters are kept by class, operation and kind of error.
 /// - `reactor` → `machine`: it publishes its thread's CPU time.
+/// - `sim` → `engine`: the simulated world submits through the engine's own gate and tickets.
 const LAYERS: &[(&str, &[&str])] = &[
     ("machine", &[]),
     ("concurrency", &[]),
@@ -22,10 +23,23 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["io"]),
     ("scheduler", &["io", "concurrency"]),
     ("reactor", &["machine", "concurrency", "memory", "io", "metrics", "scheduler"]),
-    ("sim", &["machine", "concurrency", "memory", "io", "metrics", "scheduler", "reactor"]),
     (
         "engine",
         &["machine", "concurrency", "memory", "placement", "io", "metrics", "scheduler", "reactor"],
+    ),
+    (
+        "sim",
+        &[
+            "machine",
+            "concurrency",
+            "memory",
+            "placement",
+            "io",
+            "metrics",
+            "scheduler",
+            "reactor",
+            "engine",
+        ],
     ),
     ("cli", &["machine", "memory", "placement", "io", "metrics", "scheduler", "engine"]),
 ];
