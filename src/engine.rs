@@ -7,7 +7,7 @@ pub mod io_scheduler;
 mod open;
 pub mod status;
 mod submit;
-mod thread;
+pub(crate) mod thread;
 pub mod ticket;
 
 pub use config::{DiskConfig, IoConfig};

@@ -9,6 +9,8 @@ pub mod metrics;
 pub mod placement;
 pub mod reactor;
 pub mod scheduler;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 
 pub use engine::{CloseError, DiskConfig, IoConfig, IoScheduler, OpenError, SubmitError, Ticket};
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};

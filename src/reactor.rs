@@ -131,6 +131,14 @@ impl<B: Backend> Reactor<B> {
     /// One turn.
     #[inline]
     pub(crate) fn turn(&mut self) -> std::io::Result<Flow> {
+        let wait = self.begin_turn();
+        self.backend.enter(wait)?;
+        Ok(self.end_turn(wait))
+    }
+
+    /// The part of a turn before the backend is entered: its first two steps, and how to wait.
+    #[inline(always)]
+    pub(crate) fn begin_turn(&mut self) -> Wait {
         let state = &mut self.state;
         state.now = self.backend.now();
         state.take_mail();
@@ -139,13 +147,17 @@ impl<B: Backend> Reactor<B> {
         }
         state.run_tasks();
         let staged = state.dispatch(&mut self.backend);
-        let wait = state.choose_wait(&mut self.backend, staged);
-        self.backend.enter(wait)?;
+        state.choose_wait(&mut self.backend, staged)
+    }
+
+    /// The part of a turn after the backend was entered: its last step, and whether to go on.
+    #[inline(always)]
+    pub(crate) fn end_turn(&mut self, wait: Wait) -> Flow {
         if wait != Wait::None {
-            state.shared.mailbox.awake();
+            self.state.shared.mailbox.awake();
         }
         self.reap();
-        Ok(self.state.settle_turn(self.backend.enters()))
+        self.state.settle_turn(self.backend.enters())
     }
 
     #[inline]

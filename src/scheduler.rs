@@ -9,14 +9,13 @@
 //!   active, so that a full device always has slots that only higher classes may take. When a
 //!   class is held back by the device being full, no lower class passes it.
 //! - **Caps.** Writes, Background and device commands have own bounds beside. `Background` falls
-//!   to a small one while any higher class was active a moment ago.
+//!   to a small one while any higher class is at the device, or arrived or ended a moment ago.
 //! - **Ageing.** The head of a class that waited longer than `max_wait` is due. At most one in
 //!   `aged_every` dispatches is a due one, earliest deadline first, and it may use any slot, also
 //!   those reserved for `Critical`: were it held to a ceiling, a saturating higher class would
 //!   starve it for ever. While its turn has come and it does not fit, nothing else starts.
-//!   So a request with `q` others before it in its class starts no later than `max_wait` after
-//!   its arrival plus the time of `classes × aged_every × (q + 1)` dispatches; see
-//!   [`limits::Limits::dispatches_until_served`].
+//!   So from the moment that a request is due, a number of dispatches bounds its wait, however
+//!   saturated the classes above it are: [`limits::Limits::dispatches_until_served`].
 //!
 //! Nothing here happens on a timer: it is asked at every arrival and completion.
 
@@ -61,7 +60,7 @@ pub(crate) struct LaneScheduler {
     active_by_class: [u32; CLASSES],
     active_commands: u32,
     since_aged: u32,
-    /// When a class above `Background` last arrived or started, nanoseconds.
+    /// When a class above `Background` last arrived or ended, nanoseconds.
     foreground_ns: u64,
 }
 
@@ -115,7 +114,8 @@ impl LaneScheduler {
     pub(crate) fn enqueue(&mut self, ops: &mut OpTable, slot: u32) {
         let (class, queued_ns) = (ops.op(slot).class, ops.op(slot).queued_ns);
         if class != Priority::Background {
-            self.foreground_ns = queued_ns;
+            // Not backwards: a request from another lane arrived there, earlier.
+            self.foreground_ns = self.foreground_ns.max(queued_ns);
         }
         self.queues[class.index()].push(ops, slot);
         self.waiting |= 1 << class.index();
@@ -137,7 +137,7 @@ impl LaneScheduler {
             let class = classes.trailing_zeros() as usize;
             classes &= classes - 1;
             match self.obstacle(ops, class, now) {
-                None => return Some(self.start(ops, class, now)),
+                None => return Some(self.start(ops, class)),
                 Some(Obstacle::OwnCap) => {}
                 Some(Obstacle::Full) => return None,
             }
@@ -173,10 +173,7 @@ impl LaneScheduler {
     }
 
     #[inline]
-    fn start(&mut self, ops: &mut OpTable, class: usize, now: u64) -> Choice {
-        if class != Priority::Background.index() {
-            self.foreground_ns = now;
-        }
+    fn start(&mut self, ops: &mut OpTable, class: usize) -> Choice {
         self.since_aged = self.since_aged.saturating_add(1);
         self.take_head(ops, class)
     }
@@ -267,16 +264,27 @@ impl LaneScheduler {
 
     #[inline]
     fn cap(&self, class: usize, now: u64) -> u32 {
-        let quiet = self.foreground_ns.saturating_add(self.limits.background_idle_ns);
-        if class == Priority::Background.index() && now < quiet {
-            return self.limits.background_busy_max;
+        if class == Priority::Background.index() {
+            let foreground_active = self.active_slots > self.active_by_class[class];
+            let quiet = self.foreground_ns.saturating_add(self.limits.background_idle_ns);
+            if foreground_active || now < quiet {
+                return self.limits.background_busy_max.min(self.limits.caps[class]);
+            }
         }
         self.limits.caps[class]
     }
 
     /// Counts an operation (or piece) of `bytes` as no longer at the device.
     #[inline]
-    pub(crate) fn ended(&mut self, class: Priority, kind: OpKind, bytes: u64) {
+    pub(crate) fn ended(&mut self, class: Priority, kind: OpKind, bytes: u64, now: u64) {
+        if class != Priority::Background {
+            self.foreground_ns = now;
+        }
+        self.uncount(class, kind, bytes);
+    }
+
+    #[inline(always)]
+    fn uncount(&mut self, class: Priority, kind: OpKind, bytes: u64) {
         let (slots, bytes) = if kind.moves_data() { (self.slots_of(bytes), bytes) } else { (1, 0) };
         self.active_slots -= slots;
         self.active_bytes -= bytes;
@@ -293,7 +301,10 @@ impl LaneScheduler {
             self.queues[class.index()].push_front(ops, choice.slot);
             self.waiting |= 1 << class.index();
         }
-        self.ended(class, kind, bytes);
+        // It was no dispatch: a due head keeps its turn, and another is not nearer to one.
+        self.since_aged =
+            if choice.aged { self.limits.aged_every } else { self.since_aged.saturating_sub(1) };
+        self.uncount(class, kind, bytes);
     }
 
     /// Takes a whole waiting operation out for another lane, highest class first; `may_move` says

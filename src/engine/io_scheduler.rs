@@ -27,9 +27,9 @@ const OBEY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How a reactor ended.
 #[derive(Debug, Default)]
-pub(super) struct ReactorEnd {
-    pub(super) stuck: Vec<StuckDisk>,
-    pub(super) failure: Option<String>,
+pub(crate) struct ReactorEnd {
+    pub(crate) stuck: Vec<StuckDisk>,
+    pub(crate) failure: Option<String>,
 }
 
 /// One reactor as the engine holds it.

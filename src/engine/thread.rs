@@ -11,7 +11,7 @@ use crate::engine::error::OpenError;
 use crate::engine::io_scheduler::ReactorEnd;
 use crate::engine::status::ReactorStatus;
 use crate::engine::ticket::mark_reactor_thread;
-use crate::io::backend::DiskFacts;
+use crate::io::backend::{Backend, DiskFacts};
 use crate::io::error::ErrorKind;
 use crate::io::uring_backend::UringBackend;
 use crate::machine::affinity::{current_cpu, memlock_limit_bytes, pin_to};
@@ -172,6 +172,11 @@ fn drive(mut reactor: Reactor<UringBackend>) -> ReactorEnd {
         Ok(Err(error)) => Some(format!("a ring failed: {error}")),
         Err(panic) => Some(format!("a reactor panicked: {}", message(panic.as_ref()))),
     };
+    conclude(reactor, failure)
+}
+
+/// Ends a reactor that stopped, or that failed for this reason.
+pub(crate) fn conclude<B: Backend>(mut reactor: Reactor<B>, failure: Option<String>) -> ReactorEnd {
     let mut end = ReactorEnd { stuck: std::mem::take(&mut reactor.state.stuck), failure };
     if end.failure.is_some() {
         reactor.state.shared.poisoned.store(true, Ordering::Release);
@@ -187,7 +192,8 @@ fn drive(mut reactor: Reactor<UringBackend>) -> ReactorEnd {
     end
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".to_owned())
 }

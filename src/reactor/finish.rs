@@ -100,7 +100,7 @@ impl ReactorState {
     fn end(&mut self, slot: u32, result: Result<u64, Box<IoError>>) {
         let op = self.ops.op(slot);
         let lane = &mut self.lanes[usize::from(op.lane)];
-        lane.scheduler.ended(op.class, op.kind, op.len);
+        lane.scheduler.ended(op.class, op.kind, op.len, self.now);
         self.report(slot, result);
     }
 
@@ -111,7 +111,7 @@ impl ReactorState {
             let op = self.ops.op(slot);
             (op.lane, op.class, op.kind, op.len)
         };
-        self.lanes[usize::from(lane)].scheduler.ended(class, kind, len);
+        self.lanes[usize::from(lane)].scheduler.ended(class, kind, len, self.now);
         let _ = self.ops.remove(slot);
         let op = self.ops.op_mut(parent);
         op.pieces -= 1;

@@ -141,12 +141,16 @@ impl Limits {
         self
     }
 
-    /// The starvation bound: from the moment that a request with `ahead` others before it in its
-    /// class is due, it has started after at most this many dispatches of its lane.
+    /// The starvation bound: from the moment that a request is due, it has started after at most
+    /// this many dispatches of its lane, its own first one included.
     ///
-    /// At most one dispatch in `aged_every + 1` serves a due head, and by the earliest-deadline
-    /// rule at most the heads of the other classes that were due before it, and their successors
-    /// with earlier deadlines, are served first.
+    /// `ahead` and `due_before` are counted in dispatches, so that a split request counts once
+    /// for each piece that has not started: those before it in its class, and those of other
+    /// classes that wait with a deadline not later than its own.
+    ///
+    /// One dispatch in `aged_every + 1` serves a due head, by the earliest deadline. A request
+    /// that arrives after this one has fallen due has a later deadline, so nobody joins those two
+    /// counts any more.
     pub fn dispatches_until_served(&self, ahead: u32, due_before: u32) -> u64 {
         u64::from(self.aged_every + 1) * (u64::from(ahead) + u64::from(due_before) + 1)
     }

@@ -1,0 +1,190 @@
+//! One simulated reactor's [`Backend`].
+//!
+//! It never sleeps: [`Backend::enter`] hands over, and the simulation asks [`SimBackend::wakes_at`]
+//! when the sleep that the reactor chose would end. A wake-up counts as one completion, as the
+//! poll of an eventfd does.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
+use crate::io::op::{Buffers, OpKind};
+use crate::io::op_table::{OpId, OpTable, Origin, Span};
+use crate::reactor::shared::Signal;
+use crate::sim::disk::Command;
+use crate::sim::world::{Sender, World};
+
+/// The event that a simulated reactor sleeps on.
+#[derive(Debug, Default)]
+pub(crate) struct SimSignal(AtomicBool);
+
+impl Signal for SimSignal {
+    fn signal(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl SimSignal {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Staged {
+    id: OpId,
+    disk: usize,
+    command: Command,
+}
+
+/// See the module.
+pub(crate) struct SimBackend {
+    world: Rc<RefCell<World>>,
+    reactor: usize,
+    signal: Arc<SimSignal>,
+    staged: Vec<Staged>,
+    room: u32,
+    /// Chances in a million that an enter is refused by a kernel short of memory.
+    refusals: u32,
+    enters: u64,
+    /// When the sleep began, and whether the kernel refused to begin it.
+    entered_ns: u64,
+    refused: bool,
+}
+
+impl SimBackend {
+    pub(crate) fn new(
+        world: Rc<RefCell<World>>,
+        reactor: usize,
+        signal: Arc<SimSignal>,
+        (room, refusals): (u32, u32),
+    ) -> SimBackend {
+        let staged = Vec::new();
+        let (enters, entered_ns, refused) = (0, 0, false);
+        SimBackend { world, reactor, signal, staged, room, refusals, enters, entered_ns, refused }
+    }
+
+    fn arrived(&self) -> u32 {
+        let ready = self.world.borrow().ready[self.reactor].len() as u32;
+        ready + u32::from(self.signal.is_set())
+    }
+
+    /// When a sleep that began with the last enter ends, as far as is known now; none when only
+    /// an event yet unknown ends it.
+    pub(crate) fn wakes_at(&self, wait: Wait) -> Option<u64> {
+        let Wait::Until { completions, timeout_ns, settle_us } = wait else {
+            return Some(self.entered_ns);
+        };
+        let arrived = self.arrived();
+        if self.refused || arrived >= completions {
+            return Some(self.entered_ns);
+        }
+        let timeout = timeout_ns.map(|ns| self.entered_ns.saturating_add(ns));
+        let settled = (arrived > 0 && settle_us > 0)
+            .then(|| self.entered_ns.saturating_add(u64::from(settle_us) * 1000));
+        timeout.into_iter().chain(settled).min()
+    }
+
+    /// Whether a sleeper has nothing to wait for but a look around.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.arrived() == 0 && !self.refused
+    }
+}
+
+impl Backend for SimBackend {
+    fn now(&mut self) -> u64 {
+        self.world.borrow().now
+    }
+
+    fn room(&mut self) -> u32 {
+        self.room - self.staged.len() as u32
+    }
+
+    fn stage(&mut self, ops: &mut OpTable, slot: u32) {
+        assert!(self.staged.len() < self.room as usize, "staged more than there was room for");
+        check_memory(ops, slot);
+        let op = ops.op(slot);
+        let (kind, done, disk) = (op.kind, op.done, usize::from(op.disk.0));
+        let (offset, len) = (op.offset + done, op.len - done);
+        let mut data = Vec::new();
+        if kind == OpKind::Write {
+            ops.with_bytes(slot, done, |bytes| data.extend_from_slice(bytes));
+            assert_eq!(data.len() as u64, len, "a write has all its bytes");
+        }
+        let command = Command { kind, offset, len, data };
+        self.staged.push(Staged { id: ops.id(slot), disk, command });
+    }
+
+    fn enter(&mut self, _wait: Wait) -> std::io::Result<()> {
+        self.enters += 1;
+        let mut world = self.world.borrow_mut();
+        self.entered_ns = world.now;
+        self.refused = world.random.chance(self.refusals);
+        let take = match self.refused {
+            true => world.random.below(self.staged.len() as u64 + 1) as usize,
+            false => self.staged.len(),
+        };
+        for Staged { id, disk, command } in self.staged.drain(..take) {
+            world.submit(Sender { reactor: self.reactor, id }, disk, command);
+        }
+        Ok(())
+    }
+
+    fn has_completions(&mut self) -> bool {
+        self.arrived() > 0
+    }
+
+    fn reap(&mut self, ops: &mut OpTable, out: &mut Vec<Reaped>) {
+        self.signal.0.store(false, Ordering::Relaxed);
+        let mut world = self.world.borrow_mut();
+        while out.len() < REAP_MAX
+            && let Some(done) = world.ready[self.reactor].pop_front()
+        {
+            if let Some(slot) = ops.resolve(done.id) {
+                let mut rest = done.data.as_slice();
+                let from = ops.op(slot).done;
+                ops.with_bytes(slot, from, |bytes| {
+                    let here = rest.len().min(bytes.len());
+                    bytes[..here].copy_from_slice(&rest[..here]);
+                    rest = &rest[here..];
+                });
+            }
+            out.push(Reaped { id: done.id, result: done.result });
+        }
+    }
+
+    fn must_poll(&self) -> bool {
+        false
+    }
+
+    fn enters(&self) -> u64 {
+        self.enters
+    }
+}
+
+/// The memory that a kernel would be told is exactly the operation's bytes that are left.
+fn check_memory(ops: &mut OpTable, slot: u32) {
+    let op = ops.op(slot);
+    if !op.kind.moves_data() {
+        return;
+    }
+    let (done, (first, count)) = (op.done, op.vectors);
+    let owner = match op.origin {
+        Some(Origin::Piece { parent }) => parent,
+        _ => slot,
+    };
+    let mut wanted: Vec<(usize, usize)> = Vec::new();
+    ops.with_bytes(slot, done, |bytes| wanted.push((bytes.as_ptr() as usize, bytes.len())));
+    let span = ops.span(slot);
+    let told: Vec<(usize, usize)> = match (span, &mut ops.op_mut(owner).buffers) {
+        (Span::Fixed { start, len, .. }, _) => vec![(start as usize, len as usize)],
+        (Span::Vectors { first: pointer, count: length }, Buffers::Many(list)) => {
+            let run = &list.vectors()[usize::from(first)..usize::from(first + count)];
+            assert_eq!((pointer, length as usize), (run.as_ptr(), run.len()));
+            run.iter().map(|vector| (vector.iov_base as usize, vector.iov_len)).collect()
+        }
+        _ => Vec::new(),
+    };
+    assert_eq!(told, wanted, "the kernel is told other memory than the operation's");
+}

@@ -1,0 +1,415 @@
+//! A disk in memory, with a volatile cache that loses what a real one may lose.
+//!
+//! Each sector has its durable content and the versions written since, in the order in which the
+//! device took them. The rules:
+//!
+//! - A write becomes a version when it completes. Reads see the newest version. Of two writes that
+//!   were at the device together, either may be the newer, whichever completed first.
+//! - **Completed is not durable.** Only a flush makes versions durable, and only those that had
+//!   *completed* before the flush was *submitted*.
+//! - A failed flush makes some of them durable and drops the others; the next flush succeeds and
+//!   says nothing of them.
+//! - A failed write has written any of its sectors.
+//! - A crash leaves each sector, independently of the others, durable or in any later version;
+//!   sectors of writes that were at the device are old, new, or garbage.
+//! - A discarded sector is old, zero or garbage afterwards.
+//!
+//! Storage is sparse: sectors that were never written cost nothing and read as zeroes.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::io::op::OpKind;
+use crate::sim::random::Random;
+
+/// Whether a disk has a volatile write cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// A write is durable after a flush.
+    Volatile,
+    /// A completed write is durable: power-loss protection, or no cache.
+    WriteThrough,
+}
+
+/// What a simulated disk is.
+#[derive(Clone, Debug)]
+pub struct SimDiskConfig {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Logical block, the unit of every guarantee, bytes.
+    pub logical_block_bytes: u32,
+    /// See [`Cache`].
+    pub cache: Cache,
+    /// A raw device rather than a file; it decides what `ENOSPC` means.
+    pub raw_device: bool,
+    /// As of the block layer; 0 when unknown.
+    pub nr_requests: u32,
+    /// Bounds of a read's time at the device, nanoseconds.
+    pub read_ns: RangeInclusive<u64>,
+    /// Bounds of a write's.
+    pub write_ns: RangeInclusive<u64>,
+    /// Bounds of a flush's, discard's or write-zeroes'.
+    pub command_ns: RangeInclusive<u64>,
+}
+
+impl Default for SimDiskConfig {
+    fn default() -> Self {
+        SimDiskConfig {
+            size_bytes: 1 << 30,
+            logical_block_bytes: 512,
+            cache: Cache::Volatile,
+            raw_device: true,
+            nr_requests: 1023,
+            read_ns: 50_000..=400_000,
+            write_ns: 10_000..=900_000,
+            command_ns: 100_000..=3_000_000,
+        }
+    }
+}
+
+/// A sector's bytes; none are zeroes.
+type Content = Option<Arc<[u8]>>;
+
+#[derive(Clone, Debug)]
+struct Version {
+    /// How many changes had completed when this one did, itself included.
+    completed: u64,
+    content: Content,
+}
+
+/// A command at the device.
+#[derive(Clone, Debug)]
+pub(crate) struct Command {
+    pub(crate) kind: OpKind,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    /// What a write writes.
+    pub(crate) data: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+struct InFlight {
+    command: Command,
+    /// How many changes had completed when it was submitted.
+    submitted: u64,
+}
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// The first bytes only.
+    Part(u64),
+    /// Any of its sectors; of a flush: any of what it covers, and the rest is dropped.
+    Failed,
+    /// Nothing happened, whatever is reported.
+    Nothing,
+    /// It happened there.
+    Elsewhere(u64),
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    config: SimDiskConfig,
+    durable: BTreeMap<u64, Arc<[u8]>>,
+    /// Versions since the last covering flush, oldest first.
+    cached: BTreeMap<u64, Vec<Version>>,
+    in_flight: BTreeMap<u64, InFlight>,
+    next_ticket: u64,
+    completed: u64,
+    incarnation: u64,
+    gone: bool,
+}
+
+impl SimDisk {
+    /// A disk of zeroes.
+    ///
+    /// # Panics
+    /// When the size is not whole logical blocks.
+    pub fn new(config: SimDiskConfig) -> SimDisk {
+        assert!(config.size_bytes.is_multiple_of(u64::from(config.logical_block_bytes)));
+        SimDisk {
+            config,
+            durable: BTreeMap::new(),
+            cached: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            next_ticket: 0,
+            completed: 0,
+            incarnation: 0,
+            gone: false,
+        }
+    }
+
+    /// What it is.
+    pub fn config(&self) -> &SimDiskConfig {
+        &self.config
+    }
+
+    /// How often its power has failed.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// What a read would give now; the range need not be whole sectors.
+    pub fn read(&self, offset: u64, len: u64) -> Vec<u8> {
+        let (first, end) = (offset / self.block(), (offset + len).div_ceil(self.block()));
+        let mut bytes = Vec::with_capacity(((end - first) * self.block()) as usize);
+        for sector in first..end {
+            self.append(&mut bytes, self.newest(sector));
+        }
+        bytes.drain(..(offset % self.block()) as usize);
+        bytes.truncate(len as usize);
+        bytes
+    }
+
+    /// Every content that one sector may have after a crash now, the durable one first; writes at
+    /// the device are not among them.
+    pub fn candidates(&self, offset: u64) -> Vec<Vec<u8>> {
+        let sector = offset / self.block();
+        let versions = self.cached.get(&sector).into_iter().flatten();
+        let contents = std::iter::once(self.durable.get(&sector).cloned())
+            .chain(versions.map(|version| version.content.clone()));
+        let bytes = contents.map(|content| {
+            let mut bytes = Vec::new();
+            self.append(&mut bytes, content);
+            bytes
+        });
+        bytes.collect()
+    }
+
+    /// Sectors with a version that no flush has covered.
+    pub fn uncovered_sectors(&self) -> usize {
+        self.cached.len()
+    }
+
+    /// Commands at the device.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The power fails: see the module. The disk can be used again afterwards.
+    pub fn crash(&mut self, random: &mut Random) {
+        for (sector, versions) in std::mem::take(&mut self.cached) {
+            let survivor = random.below(versions.len() as u64 + 1) as usize;
+            if survivor > 0 {
+                self.store(sector, versions[survivor - 1].content.clone());
+            }
+        }
+        let mut in_flight: Vec<InFlight> =
+            std::mem::take(&mut self.in_flight).into_values().collect();
+        while !in_flight.is_empty() {
+            let next = random.below(in_flight.len() as u64) as usize;
+            let InFlight { command, .. } = in_flight.swap_remove(next);
+            self.tear(&command, random);
+        }
+        self.incarnation += 1;
+    }
+
+    fn tear(&mut self, command: &Command, random: &mut Random) {
+        if matches!(command.kind, OpKind::Read | OpKind::Flush) {
+            return;
+        }
+        for (index, sector) in self.sectors(command.offset, command.len).enumerate() {
+            match random.below(3) {
+                0 => {}
+                1 => self.store(sector, self.piece(command, index)),
+                _ => {
+                    let garbage = self.garbage(random);
+                    self.store(sector, garbage);
+                }
+            }
+        }
+    }
+
+    /// Writes that were at the device when their process died land now, in any order, as they do
+    /// seconds after a kill.
+    pub fn land_in_flight(&mut self, random: &mut Random) {
+        while !self.in_flight.is_empty() {
+            let tickets: Vec<u64> = self.in_flight.keys().copied().collect();
+            self.complete(*random.pick(&tickets), Outcome::Done, random);
+        }
+    }
+
+    /// Flips one bit of what is stored, in every version: the medium rots.
+    pub fn flip_bit(&mut self, offset: u64, bit: u8) {
+        let (sector, at) = (offset / self.block(), (offset % self.block()) as usize);
+        let block = self.block() as usize;
+        let flip = |content: &Content| {
+            let mut bytes = content.as_ref().map_or_else(|| vec![0; block], |bytes| bytes.to_vec());
+            bytes[at] ^= 1 << (bit % 8);
+            bytes.into()
+        };
+        if let Some(versions) = self.cached.get_mut(&sector) {
+            versions.iter_mut().for_each(|version| version.content = Some(flip(&version.content)));
+        }
+        let durable = flip(&self.durable.get(&sector).cloned());
+        self.durable.insert(sector, durable);
+    }
+
+    /// Writes behind the engine's back, durably: another program, or a fault of the medium.
+    ///
+    /// # Panics
+    /// When `offset` or the length is not whole logical blocks.
+    pub fn overwrite(&mut self, offset: u64, bytes: &[u8]) {
+        assert!((offset | bytes.len() as u64).is_multiple_of(self.block()), "whole sectors only");
+        let sectors = self.sectors(offset, bytes.len() as u64);
+        for (sector, bytes) in sectors.zip(bytes.chunks(self.config.logical_block_bytes as usize)) {
+            self.cached.remove(&sector);
+            self.store(sector, Some(bytes.into()));
+        }
+    }
+
+    /// The device disappears: writes say `ENOSPC`, reads zero bytes, everything else `EIO`.
+    pub fn unplug(&mut self) {
+        self.gone = true;
+    }
+
+    /// It comes back. What its cache held and no flush covered, it may have lost.
+    pub fn plug(&mut self, random: &mut Random) {
+        self.gone = false;
+        self.crash(random);
+    }
+
+    /// Whether it is unplugged.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+}
+
+impl SimDisk {
+    fn block(&self) -> u64 {
+        u64::from(self.config.logical_block_bytes)
+    }
+
+    fn sectors(&self, offset: u64, len: u64) -> std::ops::Range<u64> {
+        offset / self.block()..(offset + len) / self.block()
+    }
+
+    fn newest(&self, sector: u64) -> Content {
+        match self.cached.get(&sector).and_then(|versions| versions.last()) {
+            Some(version) => version.content.clone(),
+            None => self.durable.get(&sector).cloned(),
+        }
+    }
+
+    fn append(&self, bytes: &mut Vec<u8>, content: Content) {
+        match content {
+            Some(content) => bytes.extend_from_slice(&content),
+            None => bytes.resize(bytes.len() + self.config.logical_block_bytes as usize, 0),
+        }
+    }
+
+    fn store(&mut self, sector: u64, content: Content) {
+        match content {
+            Some(content) => self.durable.insert(sector, content),
+            None => self.durable.remove(&sector),
+        };
+    }
+
+    fn garbage(&self, random: &mut Random) -> Content {
+        let mut bytes = vec![0; self.config.logical_block_bytes as usize];
+        random.fill(&mut bytes);
+        Some(bytes.into())
+    }
+
+    /// What a command leaves in its `index`th sector.
+    fn piece(&self, command: &Command, index: usize) -> Content {
+        let block = self.config.logical_block_bytes as usize;
+        match command.kind {
+            OpKind::Write => Some(command.data[index * block..(index + 1) * block].into()),
+            _ => None,
+        }
+    }
+
+    /// A command reaches the device.
+    pub(crate) fn submit(&mut self, command: Command) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.in_flight.insert(ticket, InFlight { command, submitted: self.completed });
+        ticket
+    }
+
+    /// A command ends; what a read has read comes back.
+    ///
+    /// # Panics
+    /// When no command of that number is at the device.
+    pub(crate) fn complete(
+        &mut self,
+        ticket: u64,
+        outcome: Outcome,
+        random: &mut Random,
+    ) -> Vec<u8> {
+        let InFlight { mut command, submitted } =
+            self.in_flight.remove(&ticket).expect("a command completes once");
+        let bytes = match outcome {
+            Outcome::Part(bytes) => bytes.min(command.len),
+            Outcome::Nothing => return Vec::new(),
+            _ => command.len,
+        };
+        if let Outcome::Elsewhere(target) = outcome {
+            let last = self.config.size_bytes.saturating_sub(command.len);
+            command.offset = target % (last + 1) / self.block() * self.block();
+        }
+        match command.kind {
+            OpKind::Read if outcome == Outcome::Failed => return Vec::new(),
+            OpKind::Read => return self.read(command.offset, bytes),
+            OpKind::Flush => self.flush(submitted, outcome, random),
+            _ => self.change(&command, submitted, (bytes, outcome), random),
+        }
+        Vec::new()
+    }
+
+    fn change(
+        &mut self,
+        command: &Command,
+        submitted: u64,
+        (bytes, outcome): (u64, Outcome),
+        random: &mut Random,
+    ) {
+        self.completed += 1;
+        for (index, sector) in self.sectors(command.offset, bytes).enumerate() {
+            if outcome == Outcome::Failed && random.coin() {
+                continue;
+            }
+            let content = if command.kind == OpKind::Discard {
+                match random.below(3) {
+                    0 => continue,
+                    1 => None,
+                    _ => self.garbage(random),
+                }
+            } else {
+                self.piece(command, index)
+            };
+            if self.config.cache == Cache::WriteThrough {
+                self.store(sector, content);
+                continue;
+            }
+            let versions = self.cached.entry(sector).or_default();
+            // Not before what had completed when this was submitted; among the rest anywhere.
+            let known = versions.iter().rposition(|version| version.completed <= submitted);
+            let first = known.map_or(0, |position| position + 1) as u64;
+            let at = random.within(&(first..=versions.len() as u64)) as usize;
+            versions.insert(at, Version { completed: self.completed, content });
+        }
+    }
+
+    /// `submitted` changes had completed when the flush was submitted: those it covers.
+    fn flush(&mut self, submitted: u64, outcome: Outcome, random: &mut Random) {
+        let mut kept = BTreeMap::new();
+        for (sector, mut versions) in std::mem::take(&mut self.cached) {
+            let covered = versions.iter().rposition(|version| version.completed <= submitted);
+            if let Some(newest) = covered {
+                if outcome != Outcome::Failed || random.coin() {
+                    self.store(sector, versions[newest].content.clone());
+                }
+                versions.drain(..=newest);
+            }
+            if !versions.is_empty() {
+                kept.insert(sector, versions);
+            }
+        }
+        self.cached = kept;
+    }
+}

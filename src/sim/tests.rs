@@ -1,0 +1,3 @@
+//! Tests on simulated disks.
+
+mod disk;

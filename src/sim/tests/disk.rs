@@ -1,0 +1,225 @@
+//! What a simulated disk keeps and loses. Each of these fails if the model were kinder than a
+//! device: that would hide bugs of everything built on it.
+
+use std::collections::BTreeSet;
+
+use crate::io::op::OpKind;
+use crate::sim::disk::{Cache, Command, Outcome, SimDisk, SimDiskConfig};
+use crate::sim::random::Random;
+
+const SEEDS: u64 = 64;
+
+fn disk(cache: Cache) -> SimDisk {
+    SimDisk::new(SimDiskConfig { cache, ..SimDiskConfig::default() })
+}
+
+fn write(offset: u64, sectors: usize, byte: u8) -> Command {
+    let data = vec![byte; sectors * 512];
+    Command { kind: OpKind::Write, offset, len: data.len() as u64, data }
+}
+
+fn command(kind: OpKind, offset: u64, len: u64) -> Command {
+    Command { kind, offset, len, data: Vec::new() }
+}
+
+fn run(disk: &mut SimDisk, command: Command, random: &mut Random) -> Vec<u8> {
+    let ticket = disk.submit(command);
+    disk.complete(ticket, Outcome::Done, random)
+}
+
+fn flush(disk: &mut SimDisk, random: &mut Random) {
+    run(disk, command(OpKind::Flush, 0, 0), random);
+}
+
+/// First bytes of the sector at `offset` that are seen after crashes of copies of `disk`.
+fn after_crashes(disk: &SimDisk, offset: u64) -> BTreeSet<u8> {
+    let seen = (0..SEEDS).map(|seed| {
+        let mut disk = disk.clone();
+        disk.crash(&mut Random::new(seed));
+        disk.read(offset, 512)[0]
+    });
+    seen.collect()
+}
+
+#[test]
+fn a_completed_write_is_visible_and_not_durable() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(1);
+    run(&mut disk, write(0, 1, 7), random);
+    assert_eq!(run(&mut disk, command(OpKind::Read, 0, 512), random), vec![7; 512]);
+    assert_eq!(after_crashes(&disk, 0), BTreeSet::from([0, 7]));
+    flush(&mut disk, random);
+    assert_eq!(after_crashes(&disk, 0), BTreeSet::from([7]));
+    assert_eq!(disk.uncovered_sectors(), 0);
+}
+
+#[test]
+fn a_flush_does_not_cover_what_completes_after_its_submission() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(2);
+    run(&mut disk, write(0, 1, 1), random);
+    let late = disk.submit(write(512, 1, 2));
+    let flush = disk.submit(command(OpKind::Flush, 0, 0));
+    disk.complete(late, Outcome::Done, random);
+    disk.complete(flush, Outcome::Done, random);
+    assert_eq!(after_crashes(&disk, 0), BTreeSet::from([1]));
+    assert_eq!(after_crashes(&disk, 512), BTreeSet::from([0, 2]));
+    assert_eq!(disk.candidates(512), vec![vec![0; 512], vec![2; 512]]);
+}
+
+#[test]
+fn every_version_since_the_flush_may_survive_a_crash() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(3);
+    run(&mut disk, write(0, 1, 1), random);
+    flush(&mut disk, random);
+    for byte in 2..5 {
+        run(&mut disk, write(0, 1, byte), random);
+    }
+    assert_eq!(after_crashes(&disk, 0), BTreeSet::from([1, 2, 3, 4]));
+}
+
+#[test]
+fn sectors_of_a_write_at_the_device_tear_one_by_one() {
+    let mut disk = disk(Cache::WriteThrough);
+    let random = &mut Random::new(4);
+    run(&mut disk, write(0, 3, 1), random);
+    disk.submit(write(0, 3, 2));
+    let mut shapes = BTreeSet::new();
+    for seed in 0..512 {
+        let mut disk = disk.clone();
+        disk.crash(&mut Random::new(seed));
+        let bytes = disk.read(0, 3 * 512);
+        let whole = |sector: &[u8], byte: u8| sector.iter().all(|b| *b == byte);
+        let shape: String = bytes
+            .chunks(512)
+            .map(|sector| match sector {
+                sector if whole(sector, 1) => 'o',
+                sector if whole(sector, 2) => 'n',
+                _ => 'g',
+            })
+            .collect();
+        shapes.insert(shape);
+    }
+    assert_eq!(shapes.len(), 27, "old, new or garbage, sector by sector: {shapes:?}");
+}
+
+#[test]
+fn a_failed_flush_drops_some_and_the_next_one_says_nothing_of_them() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(5);
+    for sector in 0..64 {
+        run(&mut disk, write(sector * 512, 1, 9), random);
+    }
+    let failing = disk.submit(command(OpKind::Flush, 0, 0));
+    run(&mut disk, write(64 * 512, 1, 9), random);
+    disk.complete(failing, Outcome::Failed, random);
+    assert_eq!(disk.uncovered_sectors(), 1, "what came after it waits for the next");
+    flush(&mut disk, random);
+    let kept = (0..64).filter(|sector| disk.read(sector * 512, 1)[0] == 9).count();
+    assert!((8..56).contains(&kept), "{kept} of 64 survived a failed flush");
+    assert_eq!(after_crashes(&disk, 64 * 512), BTreeSet::from([9]));
+}
+
+#[test]
+fn of_two_writes_at_the_device_together_either_is_the_newer() {
+    let mut winners = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let mut disk = disk(Cache::Volatile);
+        let random = &mut Random::new(seed);
+        let first = disk.submit(write(0, 1, 1));
+        let second = disk.submit(write(0, 1, 2));
+        disk.complete(first, Outcome::Done, random);
+        disk.complete(second, Outcome::Done, random);
+        winners.insert(disk.read(0, 512)[0]);
+        run(&mut disk, write(0, 1, 3), random);
+        assert_eq!(disk.read(0, 512)[0], 3, "one that began after both had ended wins");
+    }
+    assert_eq!(winners, BTreeSet::from([1, 2]));
+}
+
+#[test]
+fn a_disk_without_a_cache_keeps_what_completed() {
+    let mut disk = disk(Cache::WriteThrough);
+    run(&mut disk, write(0, 1, 7), &mut Random::new(6));
+    assert_eq!(after_crashes(&disk, 0), BTreeSet::from([7]));
+}
+
+#[test]
+fn a_failed_write_has_written_any_of_its_sectors() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(7);
+    let failing = disk.submit(write(0, 64, 1));
+    disk.complete(failing, Outcome::Failed, random);
+    let written = (0..64).filter(|sector| disk.read(sector * 512, 512)[0] == 1).count();
+    assert!((8..56).contains(&written), "{written} of 64");
+}
+
+#[test]
+fn a_short_write_wrote_its_whole_sectors_and_a_short_read_ends_inside_one() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(8);
+    let short = disk.submit(write(0, 4, 1));
+    disk.complete(short, Outcome::Part(1300), random);
+    assert_eq!(disk.read(0, 2048), [vec![1; 1024], vec![0; 1024]].concat());
+    let read = disk.submit(command(OpKind::Read, 0, 2048));
+    assert_eq!(disk.complete(read, Outcome::Part(1300), random).len(), 1300);
+}
+
+#[test]
+fn a_discarded_sector_is_old_zero_or_garbage_and_a_zeroed_one_zero() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(9);
+    run(&mut disk, write(0, 128, 1), random);
+    run(&mut disk, command(OpKind::Discard, 0, 64 * 512), random);
+    run(&mut disk, command(OpKind::WriteZeroes, 64 * 512, 64 * 512), random);
+    let count = |byte: u8| {
+        let sectors = (0..64).map(|sector| disk.read(sector * 512, 512));
+        sectors.filter(|sector| sector.iter().all(|b| *b == byte)).count()
+    };
+    let (old, zero) = (count(1), count(0));
+    assert!(old > 5 && zero > 5 && old + zero < 59, "{old} old, {zero} zero of 64");
+    assert_eq!(disk.read(64 * 512, 64 * 512), vec![0; 64 * 512]);
+    assert!(after_crashes(&disk, 64 * 512).contains(&1), "zeroing is not durable either");
+}
+
+#[test]
+fn lost_and_misdirected_writes_are_told_as_done() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(10);
+    let lost = disk.submit(write(0, 1, 1));
+    disk.complete(lost, Outcome::Nothing, random);
+    let astray = disk.submit(write(512, 1, 2));
+    disk.complete(astray, Outcome::Elsewhere(8192), random);
+    assert_eq!((disk.read(0, 1024), disk.read(8192, 512)), (vec![0; 1024], vec![2; 512]));
+}
+
+#[test]
+fn rot_reaches_the_durable_content_and_all_versions() {
+    let mut disk = disk(Cache::Volatile);
+    run(&mut disk, write(0, 1, 1), &mut Random::new(11));
+    disk.flip_bit(3, 7);
+    assert_eq!((disk.read(0, 512)[3], disk.read(0, 512)[4]), (0x81, 1));
+    assert_eq!(disk.candidates(0)[0][3], 0x80);
+}
+
+#[test]
+fn a_killed_process_leaves_writes_that_land_later() {
+    let mut disk = disk(Cache::WriteThrough);
+    disk.submit(write(0, 1, 1));
+    assert_eq!(disk.read(0, 512)[0], 0);
+    disk.land_in_flight(&mut Random::new(12));
+    assert_eq!((disk.read(0, 512)[0], disk.in_flight()), (1, 0));
+}
+
+#[test]
+fn a_terabyte_costs_what_is_written_to_it() {
+    let config = SimDiskConfig { size_bytes: 1 << 44, ..SimDiskConfig::default() };
+    let mut disk = SimDisk::new(config);
+    let random = &mut Random::new(13);
+    run(&mut disk, write((1 << 44) - 512, 1, 1), random);
+    flush(&mut disk, random);
+    disk.crash(random);
+    assert_eq!(disk.read((1 << 44) - 1024, 1024), [vec![0; 512], vec![1; 512]].concat());
+    assert_eq!(disk.incarnation(), 1);
+}
