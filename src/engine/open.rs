@@ -157,15 +157,20 @@ fn polled(disk: &DiskConfig, info: &DeviceInfo, device: &Device) -> Result<bool,
 }
 
 /// The device name that the topology knows the disk by.
-fn disk_name(path: &Path, device: Option<&Device>) -> String {
+fn disk_name(index: usize, path: &Path, device: Option<&Device>) -> String {
+    if path.as_os_str().is_empty() {
+        // NOP disks have no path, and two of them are two disks.
+        return format!("nop disk {index}");
+    }
     let info = device.map(Device::info);
     let name = info.map(|info| info.parent_disk.clone().unwrap_or_else(|| info.name.clone()));
     name.unwrap_or_else(|| path.display().to_string())
 }
 
 fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
-    let disks = config.disks.iter().zip(devices).map(|(disk, device)| DiskRequest {
-        name: disk_name(&disk.path, device.as_ref()),
+    let disks = config.disks.iter().zip(devices).enumerate();
+    let disks = disks.map(|(index, (disk, device))| DiskRequest {
+        name: disk_name(index, &disk.path, device.as_ref()),
         node: device.as_ref().and_then(|device| device.info().numa_node),
         rotational: device.as_ref().is_some_and(|device| device.info().is_rotational()),
         lanes: disk.lanes,
