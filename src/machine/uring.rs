@@ -341,6 +341,17 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    /// Gives the registered files back at once: the kernel takes a closed ring apart later, and
+    /// until then it would keep the disks open and locked against the next who opens them.
+    fn drop(&mut self) {
+        if self.capabilities.fixed_files {
+            // The ring goes away in any case.
+            let _ = self.ring.submitter().unregister_files();
+        }
+    }
+}
+
 /// Tries one read of `block_bytes` through a polled ring: the only proof that polling works.
 ///
 /// # Errors
