@@ -41,7 +41,7 @@ fn list(engine: &IoScheduler, lengths: &[usize], mark: impl Fn(usize) -> u8) -> 
 
 fn vectored_round_trip(engine: &IoScheduler, offset: u64, lengths: &[usize]) {
     let total: usize = lengths.iter().sum();
-    let mark = |n: usize| 0x40 + n as u8;
+    let mark = |n: usize| n as u8;
     let wrote = settle(engine.write_vectored(DISK, offset, list(engine, lengths, mark)).unwrap());
     assert_eq!(wrote.result.unwrap(), total as u64);
     let read = settle(engine.read_vectored(DISK, offset, list(engine, lengths, |_| 0)).unwrap());
@@ -102,9 +102,8 @@ fn a_nop_disk_takes_every_kind_of_request() {
     let _process = alongside();
     let engine = open(&config(vec![nop_disk()]));
     write(&engine, 0, 1 << 20, 1);
-    let buffer = filled(&engine, 8192, 3);
-    let read = settle(engine.read(DISK, Priority::Critical, 4096, buffer).unwrap());
-    assert_eq!(read.result.unwrap(), 8192);
+    let read = engine.read(DISK, Priority::Critical, 4096, filled(&engine, 8192, 3));
+    assert_eq!(settle(read.unwrap()).result.unwrap(), 8192);
     for ticket in [engine.flush(DISK), engine.discard(DISK, 0, 4096)] {
         settle(ticket.unwrap()).result.unwrap();
     }

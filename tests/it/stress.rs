@@ -294,10 +294,11 @@ fn random_requests_of_many_threads_keep_every_block() {
     let second = device.as_ref().map_or(second.as_path(), LoopDevice::path);
     let mut config = config(vec![disk(&first), disk(second)]);
     config.reactors.count = Some(2);
-    // Narrow, so that queues fill, classes are shed and calls run out.
+    // Narrow, so that queues fill, classes are shed and calls run out; but not so narrow that all
+    // workers could wait for calls whose replies only they can take.
     config.scheduler.queue_max = Some(24);
     config.scheduler.depth = Some(8);
-    config.calls_max = Some(40);
+    config.calls_max = Some(1 + (THREADS * (IN_FLIGHT_MAX - 1)) as u32);
     let seconds = from_environment("DYNAMICFS_STRESS_SECONDS").unwrap_or(20);
     stress(&config, Duration::from_secs(seconds).div_f64(2.0));
     // Again with two lanes for each disk, which take over each other's requests.
