@@ -12,7 +12,8 @@ use std::task::{Context, Poll, Wake as WakeTask, Waker};
 
 use dynamicfs::concurrency::call_table::{CallTable, CallerKey, ServerKey};
 use dynamicfs::concurrency::mailbox::{Mailbox, Wake};
-use loom::sync::atomic::{AtomicBool, Ordering};
+use dynamicfs::concurrency::waiters::Waiters;
+use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
@@ -513,6 +514,114 @@ fn a_detached_slot_is_used_again_while_its_server_lets_go() {
         assert_eq!(take(&world, caller), 80);
         server.join().unwrap();
         assert_all_slots_free(&world);
+    });
+}
+
+#[test]
+fn who_waits_for_a_slot_is_woken_by_whoever_frees_one() {
+    for taken in [true, false] {
+        explore_with(None, move || {
+            let world = World::new(1);
+            let (caller, server) = world.open(1);
+            assert!(world.table.complete(server, 10).is_none());
+            let owner = thread::spawn({
+                let world = Arc::clone(&world);
+                move || {
+                    if taken {
+                        take(&world, caller);
+                    } else {
+                        world.table.detach(caller);
+                    }
+                }
+            });
+            let event = Arc::new(Event::default());
+            let waker = Waker::from(Arc::clone(&event));
+            let (caller, server) = loop {
+                world.table.wait_for_slot(&waker);
+                match world.table.open(2) {
+                    Ok(keys) => break keys,
+                    Err(_) => event.wait(),
+                }
+            };
+            world.table.cancel(caller, server);
+            owner.join().unwrap();
+        });
+    }
+}
+
+// ---- room in a lane's queue: the protocol of `LaneShared`, which is not public
+
+struct Room {
+    waiting: AtomicU32,
+    waiters: Waiters,
+}
+
+impl Room {
+    fn holding(count: u32) -> Arc<Room> {
+        Arc::new(Room { waiting: AtomicU32::new(count), waiters: Waiters::default() })
+    }
+
+    fn reserve(&self, watermark: u32) -> bool {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) < watermark {
+            return true;
+        }
+        if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.waiters.wake_all();
+        }
+        false
+    }
+
+    fn release(&self) {
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.waiters.wake_all();
+    }
+
+    /// Until there is room: register, look again, sleep.
+    fn reserve_waiting(&self) {
+        let event = Arc::new(Event::default());
+        let waker = Waker::from(Arc::clone(&event));
+        loop {
+            self.waiters.register(&waker);
+            if self.reserve(1) {
+                return;
+            }
+            event.wait();
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_room_is_woken_when_it_is_made() {
+    explore_with(None, || {
+        let room = Room::holding(1);
+        let reactor = thread::spawn({
+            let room = Arc::clone(&room);
+            move || room.release()
+        });
+        room.reserve_waiting();
+        reactor.join().unwrap();
+    });
+}
+
+#[test]
+fn a_failed_reservation_of_another_keeps_nobody_asleep() {
+    explore_bounded(|| {
+        let room = Room::holding(1);
+        let reactor = thread::spawn({
+            let room = Arc::clone(&room);
+            move || room.release()
+        });
+        let other = thread::spawn({
+            let room = Arc::clone(&room);
+            move || {
+                if room.reserve(1) {
+                    room.release();
+                }
+            }
+        });
+        room.reserve_waiting();
+        reactor.join().unwrap();
+        other.join().unwrap();
     });
 }
 

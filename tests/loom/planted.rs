@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use dynamicfs::concurrency::waiters::Waiters;
 use loom::cell::UnsafeCell;
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -285,5 +286,63 @@ fn planted_a_free_list_without_a_counter_is_caught() {
         let taken = [list.pop(), list.pop()];
         taken.into_iter().flatten().for_each(|slot| list.push(slot));
         other.join().unwrap();
+    });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn planted_a_failed_reservation_that_wakes_nobody_is_caught() {
+    explore_bounded(|| {
+        let waiting = Arc::new(AtomicU32::new(1));
+        let waiters = Arc::new(Waiters::default());
+        let reserve = |waiting: &AtomicU32| {
+            let reserved = waiting.fetch_add(1, Ordering::AcqRel) < 1;
+            if !reserved {
+                // The fault: for a moment the queue looked fuller than it was, and nobody is told.
+                waiting.fetch_sub(1, Ordering::AcqRel);
+            }
+            reserved
+        };
+        let reactor = thread::spawn({
+            let (waiting, waiters) = (Arc::clone(&waiting), Arc::clone(&waiters));
+            move || {
+                waiting.fetch_sub(1, Ordering::AcqRel);
+                waiters.wake_all();
+            }
+        });
+        let other = thread::spawn({
+            let waiting = Arc::clone(&waiting);
+            move || drop(reserve(&waiting))
+        });
+        let event = Arc::new(Event::default());
+        waiters.register(&Waker::from(Arc::clone(&event)));
+        if !reserve(&waiting) {
+            event.wait();
+        }
+        reactor.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn planted_a_second_look_that_only_loads_is_caught() {
+    explore_with(None, || {
+        let full = Arc::new(AtomicU32::new(1));
+        let waiters = Arc::new(Waiters::default());
+        let owner = thread::spawn({
+            let (full, waiters) = (Arc::clone(&full), Arc::clone(&waiters));
+            move || {
+                full.fetch_sub(1, Ordering::AcqRel);
+                waiters.wake_all();
+            }
+        });
+        let event = Arc::new(Event::default());
+        waiters.register(&Waker::from(Arc::clone(&event)));
+        // The fault: a load instead of a read-modify-write, see `Waiters`.
+        if full.load(Ordering::Acquire) == 1 {
+            event.wait();
+        }
+        owner.join().unwrap();
     });
 }
