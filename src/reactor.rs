@@ -384,6 +384,8 @@ impl ReactorState {
                 spare -= 1;
             }
         }
+        // With its last requests gone this lane may not dispatch again for long.
+        self.lanes[lane].publish_dispatched(&mut self.wakers);
     }
 
     /// Moves one waiting request to a peer; false when none may move.

@@ -7,7 +7,8 @@ use dynamicfs::scheduler::limits::SchedulerConfig;
 use dynamicfs::{DiskId, IoConfig, IoScheduler, Priority, Request, SubmitError, Ticket};
 
 use crate::rig::{
-    Gate, alongside, assert_buffers_are_back, block_on, config, nop_disk, open, settle,
+    Gate, Scratch, alongside, assert_buffers_are_back, block_on, config, disk, nop_disk, open,
+    settle,
 };
 
 const DISK: DiskId = DiskId(0);
@@ -166,5 +167,40 @@ fn those_who_crowd_at_a_queue_of_one_all_get_through() {
             });
         }
     });
+    assert_buffers_are_back(&engine);
+}
+
+/// Cause: requests that a lane gave to an idle lane of the same disk were counted out with the
+/// lane's next dispatch, and when they had been its last ones, that did not come.
+/// Harm: the lane looked fuller than it was; with a narrow queue it took nothing any more.
+/// Fix: count them out when they are given away.
+#[test]
+fn what_an_idle_lane_took_over_leaves_room_behind() {
+    let _process = alongside();
+    let scratch = Scratch::new();
+    let mut config = narrow(2);
+    config.disks = vec![disk(&scratch.file("disk", 1 << 20))];
+    config.disks[0].lanes = Some(2);
+    config.scheduler.depth = Some(1);
+    config.reactors.count = Some(2);
+    config.reactors.spin_us = 0;
+    let engine = open(&config);
+    for round in 0..300 {
+        let burst: Vec<Ticket> = (0..3)
+            .map(|_| {
+                let write = Request::write(DISK, 0, engine.buffer(4096).unwrap());
+                engine.submit_wait(write.with_priority(Priority::Critical), None).unwrap()
+            })
+            .collect();
+        burst.into_iter().for_each(|ticket| drop(settle(ticket).result.unwrap()));
+        let gates = [Gate::hold(&engine, 0), Gate::hold(&engine, 1)];
+        let mut tickets = Vec::new();
+        fill(&engine, Priority::Critical, &mut tickets);
+        assert_eq!(tickets.len(), 4, "round {round}: room is missing");
+        gates.iter().for_each(Gate::open);
+        tickets.into_iter().for_each(|ticket| drop(settle(ticket).result.unwrap()));
+    }
+    let stolen: u64 = engine.metrics().disks[0].classes.iter().map(|c| c.stolen).sum();
+    assert!(stolen > 0, "nothing was taken over: the test looks at nothing");
     assert_buffers_are_back(&engine);
 }
