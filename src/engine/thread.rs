@@ -95,7 +95,7 @@ fn assemble(
     arenas: &[Arc<Arena>],
     pinned: bool,
 ) -> Result<(Reactor<UringBackend>, ReactorStatus), OpenError> {
-    let state = ReactorState::new(seed.lanes, seed.disks.len(), seed.shared, seed.tuning);
+    let mut state = ReactorState::new(seed.lanes, seed.disks.len(), seed.shared, seed.tuning);
     let active_max: u32 =
         state.lanes.iter().map(|lane| lane.scheduler.limits().depth + 16).sum::<u32>().max(32);
     let config = RingConfig {
@@ -109,6 +109,10 @@ fn assemble(
         notes.push(format!("CPU {} was refused: the reactor is not pinned", seed.slot.cpu));
     }
     let mut interrupt = Ring::new(&config)?;
+    if !interrupt.capabilities().min_wait {
+        // Nothing would bound how long several completions are waited for, wake-ups included.
+        state.tuning.completion_batch = 1;
+    }
     let files: Vec<RawFd> = seed.files.iter().map(raw).collect();
     interrupt.register_files(&files)?;
     interrupt.keep_workers_here();
