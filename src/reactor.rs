@@ -376,9 +376,9 @@ impl ReactorState {
     fn vectors_for(&mut self, parent: u32, first: u16, bytes: u64) -> (u16, u16) {
         let Some(lengths) = self.ops.vector_lengths(parent, first) else { return (0, 0) };
         let mut left = bytes;
-        let whole = lengths.iter().take_while(|length| {
-            let fits = left >= **length && left > 0;
-            left = left.saturating_sub(**length);
+        let whole = lengths.take_while(|length| {
+            let fits = left >= *length && left > 0;
+            left = left.saturating_sub(*length);
             fits
         });
         (first, whole.count() as u16)
@@ -400,6 +400,7 @@ impl ReactorState {
                 spare -= 1;
             }
         }
+        // With its last requests gone this lane may not dispatch again for long.
         self.lanes[lane].publish_dispatched(&mut self.wakers);
     }
 

@@ -157,15 +157,20 @@ fn polled(disk: &DiskConfig, info: &DeviceInfo, device: &Device) -> Result<bool,
 }
 
 /// The device name that the topology knows the disk by.
-fn disk_name(path: &Path, device: Option<&Device>) -> String {
+fn disk_name(index: usize, path: &Path, device: Option<&Device>) -> String {
+    if path.as_os_str().is_empty() {
+        // NOP disks have no path, and two of them are two disks.
+        return format!("nop disk {index}");
+    }
     let info = device.map(Device::info);
     let name = info.map(|info| info.parent_disk.clone().unwrap_or_else(|| info.name.clone()));
     name.unwrap_or_else(|| path.display().to_string())
 }
 
 fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
-    let disks = config.disks.iter().zip(devices).map(|(disk, device)| DiskRequest {
-        name: disk_name(&disk.path, device.as_ref()),
+    let disks = config.disks.iter().zip(devices).enumerate();
+    let disks = disks.map(|(index, (disk, device))| DiskRequest {
+        name: disk_name(index, &disk.path, device.as_ref()),
         node: device.as_ref().and_then(|device| device.info().numa_node),
         rotational: device.as_ref().is_some_and(|device| device.info().is_rotational()),
         lanes: disk.lanes,
@@ -227,8 +232,7 @@ struct Starting {
 }
 
 impl StartOrder<'_> {
-    /// Starts every thread, collects the arenas, hands them round, waits until all are ready. On
-    /// an error the channels close, and the threads that did start end by themselves.
+    /// Starts every thread and waits until all are ready. On an error none is left.
     fn start_all(
         &self,
         lanes: Vec<Vec<Lane>>,
@@ -237,30 +241,29 @@ impl StartOrder<'_> {
         files: &Arc<[Option<OwnedFd>]>,
     ) -> Result<Started, OpenError> {
         let mut starting = Vec::new();
+        let mut spawned = Ok(());
         for (number, (lanes, wake)) in lanes.into_iter().zip(wakes).enumerate() {
             let shared = Arc::clone(&shared[number]);
-            starting.push(self.spawn(number, lanes, shared, wake, Arc::clone(files))?);
-        }
-        let mut arenas = Vec::new();
-        for thread in &starting {
-            arenas.extend(receive(&thread.arena_made)?);
-        }
-        for thread in &starting {
-            let _ = thread.arenas.send(arenas.clone());
-        }
-        let mut statuses = Vec::new();
-        let mut failure = None;
-        for thread in &starting {
-            match receive(&thread.ready) {
-                Ok(status) => statuses.push(status),
-                Err(error) => failure = Some(error),
+            match self.spawn(number, lanes, shared, wake, Arc::clone(files)) {
+                Ok(thread) => starting.push(thread),
+                Err(error) => {
+                    spawned = Err(error);
+                    break;
+                }
             }
         }
-        if let Some(error) = failure {
-            shared.iter().for_each(|s| s.order(crate::reactor::shared::Control::Drain));
-            starting.into_iter().for_each(|thread| drop(thread.thread.join()));
-            return Err(error);
-        }
+        let (arenas, statuses) = match spawned.and_then(|()| get_ready(&starting)) {
+            Ok(ready) => ready,
+            Err(error) => {
+                shared.iter().for_each(|s| s.order(crate::reactor::shared::Control::Drain));
+                for Starting { arenas, thread, .. } in starting {
+                    // A thread that waits for the arenas ends when they cannot come any more.
+                    drop(arenas);
+                    drop(thread.join());
+                }
+                return Err(error);
+            }
+        };
         let handles = starting.into_iter().zip(statuses).zip(shared);
         let handles = handles.map(|((thread, status), shared)| ReactorHandle {
             shared: Arc::clone(shared),
@@ -327,6 +330,19 @@ impl StartOrder<'_> {
         let first_piece = (nodes.len() * pieces) as u16;
         Some(ArenaOrder { bytes, pages: self.config.memory.pages, first_piece })
     }
+}
+
+/// Collects the arenas, hands them round, waits until all are ready.
+fn get_ready(starting: &[Starting]) -> Result<(Vec<Arc<Arena>>, Vec<ReactorStatus>), OpenError> {
+    let mut arenas = Vec::new();
+    for thread in starting {
+        arenas.extend(receive(&thread.arena_made)?);
+    }
+    for thread in starting {
+        let _ = thread.arenas.send(arenas.clone());
+    }
+    let statuses = starting.iter().map(|thread| receive(&thread.ready));
+    Ok((arenas, statuses.collect::<Result<_, _>>()?))
 }
 
 fn receive<T>(from: &Receiver<Result<T, OpenError>>) -> Result<T, OpenError> {

@@ -318,11 +318,15 @@ impl OpTable {
     }
 
     /// Lengths of the vectors from `first` on, for splitting.
-    pub(crate) fn vector_lengths(&mut self, slot: u32, first: u16) -> Option<Vec<u64>> {
+    pub(crate) fn vector_lengths(
+        &mut self,
+        slot: u32,
+        first: u16,
+    ) -> Option<impl Iterator<Item = u64> + '_> {
         match &mut self.op_mut(slot).buffers {
             Buffers::Many(list) => {
                 let run = &list.vectors()[usize::from(first)..];
-                Some(run.iter().map(|vector| vector.iov_len as u64).collect())
+                Some(run.iter().map(|vector| vector.iov_len as u64))
             }
             _ => None,
         }

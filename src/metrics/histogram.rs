@@ -167,7 +167,10 @@ mod tests {
         }
 
         #[test]
-        fn quantiles_agree_with_a_sorted_list(values in proptest::collection::vec(0u64..1_000_000_000, 1..400), q in 0.0f64..1.0) {
+        fn quantiles_agree_with_a_sorted_list(
+            values in proptest::collection::vec(0u64..1_000_000_000, 1..400),
+            q in 0.0f64..1.0,
+        ) {
             let histogram = Histogram::default();
             values.iter().for_each(|v| histogram.record(*v));
             let mut sorted = values.clone();
