@@ -74,6 +74,8 @@ pub(crate) struct ReactorState {
     pub(crate) now: u64,
     last_event_ns: u64,
     last_usage_ns: u64,
+    /// Operations that started on arrival, to be staged; they hold their slots.
+    pub(crate) ready: Vec<u32>,
     /// Attempts to stage again before anything new; they hold their slots.
     pub(crate) again: Vec<u32>,
     /// Waiters of completed calls, woken after the batch.
@@ -110,6 +112,7 @@ impl ReactorState {
             now: 0,
             last_event_ns: 0,
             last_usage_ns: 0,
+            ready: Vec::with_capacity(capacity as usize),
             again: Vec::with_capacity(64),
             wakers: Vec::with_capacity(1024),
             reaped: Vec::with_capacity(REAP_MAX),
@@ -284,7 +287,8 @@ impl ReactorState {
     /// Hands the device what the ceilings allow. Returns how many attempts were staged.
     #[inline]
     fn dispatch(&mut self, backend: &mut impl Backend) -> u32 {
-        if self.again.is_empty() && !self.lanes.iter().any(|lane| lane.scheduler.has_queued()) {
+        let nothing_started = self.again.is_empty() && self.ready.is_empty();
+        if nothing_started && !self.lanes.iter().any(|lane| lane.scheduler.has_queued()) {
             return 0;
         }
         let mut room = backend.room();
@@ -297,6 +301,13 @@ impl ReactorState {
             room -= 1;
             staged += 1;
         }
+        let started = self.ready.len().min(room as usize);
+        for slot in self.ready.drain(..started) {
+            self.ops.activate(slot);
+            backend.stage(&mut self.ops, slot);
+        }
+        room -= started as u32;
+        staged += started as u32;
         for lane in 0..self.lanes.len() {
             while room > 0
                 && let Some(choice) = self.lanes[lane].scheduler.next(&mut self.ops, self.now)
@@ -447,6 +458,7 @@ impl ReactorState {
         let active = self.ops.active();
         let more = self.abandoned
             || !self.again.is_empty()
+            || !self.ready.is_empty()
             || self.draining && active == 0
             || backend.must_poll()
             || self.tasks.iter().any(|slot| slot.state == TaskState::RunAgain);

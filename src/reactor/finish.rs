@@ -15,28 +15,18 @@ impl ReactorState {
     /// Takes one completion.
     #[inline]
     pub(crate) fn finish(&mut self, reaped: Reaped) {
-        let Some(slot) = self.ops.resolve(reaped.id) else {
+        let Some((slot, op)) = self.ops.reap(reaped.id) else {
             self.shared.metrics.late.add(1);
             return;
         };
-        self.ops.deactivate(slot);
-        let op = self.ops.op(slot);
         let left = if op.kind.moves_data() { op.len - op.done } else { 0 };
-        if reaped.result >= 0 && reaped.result as u64 == left {
-            self.succeed(slot);
-        } else {
-            self.stumble(slot, reaped.result);
+        if reaped.result < 0 || reaped.result as u64 != left {
+            return self.stumble(slot, reaped.result);
         }
-    }
-
-    #[inline]
-    fn succeed(&mut self, slot: u32) {
-        let op = self.ops.op(slot);
-        if let Some(Origin::Piece { parent }) = op.origin {
-            self.end_piece(slot, parent, None);
-            return;
+        let (len, origin) = (op.len, &op.origin);
+        if let Some(Origin::Piece { parent }) = *origin {
+            return self.end_piece(slot, parent, None);
         }
-        let len = op.len;
         self.end(slot, Ok(len));
     }
 
@@ -119,10 +109,12 @@ impl ReactorState {
         let _ = self.ops.remove(slot);
         let op = self.ops.op_mut(parent);
         op.pieces -= 1;
-        if failure.is_some() && op.failure.is_none() {
-            op.failure = failure;
+        let unissued = op.issued < op.len;
+        if let Some(failure) = failure {
+            self.ops.failure_mut(parent).get_or_insert(failure);
         }
-        if op.failure.is_some() && op.issued < op.len {
+        if unissued && self.ops.failure_mut(parent).is_some() {
+            let op = self.ops.op_mut(parent);
             // No more pieces: what is left of it leaves the queue.
             op.issued = op.len;
             op.state = State::Split;
@@ -130,11 +122,12 @@ impl ReactorState {
             lane.withdraw(&mut self.ops, parent);
             lane.publish_dispatched(&mut self.wakers);
         }
-        let op = self.ops.op_mut(parent);
+        let op = self.ops.op(parent);
         if op.pieces == 0 && op.issued == op.len {
-            let result = match op.failure.take() {
+            let len = op.len;
+            let result = match self.ops.failure_mut(parent).take() {
                 Some(failure) => Err(failure),
-                None => Ok(op.len),
+                None => Ok(len),
             };
             self.report(parent, result);
         }

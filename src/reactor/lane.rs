@@ -70,6 +70,12 @@ impl Lane {
         2 * limits.watermarks[0] + 3 * limits.depth + 128
     }
 
+    /// Whether a transfer that has just arrived goes to the device without waiting.
+    #[inline(always)]
+    pub(crate) fn start_at_once(&mut self, class: Priority, bytes: u64, now: u64) -> bool {
+        self.single_class.is_none() && self.scheduler.start_at_once(class, bytes, now)
+    }
+
     #[inline(always)]
     pub(crate) fn enqueue(&mut self, ops: &mut OpTable, slot: u32) {
         if let Some(class) = self.single_class {

@@ -100,12 +100,25 @@ impl<'a> LocalIo<'a> {
             return Err(LocalRefusal::Invalid(request, invalid));
         }
         let class = request.priority;
+        let now = self.state.now;
+        let origin = Origin::Local { task: self.task, tag };
+        if request.kind.moves_data()
+            && self.state.ops.room() > 0
+            && lane.start_at_once(class, request.len, now)
+        {
+            lane.shared.metrics.classes[class.index()].wait.record_zero();
+            let Ok(slot) = self.state.ops.insert(request, origin, index, now) else {
+                unreachable!("there is room")
+            };
+            self.state.ready.push(slot);
+            self.state.tasks[usize::from(self.task)].outstanding += 1;
+            return Ok(());
+        }
         if !lane.reserve_local(class) {
             lane.shared.metrics.classes[class.index()].shed.add_shared(1);
             return Err(LocalRefusal::QueueFull(request));
         }
-        let origin = Origin::Local { task: self.task, tag };
-        match self.state.ops.insert(request, origin, index, self.state.now) {
+        match self.state.ops.insert(request, origin, index, now) {
             Ok(slot) => {
                 lane.enqueue(&mut self.state.ops, slot);
                 self.state.tasks[usize::from(self.task)].outstanding += 1;
