@@ -4,6 +4,9 @@
 //! what they changed also when they fail. Those that need another user or a limit run a test of
 //! this binary again as a child process. A test that lacks root says `SKIPPED: <why>`.
 
+// Only the test functions themselves are exempt by clippy.toml, not what they call.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
