@@ -68,7 +68,7 @@ pub(crate) struct ReactorState {
     pub(crate) lanes: Vec<Lane>,
     /// Lane of each disk on this reactor, by disk number.
     pub(crate) lane_of_disk: Vec<Option<u16>>,
-    pub(crate) tasks: Vec<Option<TaskSlot>>,
+    pub(crate) tasks: Vec<TaskSlot>,
     pub(crate) shared: Arc<ReactorShared>,
     pub(crate) tuning: Tuning,
     pub(crate) now: u64,
@@ -233,11 +233,11 @@ impl ReactorState {
     #[inline]
     fn run_tasks(&mut self) {
         for index in 0..self.tasks.len() {
-            let runnable = self.tasks[index].as_ref().is_some_and(|slot| match slot.state {
+            let runnable = match self.tasks[index].state {
                 TaskState::Idle | TaskState::Done => false,
                 TaskState::RunAgain => true,
                 TaskState::At(ns) => ns <= self.now,
-            });
+            };
             if runnable {
                 self.with_task(index, |task, io| Some(task.poll(io)));
             }
@@ -251,18 +251,34 @@ impl ReactorState {
         index: usize,
         call: impl FnOnce(&mut dyn LocalTask, &mut LocalIo<'_>) -> Option<TaskState>,
     ) {
-        let Some(mut slot) = self.tasks[index].take() else { return };
-        let mut io = LocalIo::new(self, index as u16, slot.outstanding);
-        let state = call(&mut *slot.task, &mut io);
-        slot.outstanding = io.outstanding();
+        let Some(mut task) = self.tasks[index].task.take() else { return };
+        let state = call(&mut *task, &mut LocalIo::new(self, index as u16));
+        self.put_task_back(index, task, state);
+    }
+
+    #[inline(always)]
+    pub(crate) fn put_task_back(
+        &mut self,
+        index: usize,
+        task: Box<dyn LocalTask>,
+        state: Option<TaskState>,
+    ) {
+        let slot = &mut self.tasks[index];
+        slot.task = Some(task);
         if let Some(state) = state {
             slot.state = state;
         }
-        if slot.state == TaskState::Done && slot.outstanding == 0 {
-            slot.task.finish();
-            return;
+        if slot.outstanding == 0 && slot.state == TaskState::Done {
+            self.end_task(index);
         }
-        self.tasks[index] = Some(slot);
+    }
+
+    /// A task that is done and owes nothing.
+    #[cold]
+    fn end_task(&mut self, index: usize) {
+        if let Some(mut task) = self.tasks[index].task.take() {
+            task.finish();
+        }
     }
 
     /// Hands the device what the ceilings allow. Returns how many attempts were staged.
@@ -433,7 +449,7 @@ impl ReactorState {
             || !self.again.is_empty()
             || self.draining && active == 0
             || backend.must_poll()
-            || self.tasks.iter().flatten().any(|slot| slot.state == TaskState::RunAgain);
+            || self.tasks.iter().any(|slot| slot.state == TaskState::RunAgain);
         if more {
             return Wait::None;
         }
@@ -461,7 +477,7 @@ impl ReactorState {
 
     /// When the next timed local task wants to run, as nanoseconds from now.
     fn next_deadline(&self, active: u32) -> Option<u64> {
-        let tasks = self.tasks.iter().flatten().filter_map(|slot| match slot.state {
+        let tasks = self.tasks.iter().filter_map(|slot| match slot.state {
             TaskState::At(ns) => Some(ns.saturating_sub(self.now)),
             _ => None,
         });
@@ -518,10 +534,11 @@ impl ReactorState {
         for order in self.shared.take_orders() {
             match order {
                 Control::Spawn(task) => {
-                    let slot = TaskSlot { task, state: TaskState::RunAgain, outstanding: 0 };
-                    match self.tasks.iter().position(Option::is_none) {
-                        Some(free) => self.tasks[free] = Some(slot),
-                        None => self.tasks.push(Some(slot)),
+                    let state = TaskState::RunAgain;
+                    let slot = TaskSlot { task: Some(task), state, outstanding: 0 };
+                    match self.tasks.iter().position(|slot| slot.task.is_none()) {
+                        Some(free) => self.tasks[free] = slot,
+                        None => self.tasks.push(slot),
                     }
                 }
                 Control::Drain => {

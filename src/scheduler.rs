@@ -179,7 +179,7 @@ impl LaneScheduler {
     }
 
     /// Takes the head of a class, or a piece of it, and counts it as active.
-    #[inline]
+    #[inline(always)]
     fn take_head(&mut self, ops: &mut OpTable, class: usize) -> Choice {
         let slot = self.queues[class].head().unwrap_or_else(|| unreachable!("the class has work"));
         let (slots, bytes) = self.cost(ops, slot);
@@ -200,7 +200,7 @@ impl LaneScheduler {
     }
 
     /// Slots and bytes that the head would take now.
-    #[inline]
+    #[inline(always)]
     fn cost(&self, ops: &mut OpTable, slot: u32) -> (u32, u64) {
         let op = ops.op(slot);
         if !op.kind.moves_data() {
@@ -243,7 +243,7 @@ impl LaneScheduler {
         self.active_commands >= self.limits.commands_active_max && !ops.op(slot).kind.moves_data()
     }
 
-    #[inline]
+    #[inline(always)]
     fn obstacle(&self, ops: &mut OpTable, class: usize, now: u64) -> Option<Obstacle> {
         let slot = self.queues[class].head()?;
         let (slots, bytes) = self.cost(ops, slot);

@@ -127,7 +127,7 @@ impl<'a> Measurement<'a> {
                 ));
             }
             for clone in 0..job.clones {
-                let whole = self.plan.time_based || self.plan.target == Target::Nop;
+                let whole = self.plan.time_based;
                 let ios_max = if whole { u64::MAX } else { blocks };
                 orders.push(CloneOrder {
                     disk: facts.id,

@@ -232,7 +232,7 @@ pub(crate) fn make_lanes(
         let lane = Arc::new(LaneShared::default());
         routes[slot.disk].push(Route { reactor: slot.reactor, lane: Arc::clone(&lane) });
         let limits = limits[slot.disk].clone();
-        let mut lane = Lane::new(slot.disk, Arc::clone(disks), slot.lane, limits, lane);
+        let mut lane = Lane::new(disks[slot.disk].clone(), slot.lane, limits, lane);
         if let Some(class) = single_class {
             lane.flatten(class);
         }

@@ -48,6 +48,9 @@ impl ReactorState {
         self.again.clear();
         let shared = std::sync::Arc::clone(&self.shared);
         let mut stuck: Vec<StuckDisk> = Vec::new();
+        for lane in &mut self.lanes {
+            lane.clear(&mut self.ops, &mut self.wakers);
+        }
         for slot in self.ops.used_slots() {
             match self.ops.op(slot).state {
                 State::Active | State::Split => self.note_stuck(slot, &mut stuck),
@@ -59,6 +62,9 @@ impl ReactorState {
         for key in shared.mailbox.close(&shared.calls) {
             let request = shared.calls.take_request(&key).request;
             let path = self.path_of(request.disk);
+            if let Some(lane) = self.lanes.iter().find(|lane| lane.facts().id == request.disk) {
+                lane.shared.release(1, &mut self.wakers);
+            }
             self.tell(Origin::Call(key), request.fail(kind, path));
         }
         for waker in self.wakers.drain(..) {

@@ -20,8 +20,7 @@ pub(crate) struct Peer {
 
 /// See the module.
 pub(crate) struct Lane {
-    disk: usize,
-    disks: Arc<[DiskFacts]>,
+    facts: DiskFacts,
     /// Number among the disk's lanes.
     lane_number: u32,
     pub(crate) scheduler: LaneScheduler,
@@ -38,15 +37,13 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new(
-        disk: usize,
-        disks: Arc<[DiskFacts]>,
+        facts: DiskFacts,
         lane_number: u32,
         limits: Limits,
         shared: Arc<LaneShared>,
     ) -> Lane {
         Lane {
-            disk,
-            disks,
+            facts,
             lane_number,
             scheduler: LaneScheduler::new(limits),
             shared,
@@ -64,7 +61,7 @@ impl Lane {
     }
 
     pub(crate) fn facts(&self) -> &DiskFacts {
-        &self.disks[self.disk]
+        &self.facts
     }
 
     /// Most operations that this lane can have in the reactor's table.
@@ -73,7 +70,7 @@ impl Lane {
         2 * limits.watermarks[0] + 3 * limits.depth + 128
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enqueue(&mut self, ops: &mut OpTable, slot: u32) {
         if let Some(class) = self.single_class {
             ops.op_mut(slot).class = class;
@@ -150,5 +147,13 @@ impl Lane {
     pub(crate) fn withdraw(&mut self, ops: &mut OpTable, slot: u32) {
         self.scheduler.withdraw_head(ops, slot);
         self.note_dispatched(ops.op(slot));
+    }
+
+    /// Takes everything out of the queues without ending it, and gives the places back.
+    pub(crate) fn clear(&mut self, ops: &mut OpTable, wakers: &mut Vec<Waker>) {
+        let taken = self.scheduler.take_all(ops);
+        let foreign = |slot: &&u32| matches!(ops.op(**slot).origin, Some(Origin::Call(_)));
+        self.dispatched += taken.iter().filter(foreign).count() as u32;
+        self.publish_dispatched(wakers);
     }
 }

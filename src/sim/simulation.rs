@@ -218,9 +218,9 @@ impl Simulation {
         self.world.borrow().trace.to_string()
     }
 
-    /// What has happened, with its times.
-    pub fn trace_events(&self) -> Vec<(u64, Event)> {
-        self.world.borrow().trace.events().to_vec()
+    /// What has happened, with its times, from the `first` kept event on.
+    pub fn trace_events(&self, first: usize) -> Vec<(u64, Event)> {
+        self.world.borrow().trace.events()[first..].to_vec()
     }
 
     /// Attempts that never complete.
@@ -271,6 +271,19 @@ impl Simulation {
         });
         let reactors = self.gate.reactors.iter().map(|reactor| reactor.metrics.snapshot());
         Metrics { disks: disks.collect(), reactors: reactors.collect() }
+    }
+
+    /// Where buffers come from.
+    #[cfg(test)]
+    pub(crate) fn arena(&self) -> Arc<Arena> {
+        Arc::clone(&self.arena)
+    }
+
+    /// Disks with a lane on a reactor.
+    #[cfg(test)]
+    pub(crate) fn disks_of(&self, reactor: usize) -> Vec<DiskFacts> {
+        let state = self.reactor(reactor).into_iter();
+        state.flat_map(|state| state.lanes.iter().map(|lane| lane.facts().clone())).collect()
     }
 
     /// A reactor that has not ended.
@@ -420,6 +433,17 @@ impl Simulation {
     /// Whether a reactor has not ended.
     pub fn is_alive(&self) -> bool {
         self.reactors.iter().any(|slot| slot.reactor.is_some())
+    }
+
+    /// Whether every reactor sleeps with nothing to wait for but timers.
+    pub fn is_quiet(&self) -> bool {
+        let now = self.now_ns();
+        (0..self.reactors.len()).all(|number| {
+            let SimReactor { reactor, phase, .. } = &self.reactors[number];
+            let waits = matches!((reactor, phase), (Some(reactor), Phase::Entered(_))
+                if reactor.backend.is_quiet());
+            reactor.is_none() || waits && !self.is_runnable(number, now)
+        })
     }
 
     /// Attempts that are at the devices and will complete.

@@ -1,3 +1,8 @@
 //! Tests on simulated disks.
 
+mod actor;
+mod closing;
 mod disk;
+mod engine;
+mod reactor;
+mod stealing;
