@@ -6,6 +6,8 @@
 //! the models would see the fault. Models of three threads bound the preemptions, as
 //! [`explore_bounded`] says; those of two are exhaustive.
 #![cfg(loom)]
+// Only the test functions themselves are exempt by clippy.toml, not what they call.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake as WakeTask, Waker};

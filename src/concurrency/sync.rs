@@ -1,4 +1,5 @@
-//! The atomics, locks and cells of this layer: the standard library's, or `loom`'s under `--cfg loom`.
+//! The atomics, locks and cells of this layer: the standard library's, or `loom`'s under
+//! `--cfg loom`.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -2,8 +2,8 @@
 //!
 //! The one protocol for both sides, with `count` an atomic that says how much is free or taken:
 //!
-//! - who finds it full registers here, and then looks again **with a read-modify-write** of `count`;
-//! - who makes room changes `count` by a read-modify-write, and then calls [`Waiters::wake_all`].
+//! - who finds it full registers here, and looks again **with a read-modify-write** of `count`;
+//! - who makes room changes `count` by a read-modify-write, and then wakes all.
 //!
 //! Both changes are AcqRel and of one atomic, so one comes first: if it is the waiter's, the other
 //! sees the registration; if not, the waiter sees the room.

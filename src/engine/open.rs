@@ -17,6 +17,7 @@ use crate::engine::thread::{ArenaOrder, Seed};
 use crate::io::backend::DiskFacts;
 use crate::io::op::{DiskId, Priority};
 use crate::machine::device::{Access, Device, DeviceInfo, DeviceKind, Exclusive, OpenOptions};
+use crate::machine::mapping::{PagePolicy, Pages};
 use crate::machine::topology::Topology;
 use crate::machine::uring::try_polled_read;
 use crate::machine::wake::WakeEvent;
@@ -39,7 +40,7 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
     config.check()?;
     let (devices, disks) = open_disks(config)?;
     let topology = Topology::detect()?;
-    let placement = plan(&topology, &request(config, &devices))?;
+    let mut placement = plan(&topology, &request(config, &devices))?;
     let limits = resolve_limits(config, &devices, &disks)?;
     let calls = Arc::new(Calls::new(calls_max(config, &limits)));
     let wakes = placement.reactors.iter().map(|_| WakeEvent::new().map(Arc::new));
@@ -58,7 +59,22 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
     let (reactors, arenas) = start_order.start_all(lanes, &shared, wakes, &files)?;
     let closing = AtomicBool::new(false);
     let gate = Gate { disks, limits, routes, reactors: shared, calls, closing };
+    placement.notes.extend(arenas.iter().filter_map(|arena| page_note(config, arena)));
     Ok(IoScheduler { gate, reactors, arenas, devices, placement, start })
+}
+
+/// What to say when an arena is not made of the pages that were wanted.
+fn page_note(config: &IoConfig, arena: &Arena) -> Option<String> {
+    let (wanted, found) = (config.memory.pages, arena.status().pages);
+    let got = match (wanted, found) {
+        (PagePolicy::Gigantic, Pages::Gigantic) | (PagePolicy::Huge, Pages::Huge) => return None,
+        (PagePolicy::Normal, _) => return None,
+        (_, Pages::Gigantic | Pages::Huge) => "2 MiB huge pages",
+        (_, Pages::Transparent) => "transparent huge pages, as far as the kernel finds some",
+        (_, Pages::Normal) => "4 KiB pages",
+    };
+    let kind = if wanted == PagePolicy::Gigantic { "1 GiB" } else { "2 MiB" };
+    Some(format!("no {kind} huge pages were free (see vm.nr_hugepages): buffers use {got}"))
 }
 
 fn calls_max(config: &IoConfig, limits: &[Limits]) -> u32 {

@@ -192,13 +192,13 @@ fn what_an_idle_lane_took_over_leaves_room_behind() {
                 engine.submit_wait(write.with_priority(Priority::Critical), None).unwrap()
             })
             .collect();
-        burst.into_iter().for_each(|ticket| drop(settle(ticket).result.unwrap()));
+        burst.into_iter().for_each(|ticket| assert_eq!(settle(ticket).result.unwrap(), 4096));
         let gates = [Gate::hold(&engine, 0), Gate::hold(&engine, 1)];
         let mut tickets = Vec::new();
         fill(&engine, Priority::Critical, &mut tickets);
         assert_eq!(tickets.len(), 4, "round {round}: room is missing");
         gates.iter().for_each(Gate::open);
-        tickets.into_iter().for_each(|ticket| drop(settle(ticket).result.unwrap()));
+        tickets.into_iter().for_each(|ticket| assert_eq!(settle(ticket).result.unwrap(), 4096));
     }
     let stolen: u64 = engine.metrics().disks[0].classes.iter().map(|c| c.stolen).sum();
     assert!(stolen > 0, "nothing was taken over: the test looks at nothing");

@@ -51,7 +51,9 @@ fn what_is_at_the_device_at_a_close_is_waited_for() {
     };
     let tickets: Vec<Ticket> = (0..12).map(write).collect();
     engine.close(HANG).unwrap();
-    tickets.into_iter().for_each(|ticket| drop(assert_ended_whole(ticket)));
+    for ticket in tickets {
+        assert_ended_whole(ticket);
+    }
 }
 
 #[test]
@@ -64,7 +66,9 @@ fn an_engine_that_is_dropped_closes_itself() {
     let start = Instant::now();
     drop(engine);
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
-    tickets.into_iter().for_each(|ticket| drop(assert_ended_whole(ticket)));
+    for ticket in tickets {
+        assert_ended_whole(ticket);
+    }
 }
 
 /// Cause: the deadline was added to the clock unchecked.

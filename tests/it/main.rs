@@ -4,6 +4,9 @@
 //! side by side, but those that look at the whole process (descriptors, threads, CPU time) take
 //! [`rig::alone`], and all others [`rig::alongside`].
 
+// Only the test functions themselves are exempt by clippy.toml, not what they call.
+#![allow(clippy::unwrap_used)]
+
 mod back_pressure;
 mod closing;
 mod data;
