@@ -134,21 +134,15 @@ impl LaneScheduler {
     /// nothing waits, in fewer steps.
     #[inline(always)]
     pub(crate) fn start_at_once(&mut self, class: Priority, bytes: u64, now: u64) -> bool {
-        let index = class.index();
         if self.waiting != 0
             || bytes > self.small_bytes
             || class == Priority::Background
-            || self.active_slots >= self.limits.ceilings[index]
-            || self.active_by_class[index] >= self.limits.caps[index]
-            || self.active_bytes + bytes > self.limits.active_bytes_max
+            || !self.has_room(class.index(), bytes)
         {
             return false;
         }
         self.foreground_ns = now;
-        self.since_aged = self.since_aged.saturating_add(1);
-        self.active_slots += 1;
-        self.active_bytes += bytes;
-        self.active_by_class[index] += 1;
+        self.count_small(class.index(), bytes);
         true
     }
 
@@ -168,6 +162,9 @@ impl LaneScheduler {
         while classes != 0 {
             let class = classes.trailing_zeros() as usize;
             classes &= classes - 1;
+            if let Some(slot) = self.start_small(ops, class) {
+                return Some(Choice { slot, aged: false, piece: None });
+            }
             match self.obstacle(ops, class, now) {
                 None => return Some(self.start(ops, class)),
                 Some(Obstacle::OwnCap) => {}
@@ -175,6 +172,43 @@ impl LaneScheduler {
             }
         }
         None
+    }
+
+    /// The plain case of a choice in one pass: a transfer of one slot and one piece, of a class
+    /// whose cap does not change with time. None in every other case, and then nothing changed.
+    #[inline(always)]
+    fn start_small(&mut self, ops: &OpTable, class: usize) -> Option<u32> {
+        let slot = self.queues[class].head()?;
+        let op = ops.op(slot);
+        let bytes = op.len;
+        if class == Priority::Background.index()
+            || bytes > self.small_bytes
+            || !op.kind.moves_data()
+            || !self.has_room(class, bytes)
+        {
+            return None;
+        }
+        self.queues[class].advance(op.next);
+        if self.queues[class].len == 0 {
+            self.waiting &= !(1 << class);
+        }
+        self.count_small(class, bytes);
+        Some(slot)
+    }
+
+    #[inline(always)]
+    fn has_room(&self, class: usize, bytes: u64) -> bool {
+        self.active_slots < self.limits.ceilings[class]
+            && self.active_by_class[class] < self.limits.caps[class]
+            && self.active_bytes + bytes <= self.limits.active_bytes_max
+    }
+
+    #[inline(always)]
+    fn count_small(&mut self, class: usize, bytes: u64) {
+        self.since_aged = self.since_aged.saturating_add(1);
+        self.active_slots += 1;
+        self.active_bytes += bytes;
+        self.active_by_class[class] += 1;
     }
 
     /// Class of the due head with the earliest deadline.

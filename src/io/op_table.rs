@@ -92,6 +92,19 @@ pub(crate) enum Span {
     Empty,
 }
 
+/// What [`OpTable::end_local`] took out.
+pub(crate) struct EndedLocal {
+    pub(crate) task: u16,
+    pub(crate) tag: u64,
+    pub(crate) class: Priority,
+    pub(crate) kind: OpKind,
+    pub(crate) lane: u16,
+    pub(crate) len: u64,
+    pub(crate) queued_ns: u64,
+    pub(crate) dispatched_ns: u64,
+    pub(crate) buffers: Buffers,
+}
+
 /// The table.
 #[derive(Debug)]
 pub(crate) struct OpTable {
@@ -159,6 +172,38 @@ impl OpTable {
     /// The first failure of a split operation's pieces.
     pub(crate) fn failure_mut(&mut self, slot: u32) -> &mut Option<Box<IoError>> {
         &mut self.failures[slot as usize]
+    }
+
+    /// The plain case in one step: a whole transfer of a local task that moved every byte leaves
+    /// the table. None in every other case, and then nothing has changed.
+    #[inline(always)]
+    pub(crate) fn end_local(&mut self, id: OpId, result: i32) -> Option<EndedLocal> {
+        let op = self.ops.get_mut(id.slot as usize)?;
+        let Some(Origin::Local { task, tag }) = op.origin else { return None };
+        if op.generation != id.generation
+            || op.state != State::Active
+            || !op.kind.moves_data()
+            || i64::from(result) != (op.len - op.done) as i64
+        {
+            return None;
+        }
+        op.state = State::Free;
+        op.generation = op.generation.wrapping_add(1);
+        op.next = self.free;
+        self.free = id.slot;
+        self.used -= 1;
+        self.active -= 1;
+        Some(EndedLocal {
+            task,
+            tag,
+            class: op.class,
+            kind: op.kind,
+            lane: op.lane,
+            len: op.len,
+            queued_ns: op.queued_ns,
+            dispatched_ns: op.dispatched_ns,
+            buffers: std::mem::take(&mut self.memory[id.slot as usize]),
+        })
     }
 
     /// The slot of a completion, if the completion belongs to its present life; its memory is
