@@ -77,7 +77,6 @@ impl UringBackend {
         self.wake_armed = pushed;
     }
 
-    #[inline(always)]
     fn entry(&self, ops: &mut OpTable, slot: u32) -> squeue::Entry {
         let op = ops.op(slot);
         let disk = &self.disks[usize::from(op.disk.0)];
@@ -196,8 +195,22 @@ impl Backend for UringBackend {
 
     #[inline]
     fn stage(&mut self, ops: &mut OpTable, slot: u32) {
-        let mut entry = self.entry(ops, slot);
-        entry.set_user_data(ops.id(slot).to_bits());
+        let token = ops.id(slot).to_bits();
+        let op = ops.op(slot);
+        let disk = &self.disks[usize::from(op.disk.0)];
+        // The common case, a fixed read through the interrupt ring, is built where it is pushed.
+        let plain = op.kind == OpKind::Read && self.fixed_buffers && !disk.polled && !disk.nop;
+        if plain {
+            let offset = op.offset + op.done;
+            let ioprio = if disk.priority_hints { hint(op.class) } else { 0 };
+            let file = types::Fixed(u32::from(op.disk.0));
+            if let Span::Fixed { start, len, piece } = ops.span(slot) {
+                let read = opcode::ReadFixed::new(file, start, len, piece);
+                let read = read.offset(offset).ioprio(ioprio).build().user_data(token);
+                return push(&mut self.interrupt, &read);
+            }
+        }
+        let entry = self.entry(ops, slot).user_data(token);
         let ring = match (self.ring_for(ops, slot), self.polled.as_mut()) {
             (Which::Polled, Some(ring)) => {
                 self.polled_active += 1;
@@ -205,11 +218,7 @@ impl Backend for UringBackend {
             }
             _ => &mut self.interrupt,
         };
-        // SAFETY: the slot is Active, so OpTable keeps the entry's buffers and vectors where they
-        // are until the reactor reaps its completion, and leaks them if that never comes.
-        #[allow(unsafe_code)]
-        let pushed = unsafe { ring.push(&entry) };
-        assert!(pushed, "the reactor asks for room before it stages");
+        push(ring, &entry);
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
@@ -254,6 +263,16 @@ impl Backend for UringBackend {
     fn enters(&self) -> u64 {
         self.interrupt.enters() + self.polled.as_ref().map_or(0, Ring::enters)
     }
+}
+
+/// Pushes the entry of an active operation.
+#[inline(always)]
+fn push(ring: &mut Ring, entry: &squeue::Entry) {
+    // SAFETY: the slot is Active, so OpTable keeps the entry's buffers and vectors where they
+    // are until the reactor reaps its completion, and leaks them if that never comes.
+    #[allow(unsafe_code)]
+    let pushed = unsafe { ring.push(entry) };
+    assert!(pushed, "the reactor asks for room before it stages");
 }
 
 /// `EAGAIN` and `EBUSY`: the kernel is short of something; what was not taken stays staged and
