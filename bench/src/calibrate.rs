@@ -104,7 +104,10 @@ pub fn execute(plan: &CalibratePlan) -> Result<(), Failure> {
     };
     let calibration = Calibration {
         path: plan.device.clone(),
-        serial: info.serial.clone().filter(|_| info.queue_owner == dynamicfs::machine::device::QueueOwner::Itself),
+        serial: info
+            .serial
+            .clone()
+            .filter(|_| info.queue_owner == dynamicfs::machine::device::QueueOwner::Itself),
         depth: chosen.depth,
         read_iops: chosen.iops,
         read_bytes_per_second: bytes_per_second,
@@ -126,7 +129,8 @@ fn save(calibration: &Calibration, path: &Path) -> Result<(), Failure> {
         message: format!("cannot write the calibration: {error}"),
         help: "this is a bug: report it with the command line".into(),
     })?;
-    let head = "# Written by `dynamicfs-bench calibrate`. Name it in `include` of a configuration.\n";
+    let head =
+        "# Written by `dynamicfs-bench calibrate`. Name it in `include` of a configuration.\n";
     deliver(&format!("{head}{text}"), Some(path))
 }
 
@@ -210,7 +214,8 @@ fn table(plan: &CalibratePlan, findings: &Findings) -> String {
     let mut text = String::new();
     let seconds = Duration::as_secs_f64(&plan.runtime);
     let (device, bytes) = (plan.device.display(), plan.block_bytes);
-    let _ = writeln!(text, "{device}: random reads of {bytes} bytes, {seconds:.1} s for each depth");
+    let _ =
+        writeln!(text, "{device}: random reads of {bytes} bytes, {seconds:.1} s for each depth");
     let _ = writeln!(text, "depth         IOPS        p50        p99");
     for step in &findings.steps {
         let mark = if step.depth == findings.chosen.depth { " <-" } else { "" };

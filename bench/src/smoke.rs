@@ -26,23 +26,29 @@ const READ_CELLS: [(&str, &[&str]); 5] = [
     ("random read 4 KiB, depth 1", &["--rw=randread", "--bs=4k", "--iodepth=1"]),
     ("the same, reactor spins", &["--rw=randread", "--bs=4k", "--iodepth=1", "--spin=forever"]),
     ("random read 4 KiB, depth 32", &["--rw=randread", "--bs=4k", "--iodepth=32"]),
-    (
-        "the same, from a thread",
-        &["--rw=randread", "--bs=4k", "--iodepth=32", "--client=thread"],
-    ),
+    ("the same, from a thread", &["--rw=randread", "--bs=4k", "--iodepth=32", "--client=thread"]),
     ("sequential read 128 KiB, depth 8", &["--rw=read", "--bs=128k", "--iodepth=8"]),
 ];
 
 const WRITE_CELLS: [(&str, &[&str]); 3] = [
     ("random write 4 KiB, depth 32", &["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
-    ("70 % read 30 % write, depth 32", &["--rw=randrw", "--rwmixread=70", "--bs=4k", "--iodepth=32"]),
+    (
+        "70 % read 30 % write, depth 32",
+        &["--rw=randrw", "--rwmixread=70", "--bs=4k", "--iodepth=32"],
+    ),
     ("sequential write 128 KiB, depth 8", &["--rw=write", "--bs=128k", "--iodepth=8"]),
 ];
 
 /// The software alone: needs no disk.
 const NOP_CELL: (&str, &[&str]) = (
     "NOP ring, depth 128 (software alone)",
-    &["--target=nop", "--rw=randread", "--bs=4k", "--iodepth=128", "--iodepth_batch_complete_min=32"],
+    &[
+        "--target=nop",
+        "--rw=randread",
+        "--bs=4k",
+        "--iodepth=128",
+        "--iodepth_batch_complete_min=32",
+    ],
 );
 
 /// A file that is removed when the smoke ends, however it ends.
@@ -94,12 +100,7 @@ struct Row {
     report: RunReport,
 }
 
-fn cell(
-    plan: &SmokePlan,
-    name: &str,
-    words: &[&str],
-    path: Option<&Path>,
-) -> Result<Row, Failure> {
+fn cell(plan: &SmokePlan, name: &str, words: &[&str], path: Option<&Path>) -> Result<Row, Failure> {
     let mut line: Vec<String> = vec!["dynamicfs-bench".into()];
     line.extend(words.iter().map(|word| (*word).to_owned()));
     line.push("--time_based".into());

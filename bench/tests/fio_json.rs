@@ -64,6 +64,7 @@ fn ours() -> Value {
         environment: Environment::default(),
         warnings: vec![],
         percentiles: PERCENTILES_DEFAULT.to_vec(),
+        first_failure: None,
     };
     serde_json::from_str(&report.render(OutputFormat::Json).unwrap()).unwrap()
 }

@@ -69,6 +69,7 @@ fn sample() -> RunReport {
         environment: Environment::default(),
         warnings: vec!["only a test".into()],
         percentiles: vec![50.0, 99.0],
+        first_failure: None,
     }
 }
 
