@@ -85,7 +85,7 @@ impl Play {
                     (chance(60_000), chance(200_000), chance(9_000));
             }
             if weather == Weather::Hanging {
-                rates.hang = chance(30_000);
+                rates.hang = chance(150_000);
             }
             let volatile = config.disks[disk].cache == Cache::Volatile;
             sim.with_faults(DiskId(disk as u16), |faults| {
