@@ -215,7 +215,9 @@ impl Ledger {
                 let request = Request::write(DISK, sector * 512, buffer);
                 writes.push((sector, sim.submit(request).unwrap()));
             }
-            (0..self.random.below(10)).for_each(|_| drop(sim.step()));
+            for _ in 0..self.random.below(10) {
+                sim.step();
+            }
             for (sector, ticket) in std::mem::take(&mut writes) {
                 match ticket.try_take() {
                     Ok(completion) => {
