@@ -1,8 +1,9 @@
 //! What a reactor makes of short transfers, passing errors, and its sleeps.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use crate::io::error::{ATTEMPTS_MAX, ErrorKind, known_errnos};
+use crate::io::error::{ATTEMPTS_MAX, ErrorKind, Verdict, classify, known_errnos};
 use crate::io::op::{Completion, DiskId, OpKind, Priority, Request};
 use crate::memory::BufferList;
 use crate::reactor::local::{LocalIo, LocalTask, TaskState};
@@ -10,7 +11,7 @@ use crate::sim::disk::SimDiskConfig;
 use crate::sim::fault::{Fault, FaultRule};
 use crate::sim::trace::Event;
 use crate::sim::world::passing;
-use crate::sim::{SimConfig, Simulation};
+use crate::sim::{Random, SimConfig, Simulation};
 
 const DISK: DiskId = DiskId(0);
 
@@ -138,6 +139,69 @@ fn a_device_that_is_gone_says_so_for_every_kind() {
     assert_eq!(fails(&mut sim, write), (ErrorKind::DeviceGone, Some(libc::ENOSPC)));
     let flush = Request::flush(DISK);
     assert_eq!(fails(&mut sim, flush), (ErrorKind::Media, Some(libc::EIO)));
+}
+
+#[test]
+fn every_errno_of_the_table_becomes_its_kind() {
+    for (errno, raw_device) in known_errnos().flat_map(|errno| [(errno, true), (errno, false)]) {
+        let disks = vec![SimDiskConfig { raw_device, ..SimDiskConfig::default() }];
+        let mut sim = Simulation::new(2, &SimConfig { disks, ..SimConfig::default() });
+        let medium = sim.disks()[0].medium();
+        let expected = match classify(errno, medium) {
+            Verdict::Fail(kind) => kind,
+            Verdict::Retry => ErrorKind::Busy,
+        };
+        sim.with_faults(DISK, |faults| {
+            let kinds = [OpKind::Read, OpKind::Write, OpKind::Flush, OpKind::Discard];
+            let rules = kinds.map(|kind| FaultRule::every(kind, Fault::Errno(errno)));
+            faults.rules = rules.to_vec();
+        });
+        let write = Request::write(DISK, 0, sim.buffer(512).unwrap());
+        let discard = Request::discard(DISK, 0, 512);
+        for request in [read(&sim), write, Request::flush(DISK), discard] {
+            assert_eq!(fails(&mut sim, request), (expected, Some(errno)), "{medium:?}");
+        }
+        assert_eq!(sim.lent_bytes(), 0);
+    }
+}
+
+#[test]
+fn lost_and_misdirected_writes_look_like_success() {
+    let lost = FaultRule::nth(OpKind::Write, 0, Fault::Lost);
+    let astray = FaultRule::nth(OpKind::Write, 0, Fault::Misdirect(65_536));
+    let mut sim = with_rules(vec![lost, astray]);
+    for _ in 0..2 {
+        let mut buffer = sim.buffer(512).unwrap();
+        buffer.fill(7);
+        assert_eq!(run(&mut sim, Request::write(DISK, 0, buffer)).result.unwrap(), 512);
+    }
+    let at = |sim: &mut Simulation, offset| sim.with_disk(DISK, |disk| disk.read(offset, 1)[0]);
+    assert_eq!((at(&mut sim, 0), at(&mut sim, 65_536)), (0, 7));
+}
+
+#[test]
+fn a_device_that_comes_back_may_have_lost_its_cache() {
+    let outcomes = (0..32u64).map(|seed| {
+        let mut sim = with_rules(Vec::new());
+        let mut buffer = sim.buffer(512).unwrap();
+        buffer.fill(7);
+        run(&mut sim, Request::write(DISK, 0, buffer)).result.unwrap();
+        sim.with_disk(DISK, |disk| {
+            disk.unplug();
+            disk.plug(&mut Random::new(seed));
+        });
+        let Completion { result, buffers, .. } = {
+            let request = read_one(&sim);
+            run(&mut sim, request)
+        };
+        assert_eq!(result.unwrap(), 512);
+        buffers.into_one().unwrap()[0]
+    });
+    assert_eq!(outcomes.collect::<BTreeSet<u8>>(), BTreeSet::from([0, 7]));
+}
+
+fn read_one(sim: &Simulation) -> Request {
+    Request::read(DISK, 0, sim.buffer(512).unwrap())
 }
 
 #[test]
