@@ -63,6 +63,7 @@ pub(super) fn random_config(random: &mut Random) -> SimConfig {
         reactors,
         lanes,
         scheduler,
+        calls_max: if random.coin() { 8 + random.below(40) as u32 } else { 4096 },
         completion_batch: batch,
         settle_us: 20 + random.below(100) as u32,
         spin_ns: if random.coin() { 0 } else { random.below(50_000) },
@@ -231,6 +232,11 @@ impl Play {
     pub(super) fn assert_nothing_waits(&self) {
         for route in self.sim.gate.routes.iter().flatten() {
             assert_eq!(route.lane.waiting.load(Ordering::Relaxed), 0, "a place in a queue is lost");
+        }
+        let alive = (0..self.sim.gate.reactors.len()).filter_map(|n| self.sim.reactor(n));
+        for lane in alive.flat_map(|state| &state.lanes) {
+            let counts = (lane.scheduler.queued(), lane.scheduler.active_slots());
+            assert_eq!(counts, (0, 0), "waiting and active at rest");
         }
     }
 }
