@@ -350,7 +350,7 @@ fn background_is_held_back_as_long_as_a_read_is_at_the_device() {
     lane.enqueue(0, plain(Priority::NormalRead, 4096), 0);
     let read = lane.next(0).unwrap();
     (1..9).for_each(|id| lane.enqueue(id, plain(Priority::Background, 4096), 0));
-    let mut starts = |lane: &mut Lane, now| std::iter::from_fn(|| lane.next(now)).count();
+    let starts = |lane: &mut Lane, now| std::iter::from_fn(|| lane.next(now)).count();
     assert_eq!(starts(&mut lane, 50_000_000), 1, "the read is 50 ms old and still there");
     lane.ended(read, 60_000_000);
     assert_eq!(starts(&mut lane, 60_050_000), 0, "it was there a moment ago");
