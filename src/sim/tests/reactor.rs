@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use crate::io::error::{ATTEMPTS_MAX, ErrorKind, Verdict, classify, known_errnos};
 use crate::io::op::{Completion, DiskId, OpKind, Priority, Request};
 use crate::memory::BufferList;
-use crate::reactor::local::{LocalIo, LocalTask, TaskState};
+use crate::reactor::local::{LocalIo, LocalRefusal, LocalTask, TaskState};
+use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::disk::SimDiskConfig;
 use crate::sim::fault::{Fault, FaultRule};
 use crate::sim::trace::Event;
@@ -303,4 +304,46 @@ fn urgent_requests_are_not_waited_for_in_batches() {
     let slept = |(_, event): &&(u64, Event)| matches!(event, Event::Turn { slept: true, .. });
     let sleeps = sim.trace_events(0).iter().filter(slept).count();
     assert!(sleeps > 8, "{sleeps} sleeps for 32 urgent completions");
+}
+
+/// Submits until it is refused, again and again, and notes how many were taken each time.
+struct Greedy {
+    rounds: Arc<Mutex<Vec<u64>>>,
+    outstanding: u64,
+}
+
+impl LocalTask for Greedy {
+    fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState {
+        let mut taken = 0;
+        loop {
+            let discard = Request::discard(DISK, taken * 4096, 4096);
+            match io.submit(taken, discard.with_priority(Priority::Critical)) {
+                Ok(()) => taken += 1,
+                Err(LocalRefusal::QueueFull(_)) => break,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        let mut rounds = self.rounds.lock().unwrap();
+        rounds.push(taken);
+        self.outstanding = taken;
+        if rounds.len() < 6 { TaskState::Idle } else { TaskState::Done }
+    }
+
+    fn complete(&mut self, _: &mut LocalIo<'_>, _: u64, _: Completion) -> Option<TaskState> {
+        self.outstanding -= 1;
+        let done = self.rounds.lock().unwrap().len() == 6;
+        (self.outstanding == 0 && !done).then_some(TaskState::RunAgain)
+    }
+}
+
+#[test]
+fn a_local_task_is_refused_exactly_at_its_watermark() {
+    let (depth, queue_max) = (Some(2), Some(5));
+    let scheduler = SchedulerConfig { depth, queue_max, ..SchedulerConfig::default() };
+    let mut sim = Simulation::new(9, &SimConfig { scheduler, ..SimConfig::default() });
+    sim.with_faults(DISK, |faults| faults.rates.errno = 300_000);
+    let rounds = Arc::new(Mutex::new(Vec::new()));
+    sim.spawn_local(0, Box::new(Greedy { rounds: Arc::clone(&rounds), outstanding: 0 }));
+    sim.run();
+    assert_eq!(*rounds.lock().unwrap(), [5; 6], "places are given back, neither lost nor invented");
 }
