@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::engine::error::SubmitError;
 use crate::engine::ticket::Ticket;
-use crate::io::op::{DiskId, OpKind};
+use crate::io::op::{DiskId, OpKind, Request};
 use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::disk::{Cache, SimDiskConfig};
 use crate::sim::fault::{Fault, FaultRates, FaultRule};
@@ -272,6 +272,34 @@ fn equal_seeds_give_equal_traces() {
         assert_eq!(run(seed), run(seed), "seed {seed} runs in two ways");
         assert_ne!(run(seed).0, run(seed + 1).0, "a trace that does not know its seed");
     });
+}
+
+#[test]
+fn the_seed_alone_changes_the_order_of_completions() {
+    let run = |seed: u64| {
+        let mut sim = Simulation::new(seed, &SimConfig::default());
+        for sector in 0..16 {
+            let request = Request::write(DiskId(0), sector * 512, sim.buffer(512).unwrap());
+            drop(sim.submit(request).unwrap());
+        }
+        sim.run();
+        sim.trace_hash()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn the_way_in_spreads_requests_over_the_lanes_of_a_disk() {
+    let config = SimConfig { reactors: 4, lanes: vec![vec![3, 1, 0]], ..SimConfig::default() };
+    let mut sim = Simulation::new(1, &config);
+    for _ in 0..30 {
+        drop(sim.submit(Request::flush(DiskId(0))).unwrap());
+    }
+    let routes = sim.gate.routes[0].iter();
+    let waiting: Vec<u32> =
+        routes.map(|route| route.lane.waiting.load(Ordering::Relaxed)).collect();
+    assert_eq!(waiting, [10, 10, 10]);
 }
 
 #[test]
