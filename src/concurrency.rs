@@ -6,3 +6,4 @@
 pub mod call_table;
 pub mod mailbox;
 pub mod sync;
+pub mod waiters;

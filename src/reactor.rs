@@ -68,12 +68,14 @@ pub(crate) struct ReactorState {
     pub(crate) lanes: Vec<Lane>,
     /// Lane of each disk on this reactor, by disk number.
     pub(crate) lane_of_disk: Vec<Option<u16>>,
-    pub(crate) tasks: Vec<Option<TaskSlot>>,
+    pub(crate) tasks: Vec<TaskSlot>,
     pub(crate) shared: Arc<ReactorShared>,
     pub(crate) tuning: Tuning,
     pub(crate) now: u64,
     last_event_ns: u64,
     last_usage_ns: u64,
+    /// Operations that started on arrival, to be staged; they hold their slots.
+    pub(crate) ready: Vec<u32>,
     /// Attempts to stage again before anything new; they hold their slots.
     pub(crate) again: Vec<u32>,
     /// Waiters of completed calls, woken after the batch.
@@ -110,6 +112,7 @@ impl ReactorState {
             now: 0,
             last_event_ns: 0,
             last_usage_ns: 0,
+            ready: Vec::with_capacity(capacity as usize),
             again: Vec::with_capacity(64),
             wakers: Vec::with_capacity(1024),
             reaped: Vec::with_capacity(REAP_MAX),
@@ -233,11 +236,11 @@ impl ReactorState {
     #[inline]
     fn run_tasks(&mut self) {
         for index in 0..self.tasks.len() {
-            let runnable = self.tasks[index].as_ref().is_some_and(|slot| match slot.state {
+            let runnable = match self.tasks[index].state {
                 TaskState::Idle | TaskState::Done => false,
                 TaskState::RunAgain => true,
                 TaskState::At(ns) => ns <= self.now,
-            });
+            };
             if runnable {
                 self.with_task(index, |task, io| Some(task.poll(io)));
             }
@@ -251,24 +254,41 @@ impl ReactorState {
         index: usize,
         call: impl FnOnce(&mut dyn LocalTask, &mut LocalIo<'_>) -> Option<TaskState>,
     ) {
-        let Some(mut slot) = self.tasks[index].take() else { return };
-        let mut io = LocalIo::new(self, index as u16, slot.outstanding);
-        let state = call(&mut *slot.task, &mut io);
-        slot.outstanding = io.outstanding();
+        let Some(mut task) = self.tasks[index].task.take() else { return };
+        let state = call(&mut *task, &mut LocalIo::new(self, index as u16));
+        self.put_task_back(index, task, state);
+    }
+
+    #[inline(always)]
+    pub(crate) fn put_task_back(
+        &mut self,
+        index: usize,
+        task: Box<dyn LocalTask>,
+        state: Option<TaskState>,
+    ) {
+        let slot = &mut self.tasks[index];
+        slot.task = Some(task);
         if let Some(state) = state {
             slot.state = state;
         }
-        if slot.state == TaskState::Done && slot.outstanding == 0 {
-            slot.task.finish();
-            return;
+        if slot.outstanding == 0 && slot.state == TaskState::Done {
+            self.end_task(index);
         }
-        self.tasks[index] = Some(slot);
+    }
+
+    /// A task that is done and owes nothing.
+    #[cold]
+    fn end_task(&mut self, index: usize) {
+        if let Some(mut task) = self.tasks[index].task.take() {
+            task.finish();
+        }
     }
 
     /// Hands the device what the ceilings allow. Returns how many attempts were staged.
     #[inline]
     fn dispatch(&mut self, backend: &mut impl Backend) -> u32 {
-        if self.again.is_empty() && !self.lanes.iter().any(|lane| lane.scheduler.has_queued()) {
+        let nothing_started = self.again.is_empty() && self.ready.is_empty();
+        if nothing_started && !self.lanes.iter().any(|lane| lane.scheduler.has_queued()) {
             return 0;
         }
         let mut room = backend.room();
@@ -281,6 +301,13 @@ impl ReactorState {
             room -= 1;
             staged += 1;
         }
+        let started = self.ready.len().min(room as usize);
+        for slot in self.ready.drain(..started) {
+            self.ops.activate(slot);
+            backend.stage(&mut self.ops, slot);
+        }
+        room -= started as u32;
+        staged += started as u32;
         for lane in 0..self.lanes.len() {
             while room > 0
                 && let Some(choice) = self.lanes[lane].scheduler.next(&mut self.ops, self.now)
@@ -360,9 +387,9 @@ impl ReactorState {
     fn vectors_for(&mut self, parent: u32, first: u16, bytes: u64) -> (u16, u16) {
         let Some(lengths) = self.ops.vector_lengths(parent, first) else { return (0, 0) };
         let mut left = bytes;
-        let whole = lengths.iter().take_while(|length| {
-            let fits = left >= **length && left > 0;
-            left = left.saturating_sub(**length);
+        let whole = lengths.take_while(|length| {
+            let fits = left >= *length && left > 0;
+            left = left.saturating_sub(*length);
             fits
         });
         (first, whole.count() as u16)
@@ -391,6 +418,7 @@ impl ReactorState {
                 self.lanes[lane].shared.hungry.fetch_or(asker, Ordering::Relaxed);
             }
         }
+        // With its last requests gone this lane may not dispatch again for long.
         self.lanes[lane].publish_dispatched(&mut self.wakers);
     }
 
@@ -437,9 +465,10 @@ impl ReactorState {
         let active = self.ops.active();
         let more = self.abandoned
             || !self.again.is_empty()
+            || !self.ready.is_empty()
             || self.draining && active == 0
             || backend.must_poll()
-            || self.tasks.iter().flatten().any(|slot| slot.state == TaskState::RunAgain);
+            || self.tasks.iter().any(|slot| slot.state == TaskState::RunAgain);
         if more {
             return Wait::None;
         }
@@ -467,7 +496,7 @@ impl ReactorState {
 
     /// When the next timed local task wants to run, as nanoseconds from now.
     fn next_deadline(&self, active: u32) -> Option<u64> {
-        let tasks = self.tasks.iter().flatten().filter_map(|slot| match slot.state {
+        let tasks = self.tasks.iter().filter_map(|slot| match slot.state {
             TaskState::At(ns) => Some(ns.saturating_sub(self.now)),
             _ => None,
         });
@@ -524,10 +553,11 @@ impl ReactorState {
         for order in self.shared.take_orders() {
             match order {
                 Control::Spawn(task) => {
-                    let slot = TaskSlot { task, state: TaskState::RunAgain, outstanding: 0 };
-                    match self.tasks.iter().position(Option::is_none) {
-                        Some(free) => self.tasks[free] = Some(slot),
-                        None => self.tasks.push(Some(slot)),
+                    let state = TaskState::RunAgain;
+                    let slot = TaskSlot { task: Some(task), state, outstanding: 0 };
+                    match self.tasks.iter().position(|slot| slot.task.is_none()) {
+                        Some(free) => self.tasks[free] = slot,
+                        None => self.tasks.push(slot),
                     }
                 }
                 Control::Drain => {

@@ -17,7 +17,8 @@ use serde::Serialize;
     name = "dynamicfs-bench",
     version,
     long_about = None,
-    about = "Load generator for dynamicfs: fio's words, fio's JSON, on NVMe devices, disks and files",
+    about = "Load generator for dynamicfs: fio's words, fio's JSON, on NVMe devices, disks \
+             and files",
     args_conflicts_with_subcommands = true,
     after_help = "Without a subcommand this is a run:\n  \
         dynamicfs-bench --filename=/dev/nvme0n1 --rw=randread --bs=4k --iodepth=32 \

@@ -270,7 +270,10 @@ fn medians(rounds: &[(Side, Side)]) -> (Side, Side) {
 }
 
 fn json_text(plan: &ComparePlan, rounds: &[(Side, Side)]) -> String {
-    let side = |side: &Side| json!({"iops": side.iops, "cpu_ns_per_io": side.cpu_ns, "enters_per_io": side.enters});
+    let side = |side: &Side| {
+        let (iops, cpu_ns, enters) = (side.iops, side.cpu_ns, side.enters);
+        json!({"iops": iops, "cpu_ns_per_io": cpu_ns, "enters_per_io": enters})
+    };
     let whole = json!({
         "schema_version": 1,
         "device": plan.device,

@@ -54,8 +54,6 @@ pub struct CloneOrder {
 pub struct Tally {
     /// Completed in the window.
     pub ios: Counter,
-    /// Their bytes.
-    pub bytes: Counter,
     /// From the start (scheduled start in an open loop) to the completion.
     pub total: Histogram,
 }
@@ -63,6 +61,8 @@ pub struct Tally {
 /// What a clone has done, readable while it runs.
 #[derive(Debug, Default)]
 pub struct CloneResult {
+    /// Bytes of each request.
+    pub block_bytes: u64,
     /// Reads and writes.
     pub tallies: [Tally; 2],
     /// Failed requests.
@@ -176,10 +176,9 @@ impl Progress {
         }
         debug_assert!(now_ns >= self.window.from_ns);
         self.batch += 1;
-        if let Ok(bytes) = done.result {
+        if done.result.is_ok() {
             let tally = &result.tallies[direction as usize];
             tally.ios.add(1);
-            tally.bytes.add(bytes);
             tally.total.record(total_ns);
         }
     }

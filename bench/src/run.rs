@@ -127,7 +127,7 @@ impl<'a> Measurement<'a> {
                 ));
             }
             for clone in 0..job.clones {
-                let whole = self.plan.time_based || self.plan.target == Target::Nop;
+                let whole = self.plan.time_based;
                 let ios_max = if whole { u64::MAX } else { blocks };
                 orders.push(CloneOrder {
                     disk: facts.id,
@@ -217,9 +217,10 @@ impl<'a> Measurement<'a> {
             let (mut ios, mut bytes) = (0, 0);
             for (result, pair) in results.iter().zip(&mut series) {
                 for (tally, series) in result.tallies.iter().zip(pair.iter_mut()) {
-                    series.feed(elapsed_ns, tally.ios.get(), tally.bytes.get());
-                    ios += tally.ios.get();
-                    bytes += tally.bytes.get();
+                    let done = tally.ios.get();
+                    series.feed(elapsed_ns, done, done * result.block_bytes);
+                    ios += done;
+                    bytes += done * result.block_bytes;
                 }
             }
             eta.tick(ios, bytes, Duration::from_nanos(elapsed_ns));
@@ -234,7 +235,8 @@ impl<'a> Measurement<'a> {
             let count = job.job.clones as usize * self.engine.disks().len();
             for (clone, mut pair) in all.by_ref().take(count) {
                 for (tally, series) in clone.result.tallies.iter().zip(&mut pair) {
-                    series.finish(end_ns, tally.ios.get(), tally.bytes.get());
+                    let done = tally.ios.get();
+                    series.finish(end_ns, done, done * clone.result.block_bytes);
                 }
                 job.clones.push((clone, pair));
             }
@@ -316,7 +318,7 @@ impl<'a> Measurement<'a> {
             let tally = &result.tallies[which];
             let (wait, service) = class_latency(before, after, class);
             DirectionReport {
-                io_bytes: tally.bytes.get(),
+                io_bytes: tally.ios.get() * result.block_bytes,
                 total_ios: tally.ios.get(),
                 runtime_ns,
                 total: latency(&tally.total.snapshot()),

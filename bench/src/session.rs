@@ -174,7 +174,8 @@ pub fn start(
     client: Client,
 ) -> Result<Running, Failure> {
     let buffers = buffers(engine, order.disk, order.depth, order.block_bytes)?;
-    let result = Arc::new(CloneResult::default());
+    let block_bytes = u64::from(order.block_bytes);
+    let result = Arc::new(CloneResult { block_bytes, ..CloneResult::default() });
     let reactors = engine.reactors_of(order.disk);
     let reactor = reactors[number % reactors.len()];
     let thread = match client {

@@ -1,5 +1,5 @@
-//! Our JSON against a recorded output of fio 3.33 (`tests/fio-3.33-null.json`): every name that both
-//! have carries the same type, and the units agree, so that a parser made for fio reads ours.
+//! Our JSON against a recorded output of fio 3.33 (`tests/fio-3.33-null.json`): every name that
+//! both have carries the same type, and the units agree, so that a parser made for fio reads ours.
 //!
 //! Recorded with: `fio --name=x --ioengine=null --rw=randrw --bs=4k --size=4m --iodepth=8
 //! --runtime=1 --rate_iops=1000 --output-format=json`.

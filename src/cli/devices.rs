@@ -41,7 +41,8 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// Fills in a node that sysfs does not know and hwloc does. Without hwloc's answer it stays unknown.
+/// Fills in a node that sysfs does not know and hwloc does. Without hwloc's answer it stays
+/// unknown.
 fn with_node(mut info: DeviceInfo) -> DeviceInfo {
     if info.numa_node.is_none()
         && let Ok(topology) = Topology::detect()

@@ -19,6 +19,7 @@
 use std::task::{Context, Poll, Waker};
 
 use crate::concurrency::sync::{AtomicU32, AtomicU64, Ordering, UnsafeCell, spin_loop};
+use crate::concurrency::waiters::Waiters;
 
 const PENDING: u32 = 0;
 const PARKED: u32 = 1;
@@ -55,6 +56,8 @@ pub struct CallTable<Q, R> {
     /// Low half: index of the first free slot. High half: a counter that changes at every pop, so
     /// that a head which came back with another successor is not taken for the old one (ABA).
     free: AtomicU64,
+    /// Those who found no slot free.
+    waiters: Waiters,
 }
 
 // SAFETY: a slot's cells are touched by one side at a time, as the table in the module head says;
@@ -82,7 +85,7 @@ impl<Q, R> CallTable<Q, R> {
                 waker: UnsafeCell::new(None),
             })
             .collect();
-        CallTable { slots, free: AtomicU64::new(0) }
+        CallTable { slots, free: AtomicU64::new(0), waiters: Waiters::default() }
     }
 
     /// How many calls fit at once.
@@ -107,6 +110,14 @@ impl<Q, R> CallTable<Q, R> {
         // SAFETY: the slot came off the free list, so nobody else holds a key to it.
         slot.request.with_mut(|cell| unsafe { *cell = Some(request) });
         Ok((CallerKey(index), ServerKey(index)))
+    }
+
+    /// Registers a waiter for a slot. Call [`CallTable::open`] again afterwards.
+    pub fn wait_for_slot(&self, waker: &Waker) {
+        self.waiters.register(waker);
+        // The second look, as `Waiters` demands it: a slot freed before this is seen by the next
+        // `open`, and who frees one after it sees the registration.
+        self.free.fetch_or(0, Ordering::AcqRel);
     }
 
     /// Takes the request out of a call.
@@ -319,13 +330,10 @@ impl<Q, R> CallTable<Q, R> {
         loop {
             self.link(index).store(head as u32, Ordering::Relaxed);
             let tagged = (head & !u64::from(u32::MAX)) | u64::from(index);
-            match self.free.compare_exchange_weak(
-                head,
-                tagged,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
+            // Release for the next owner of the slot; Acquire to see who waits for one.
+            match self.free.compare_exchange_weak(head, tagged, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return self.waiters.wake_all(),
                 Err(seen) => head = seen,
             }
         }

@@ -1,9 +1,15 @@
-//! The atomics and cells of this layer: the standard library's, or `loom`'s under `--cfg loom`.
+//! The atomics, locks and cells of this layer: the standard library's, or `loom`'s under
+//! `--cfg loom`.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+#[cfg(loom)]
+pub use loom::sync::Mutex;
+#[cfg(not(loom))]
+pub use std::sync::Mutex;
 
 #[cfg(loom)]
 pub use loom::hint::spin_loop;

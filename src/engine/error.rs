@@ -41,7 +41,8 @@ pub enum OpenError {
     Ring(#[from] RingError),
     /// Polling was demanded and cannot be had.
     #[error(
-        "{path} cannot be polled: {reason}; load the nvme module with poll_queues=N, or set polled to auto or off"
+        "{path} cannot be polled: {reason}; load the nvme module with poll_queues=N, or set polled \
+         to auto or off"
     )]
     NotPollable {
         /// The disk.

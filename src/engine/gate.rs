@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
 
 use crate::concurrency::call_table::{CallerKey, ServerKey};
 use crate::engine::error::SubmitError;
@@ -21,6 +22,9 @@ pub(crate) struct Route {
     pub(crate) reactor: usize,
     pub(crate) lane: Arc<LaneShared>,
 }
+
+/// Where an accepted request goes, and the two halves of its call.
+type Accepted<'a> = (&'a Route, CallerKey, ServerKey);
 
 /// See the module.
 pub(crate) struct Gate {
@@ -42,7 +46,22 @@ impl Gate {
     /// [`SubmitError`] with the request: full, malformed, closing, or failed.
     #[inline]
     pub(crate) fn submit(&self, request: Request) -> Result<Ticket, SubmitError> {
-        let (route, caller, server) = self.accept(request)?;
+        let accepted = self.accept(request, None)?;
+        self.send(accepted)
+    }
+
+    /// As [`Gate::submit`], and when there is no room the waiter is woken once there may be.
+    pub(crate) fn submit_or_register(
+        &self,
+        request: Request,
+        waiter: &Waker,
+    ) -> Result<Ticket, SubmitError> {
+        let accepted = self.accept(request, Some(waiter))?;
+        self.send(accepted)
+    }
+
+    #[inline]
+    fn send(&self, (route, caller, server): Accepted<'_>) -> Result<Ticket, SubmitError> {
         match self.reactors[route.reactor].post(server) {
             Ok(()) => Ok(Ticket::new(Arc::clone(&self.calls), caller)),
             Err(server) => Err(self.recall(route, caller, server)),
@@ -63,7 +82,7 @@ impl Gate {
         let mut ahead: Option<Request> = None;
         loop {
             let Some(request) = ahead.take().or_else(|| requests.next()) else { return Ok(()) };
-            let (route, caller, first) = self.accept(request)?;
+            let (route, caller, first) = self.accept(request, None)?;
             tickets.push(Ticket::new(Arc::clone(&self.calls), caller));
             let mut refusal = None;
             let rest = std::iter::from_fn(|| {
@@ -72,7 +91,7 @@ impl Gate {
                     ahead = Some(request);
                     return None;
                 }
-                match self.accept(request) {
+                match self.accept(request, None) {
                     Ok((_, caller, server)) => {
                         tickets.push(Ticket::new(Arc::clone(&self.calls), caller));
                         Some(server)
@@ -98,9 +117,14 @@ impl Gate {
         routes.is_some_and(|routes| routes.len() == 1 && routes[0].reactor == reactor)
     }
 
-    /// Checks a request, reserves its place in a queue and a slot for its reply.
+    /// Checks a request, reserves its place in a queue and a slot for its reply. What is full is
+    /// looked at again after the waiter, if there is one, was registered there.
     #[inline]
-    fn accept(&self, mut request: Request) -> Result<(&Route, CallerKey, ServerKey), SubmitError> {
+    fn accept(
+        &self,
+        mut request: Request,
+        waiter: Option<&Waker>,
+    ) -> Result<Accepted<'_>, SubmitError> {
         let disk = usize::from(request.disk.0);
         let Some(facts) = self.disks.get(disk) else {
             let disks = self.disks.len();
@@ -113,25 +137,43 @@ impl Gate {
         if self.closing.load(Ordering::Relaxed) {
             return Err(SubmitError::ShuttingDown(request));
         }
-        let class = request.priority;
         let route = self.route(&request);
-        if !route.lane.reserve(self.limits[disk].watermark(class)) {
-            route.lane.metrics.classes[class.index()].shed.add_shared(1);
-            return Err(SubmitError::QueueFull(request));
+        let watermark = self.limits[disk].watermark(request.priority);
+        let reserved = route.lane.reserve(watermark)
+            || waiter.is_some_and(|waiter| {
+                route.lane.wait_for_room(waiter);
+                route.lane.reserve(watermark)
+            });
+        if !reserved {
+            return Err(self.refuse_full(route, request));
         }
-        match self.calls.open(Parcel { request, queued_ns: 0 }) {
+        let mut opened = self.calls.open(Parcel { request, queued_ns: 0 });
+        if let (Err(_), Some(waiter)) = (&opened, waiter) {
+            self.calls.wait_for_slot(waiter);
+            opened = opened.or_else(|parcel| self.calls.open(parcel));
+        }
+        match opened {
             Ok((caller, server)) => Ok((route, caller, server)),
             Err(parcel) => {
-                route.lane.release(1, &mut Vec::new());
-                route.lane.metrics.classes[class.index()].shed.add_shared(1);
-                Err(SubmitError::QueueFull(parcel.request))
+                route.lane.take_back();
+                Err(self.refuse_full(route, parcel.request))
             }
         }
     }
 
+    /// There is no room; or there never will be, because the reactor failed with its queue full.
+    #[cold]
+    fn refuse_full(&self, route: &Route, request: Request) -> SubmitError {
+        if self.reactors[route.reactor].poisoned.load(Ordering::Acquire) {
+            return SubmitError::Poisoned(request);
+        }
+        route.lane.metrics.classes[request.priority.index()].shed.add_shared(1);
+        SubmitError::QueueFull(request)
+    }
+
     /// The lane for a request: of several, the one with the fewest waiting.
     #[inline]
-    pub(crate) fn route(&self, request: &Request) -> &Route {
+    fn route(&self, request: &Request) -> &Route {
         let routes = &self.routes[usize::from(request.disk.0)];
         match routes.as_slice() {
             [only] => only,
@@ -146,7 +188,7 @@ impl Gate {
     #[cold]
     fn recall(&self, route: &Route, caller: CallerKey, server: ServerKey) -> SubmitError {
         let request = self.calls.take_request(&server).request;
-        route.lane.release(1, &mut Vec::new());
+        route.lane.take_back();
         self.calls.cancel(caller, server);
         if self.reactors[route.reactor].poisoned.load(Ordering::Acquire) {
             SubmitError::Poisoned(request)
@@ -163,7 +205,7 @@ impl Gate {
         // place was reserved.
         let mut routes = self.routes[usize::from(request.disk.0)].iter();
         if let Some(route) = routes.find(|route| route.reactor == reactor) {
-            route.lane.release(1, &mut Vec::new());
+            route.lane.take_back();
         }
         let poisoned = self.reactors[reactor].poisoned.load(Ordering::Acquire);
         let kind = if poisoned { ErrorKind::Poisoned } else { ErrorKind::ShuttingDown };
@@ -190,7 +232,7 @@ pub(crate) fn make_lanes(
         let lane = Arc::new(LaneShared::default());
         routes[slot.disk].push(Route { reactor: slot.reactor, lane: Arc::clone(&lane) });
         let limits = limits[slot.disk].clone();
-        let mut lane = Lane::new(slot.disk, Arc::clone(disks), slot.lane, limits, lane);
+        let mut lane = Lane::new(disks[slot.disk].clone(), slot.lane, limits, lane);
         if let Some(class) = single_class {
             lane.flatten(class);
         }

@@ -174,7 +174,8 @@ impl IoScheduler {
         if self.gate.closing.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let until = Instant::now() + deadline;
+        // A deadline beyond the clock is none.
+        let until = Instant::now().checked_add(deadline);
         self.reactors.iter().for_each(|reactor| reactor.shared.order(Control::Drain));
         let mut report = CloseError { stuck: Vec::new(), failed: Vec::new() };
         for (number, reactor) in self.reactors.iter().enumerate() {
@@ -190,11 +191,14 @@ impl IoScheduler {
         &self,
         number: usize,
         reactor: &ReactorHandle,
-        until: Instant,
+        until: Option<Instant>,
         report: &mut CloseError,
     ) {
         let ended = reactor.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut end = ended.recv_timeout(until.saturating_duration_since(Instant::now()));
+        let mut end = match until {
+            Some(until) => ended.recv_timeout(until.saturating_duration_since(Instant::now())),
+            None => ended.recv().map_err(RecvTimeoutError::from),
+        };
         if matches!(end, Err(RecvTimeoutError::Timeout)) {
             reactor.shared.order(Control::Abandon);
             end = ended.recv_timeout(OBEY_DEADLINE);

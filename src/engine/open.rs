@@ -17,6 +17,7 @@ use crate::engine::thread::{ArenaOrder, Seed};
 use crate::io::backend::DiskFacts;
 use crate::io::op::{DiskId, Priority};
 use crate::machine::device::{Access, Device, DeviceInfo, DeviceKind, Exclusive, OpenOptions};
+use crate::machine::mapping::{PagePolicy, Pages};
 use crate::machine::topology::Topology;
 use crate::machine::uring::try_polled_read;
 use crate::machine::wake::WakeEvent;
@@ -39,7 +40,7 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
     config.check()?;
     let (devices, disks) = open_disks(config)?;
     let topology = Topology::detect()?;
-    let placement = plan(&topology, &request(config, &devices))?;
+    let mut placement = plan(&topology, &request(config, &devices))?;
     let limits = resolve_limits(config, &devices, &disks)?;
     let calls = Arc::new(Calls::new(calls_max(config, &limits)));
     let wakes = placement.reactors.iter().map(|_| WakeEvent::new().map(Arc::new));
@@ -58,7 +59,22 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
     let (reactors, arenas) = start_order.start_all(lanes, &shared, wakes, &files)?;
     let closing = AtomicBool::new(false);
     let gate = Gate { disks, limits, routes, reactors: shared, calls, closing };
+    placement.notes.extend(arenas.iter().filter_map(|arena| page_note(config, arena)));
     Ok(IoScheduler { gate, reactors, arenas, devices, placement, start })
+}
+
+/// What to say when an arena is not made of the pages that were wanted.
+fn page_note(config: &IoConfig, arena: &Arena) -> Option<String> {
+    let (wanted, found) = (config.memory.pages, arena.status().pages);
+    let got = match (wanted, found) {
+        (PagePolicy::Gigantic, Pages::Gigantic) | (PagePolicy::Huge, Pages::Huge) => return None,
+        (PagePolicy::Normal, _) => return None,
+        (_, Pages::Gigantic | Pages::Huge) => "2 MiB huge pages",
+        (_, Pages::Transparent) => "transparent huge pages, as far as the kernel finds some",
+        (_, Pages::Normal) => "4 KiB pages",
+    };
+    let kind = if wanted == PagePolicy::Gigantic { "1 GiB" } else { "2 MiB" };
+    Some(format!("no {kind} huge pages were free (see vm.nr_hugepages): buffers use {got}"))
 }
 
 fn calls_max(config: &IoConfig, limits: &[Limits]) -> u32 {
@@ -157,15 +173,20 @@ fn polled(disk: &DiskConfig, info: &DeviceInfo, device: &Device) -> Result<bool,
 }
 
 /// The device name that the topology knows the disk by.
-fn disk_name(path: &Path, device: Option<&Device>) -> String {
+fn disk_name(index: usize, path: &Path, device: Option<&Device>) -> String {
+    if path.as_os_str().is_empty() {
+        // NOP disks have no path, and two of them are two disks.
+        return format!("nop disk {index}");
+    }
     let info = device.map(Device::info);
     let name = info.map(|info| info.parent_disk.clone().unwrap_or_else(|| info.name.clone()));
     name.unwrap_or_else(|| path.display().to_string())
 }
 
 fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
-    let disks = config.disks.iter().zip(devices).map(|(disk, device)| DiskRequest {
-        name: disk_name(&disk.path, device.as_ref()),
+    let disks = config.disks.iter().zip(devices).enumerate();
+    let disks = disks.map(|(index, (disk, device))| DiskRequest {
+        name: disk_name(index, &disk.path, device.as_ref()),
         node: device.as_ref().and_then(|device| device.info().numa_node),
         rotational: device.as_ref().is_some_and(|device| device.info().is_rotational()),
         lanes: disk.lanes,
@@ -227,8 +248,7 @@ struct Starting {
 }
 
 impl StartOrder<'_> {
-    /// Starts every thread, collects the arenas, hands them round, waits until all are ready. On
-    /// an error the channels close, and the threads that did start end by themselves.
+    /// Starts every thread and waits until all are ready. On an error none is left.
     fn start_all(
         &self,
         lanes: Vec<Vec<Lane>>,
@@ -237,30 +257,29 @@ impl StartOrder<'_> {
         files: &Arc<[Option<OwnedFd>]>,
     ) -> Result<Started, OpenError> {
         let mut starting = Vec::new();
+        let mut spawned = Ok(());
         for (number, (lanes, wake)) in lanes.into_iter().zip(wakes).enumerate() {
             let shared = Arc::clone(&shared[number]);
-            starting.push(self.spawn(number, lanes, shared, wake, Arc::clone(files))?);
-        }
-        let mut arenas = Vec::new();
-        for thread in &starting {
-            arenas.extend(receive(&thread.arena_made)?);
-        }
-        for thread in &starting {
-            let _ = thread.arenas.send(arenas.clone());
-        }
-        let mut statuses = Vec::new();
-        let mut failure = None;
-        for thread in &starting {
-            match receive(&thread.ready) {
-                Ok(status) => statuses.push(status),
-                Err(error) => failure = Some(error),
+            match self.spawn(number, lanes, shared, wake, Arc::clone(files)) {
+                Ok(thread) => starting.push(thread),
+                Err(error) => {
+                    spawned = Err(error);
+                    break;
+                }
             }
         }
-        if let Some(error) = failure {
-            shared.iter().for_each(|s| s.order(crate::reactor::shared::Control::Drain));
-            starting.into_iter().for_each(|thread| drop(thread.thread.join()));
-            return Err(error);
-        }
+        let (arenas, statuses) = match spawned.and_then(|()| get_ready(&starting)) {
+            Ok(ready) => ready,
+            Err(error) => {
+                shared.iter().for_each(|s| s.order(crate::reactor::shared::Control::Drain));
+                for Starting { arenas, thread, .. } in starting {
+                    // A thread that waits for the arenas ends when they cannot come any more.
+                    drop(arenas);
+                    drop(thread.join());
+                }
+                return Err(error);
+            }
+        };
         let handles = starting.into_iter().zip(statuses).zip(shared);
         let handles = handles.map(|((thread, status), shared)| ReactorHandle {
             shared: Arc::clone(shared),
@@ -327,6 +346,19 @@ impl StartOrder<'_> {
         let first_piece = (nodes.len() * pieces) as u16;
         Some(ArenaOrder { bytes, pages: self.config.memory.pages, first_piece })
     }
+}
+
+/// Collects the arenas, hands them round, waits until all are ready.
+fn get_ready(starting: &[Starting]) -> Result<(Vec<Arc<Arena>>, Vec<ReactorStatus>), OpenError> {
+    let mut arenas = Vec::new();
+    for thread in starting {
+        arenas.extend(receive(&thread.arena_made)?);
+    }
+    for thread in starting {
+        let _ = thread.arenas.send(arenas.clone());
+    }
+    let statuses = starting.iter().map(|thread| receive(&thread.ready));
+    Ok((arenas, statuses.collect::<Result<_, _>>()?))
 }
 
 fn receive<T>(from: &Receiver<Result<T, OpenError>>) -> Result<T, OpenError> {

@@ -9,9 +9,6 @@ use crate::engine::ticket::{Ticket, on_reactor_thread, with_thread_waker};
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{BufferList, DmaBuf};
 
-/// A submitter that waits for a slot of the call table, which no reactor frees, looks this often.
-const SLOT_POLL: Duration = Duration::from_millis(1);
-
 // A refusal gives the request back by value, which is its purpose; boxing it would allocate.
 #[allow(clippy::result_large_err)]
 impl IoScheduler {
@@ -47,25 +44,23 @@ impl IoScheduler {
         request: Request,
         deadline: Option<Instant>,
     ) -> Result<Ticket, SubmitError> {
-        let mut request = request;
+        let mut request = match self.submit(request) {
+            Err(SubmitError::QueueFull(back)) => back,
+            other => return other,
+        };
+        if on_reactor_thread() {
+            return Err(SubmitError::WaitOnReactor(request));
+        }
         loop {
-            match self.submit(request) {
+            match with_thread_waker(|waker| self.gate.submit_or_register(request, waker)) {
                 Err(SubmitError::QueueFull(back)) => request = back,
                 other => return other,
             }
-            if on_reactor_thread() {
-                return Err(SubmitError::WaitOnReactor(request));
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => std::thread::park(),
+                Some(Duration::ZERO) => return Err(SubmitError::QueueFull(request)),
+                Some(left) => std::thread::park_timeout(left),
             }
-            with_thread_waker(|waker| self.gate.route(&request).lane.wait_for_room(waker));
-            match self.submit(request) {
-                Err(SubmitError::QueueFull(back)) => request = back,
-                other => return other,
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Err(SubmitError::QueueFull(request));
-            }
-            std::thread::park_timeout(left.map_or(SLOT_POLL, |left| left.min(SLOT_POLL)));
         }
     }
 
@@ -83,19 +78,16 @@ impl IoScheduler {
         request: &mut Option<Request>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Ticket, SubmitError>> {
-        for attempt in 0..2 {
-            let Some(taken) = request.take() else {
-                unreachable!("the request is put back whenever the future is pending")
-            };
-            if attempt == 1 {
-                self.gate.route(&taken).lane.wait_for_room(context.waker());
+        let Some(taken) = request.take() else {
+            unreachable!("the request is put back whenever the future is pending")
+        };
+        match self.gate.submit_or_register(taken, context.waker()) {
+            Err(SubmitError::QueueFull(back)) => {
+                *request = Some(back);
+                Poll::Pending
             }
-            match self.submit(taken) {
-                Err(SubmitError::QueueFull(back)) => *request = Some(back),
-                other => return Poll::Ready(other),
-            }
+            other => Poll::Ready(other),
         }
-        Poll::Pending
     }
 
     /// Reads `buffer.len()` bytes.

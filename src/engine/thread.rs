@@ -20,6 +20,7 @@ use crate::machine::uring::{Ring, RingConfig};
 use crate::machine::wake::WakeEvent;
 use crate::memory::Arena;
 use crate::placement::ReactorSlot;
+use crate::reactor::drain::StuckDisk;
 use crate::reactor::lane::Lane;
 use crate::reactor::shared::{ReactorShared, Signal};
 use crate::reactor::{Reactor, ReactorState, Tuning};
@@ -94,7 +95,7 @@ fn assemble(
     arenas: &[Arc<Arena>],
     pinned: bool,
 ) -> Result<(Reactor<UringBackend>, ReactorStatus), OpenError> {
-    let state = ReactorState::new(seed.lanes, seed.disks.len(), seed.shared, seed.tuning);
+    let mut state = ReactorState::new(seed.lanes, seed.disks.len(), seed.shared, seed.tuning);
     let active_max: u32 =
         state.lanes.iter().map(|lane| lane.scheduler.limits().depth + 16).sum::<u32>().max(32);
     let config = RingConfig {
@@ -108,6 +109,10 @@ fn assemble(
         notes.push(format!("CPU {} was refused: the reactor is not pinned", seed.slot.cpu));
     }
     let mut interrupt = Ring::new(&config)?;
+    if !interrupt.capabilities().min_wait {
+        // Nothing would bound how long several completions are waited for, wake-ups included.
+        state.tuning.completion_batch = 1;
+    }
     let files: Vec<RawFd> = seed.files.iter().map(raw).collect();
     interrupt.register_files(&files)?;
     interrupt.keep_workers_here();
@@ -180,16 +185,31 @@ pub(crate) fn conclude<B: Backend>(mut reactor: Reactor<B>, failure: Option<Stri
     let mut end = ReactorEnd { stuck: std::mem::take(&mut reactor.state.stuck), failure };
     if end.failure.is_some() {
         reactor.state.shared.poisoned.store(true, Ordering::Release);
-        let rest = catch_unwind(AssertUnwindSafe(|| reactor.state.abandon(ErrorKind::Poisoned)));
-        end.stuck.extend(rest.unwrap_or_default());
+        end.stuck.extend(give_up(&mut reactor.state));
     }
     reactor.state.shared.publish_usage();
     if reactor.state.ops.active() > 0 {
         // The devices may still write to the operations' memory, and a closed ring does not stop
         // them: rings, buffers and arenas stay for ever.
         std::mem::forget(reactor);
+    } else if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(reactor))) {
+        // The user's tasks are dropped with it.
+        let said = format!("a reactor panicked while it ended: {}", message(panic.as_ref()));
+        end.failure.get_or_insert(said);
     }
     end
+}
+
+/// Tells everyone that a failed reactor ends. A local task that panics at the news loses its turn
+/// and nobody else does: each attempt takes its operation out before it calls the task, so there
+/// are no more attempts than operations.
+fn give_up(state: &mut ReactorState) -> Vec<StuckDisk> {
+    loop {
+        let told = catch_unwind(AssertUnwindSafe(|| state.abandon(ErrorKind::Poisoned)));
+        if let Ok(stuck) = told {
+            return stuck;
+        }
+    }
 }
 
 /// What a panic said.

@@ -182,7 +182,7 @@ impl Request {
     }
 
     /// Whether the request can be sent to `disk` at all; also makes its vectors ready.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check(&mut self, disk: &DiskFacts) -> Result<(), InvalidRequest> {
         let misfit = u64::from(disk.logical_block_bytes) - 1;
         let end = self.offset.checked_add(self.len);

@@ -55,6 +55,7 @@ pub(crate) enum State {
 
 /// One operation.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Op {
     pub(crate) state: State,
     pub(crate) kind: OpKind,
@@ -66,22 +67,18 @@ pub(crate) struct Op {
     pub(crate) generation: u32,
     /// Next in a queue or in the free list.
     pub(crate) next: u32,
-    /// What it counts for against the depth target while it is at the device.
-    pub(crate) slots: u32,
     pub(crate) offset: u64,
     pub(crate) len: u64,
     /// Bytes done by earlier, short attempts.
     pub(crate) done: u64,
     pub(crate) queued_ns: u64,
     pub(crate) dispatched_ns: u64,
-    pub(crate) buffers: Buffers,
     pub(crate) origin: Option<Origin>,
     /// Of a vectored operation or piece: first vector and number of vectors not yet done.
     pub(crate) vectors: (u16, u16),
     /// Of a split operation: bytes for which pieces were issued, and pieces at the device.
     pub(crate) issued: u64,
     pub(crate) pieces: u32,
-    pub(crate) failure: Option<Box<IoError>>,
 }
 
 /// The memory of one attempt, for a backend.
@@ -95,10 +92,27 @@ pub(crate) enum Span {
     Empty,
 }
 
+/// What [`OpTable::end_local`] took out.
+pub(crate) struct EndedLocal {
+    pub(crate) task: u16,
+    pub(crate) tag: u64,
+    pub(crate) class: Priority,
+    pub(crate) kind: OpKind,
+    pub(crate) lane: u16,
+    pub(crate) len: u64,
+    pub(crate) queued_ns: u64,
+    pub(crate) dispatched_ns: u64,
+    pub(crate) buffers: Buffers,
+}
+
 /// The table.
 #[derive(Debug)]
 pub(crate) struct OpTable {
     ops: Vec<Op>,
+    /// The memory of each operation, beside it: an [`Op`] is plain data and is written whole.
+    memory: Vec<Buffers>,
+    /// First failure of a split operation.
+    failures: Vec<Option<Box<IoError>>>,
     free: u32,
     used: u32,
     active: u32,
@@ -109,7 +123,14 @@ impl OpTable {
         let ops: Vec<Op> = (0..capacity)
             .map(|slot| Op::vacant(if slot + 1 < capacity { slot + 1 } else { NIL }))
             .collect();
-        OpTable { ops, free: if capacity == 0 { NIL } else { 0 }, used: 0, active: 0 }
+        OpTable {
+            ops,
+            memory: (0..capacity).map(|_| Buffers::None).collect(),
+            failures: (0..capacity).map(|_| None).collect(),
+            free: if capacity == 0 { NIL } else { 0 },
+            used: 0,
+            active: 0,
+        }
     }
 
     /// Slots in use.
@@ -142,6 +163,62 @@ impl OpTable {
         OpId { slot, generation: self.op(slot).generation }
     }
 
+    /// The memory of an operation.
+    #[inline(always)]
+    pub(crate) fn memory_mut(&mut self, slot: u32) -> &mut Buffers {
+        &mut self.memory[slot as usize]
+    }
+
+    /// The first failure of a split operation's pieces.
+    pub(crate) fn failure_mut(&mut self, slot: u32) -> &mut Option<Box<IoError>> {
+        &mut self.failures[slot as usize]
+    }
+
+    /// The plain case in one step: a whole transfer of a local task that moved every byte leaves
+    /// the table. None in every other case, and then nothing has changed.
+    #[inline(always)]
+    pub(crate) fn end_local(&mut self, id: OpId, result: i32) -> Option<EndedLocal> {
+        let op = self.ops.get_mut(id.slot as usize)?;
+        let Some(Origin::Local { task, tag }) = op.origin else { return None };
+        if op.generation != id.generation
+            || op.state != State::Active
+            || !op.kind.moves_data()
+            || i64::from(result) != (op.len - op.done) as i64
+        {
+            return None;
+        }
+        op.state = State::Free;
+        op.generation = op.generation.wrapping_add(1);
+        op.next = self.free;
+        self.free = id.slot;
+        self.used -= 1;
+        self.active -= 1;
+        Some(EndedLocal {
+            task,
+            tag,
+            class: op.class,
+            kind: op.kind,
+            lane: op.lane,
+            len: op.len,
+            queued_ns: op.queued_ns,
+            dispatched_ns: op.dispatched_ns,
+            buffers: std::mem::take(&mut self.memory[id.slot as usize]),
+        })
+    }
+
+    /// The slot of a completion, if the completion belongs to its present life; its memory is
+    /// ours again.
+    #[inline(always)]
+    pub(crate) fn reap(&mut self, id: OpId) -> Option<(u32, &Op)> {
+        let op = self.ops.get_mut(id.slot as usize)?;
+        if op.generation != id.generation || op.state != State::Active {
+            return None;
+        }
+        op.state = State::Queued;
+        self.active -= 1;
+        Some((id.slot, op))
+    }
+
     /// The slot of a completion, if the completion belongs to its present life.
     #[inline(always)]
     pub(crate) fn resolve(&self, id: OpId) -> Option<u32> {
@@ -161,7 +238,7 @@ impl OpTable {
     }
 
     /// Takes a request in as `Queued`, or gives it back when the table is full.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(
         &mut self,
         mut request: Request,
@@ -175,21 +252,29 @@ impl OpTable {
             _ => 0,
         };
         let op = &mut self.ops[slot as usize];
-        op.state = State::Queued;
-        op.kind = request.kind;
-        op.class = request.priority;
-        op.attempts = 0;
-        op.disk = request.disk;
-        op.lane = lane;
-        op.offset = request.offset;
-        op.len = request.len;
-        op.done = 0;
-        op.queued_ns = now;
-        op.buffers = request.buffers;
-        op.origin = Some(origin);
-        op.vectors = (0, vectors);
-        op.issued = 0;
-        op.pieces = 0;
+        *op = Op {
+            state: State::Queued,
+            kind: request.kind,
+            class: request.priority,
+            attempts: 0,
+            disk: request.disk,
+            lane,
+            generation: op.generation,
+            next: NIL,
+            offset: request.offset,
+            len: request.len,
+            done: 0,
+            queued_ns: now,
+            dispatched_ns: now,
+            origin: Some(origin),
+            vectors: (0, vectors),
+            issued: 0,
+            pieces: 0,
+        };
+        let before = std::mem::replace(&mut self.memory[slot as usize], request.buffers);
+        debug_assert!(matches!(before, Buffers::None), "a free slot holds no memory");
+        // It is `None`: forgetting it spares the hot path the question.
+        std::mem::forget(before);
         Ok(slot)
     }
 
@@ -226,17 +311,8 @@ impl OpTable {
         self.active += 1;
     }
 
-    /// Marks an operation's completion as reaped: its memory is ours again.
-    #[inline(always)]
-    pub(crate) fn deactivate(&mut self, slot: u32) {
-        let op = &mut self.ops[slot as usize];
-        assert!(op.state == State::Active, "a completion was reaped for an idle slot");
-        op.state = State::Queued;
-        self.active -= 1;
-    }
-
     /// Ends a slot's life and takes out what its origin gets back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn remove(&mut self, slot: u32) -> (Origin, Buffers) {
         let free = self.free;
         let op = &mut self.ops[slot as usize];
@@ -247,8 +323,8 @@ impl OpTable {
         op.state = State::Free;
         op.generation = op.generation.wrapping_add(1);
         op.next = free;
-        let buffers = std::mem::take(&mut op.buffers);
         let origin = op.origin.take();
+        let buffers = std::mem::take(&mut self.memory[slot as usize]);
         self.free = slot;
         self.used -= 1;
         (origin.expect("a used slot has an origin"), buffers)
@@ -281,7 +357,7 @@ impl OpTable {
         let (owner, start) = self.owner(slot);
         let op = self.op(slot);
         let (done, len, (first, count)) = (op.done, op.len, op.vectors);
-        match &mut self.op_mut(owner).buffers {
+        match &mut self.memory[owner as usize] {
             Buffers::None => Span::Empty,
             Buffers::One(buffer) => {
                 let from = (start + done) as usize;
@@ -302,7 +378,7 @@ impl OpTable {
         let (owner, _) = self.owner(slot);
         self.op_mut(slot).done += bytes;
         let (mut first, mut count) = self.op(slot).vectors;
-        if let Buffers::Many(list) = &mut self.op_mut(owner).buffers {
+        if let Buffers::Many(list) = &mut self.memory[owner as usize] {
             let mut left = bytes as usize;
             while count > 0 && left >= list.vectors()[usize::from(first)].iov_len {
                 left -= list.vectors()[usize::from(first)].iov_len;
@@ -319,11 +395,15 @@ impl OpTable {
     }
 
     /// Lengths of the vectors from `first` on, for splitting.
-    pub(crate) fn vector_lengths(&mut self, slot: u32, first: u16) -> Option<Vec<u64>> {
-        match &mut self.op_mut(slot).buffers {
+    pub(crate) fn vector_lengths(
+        &mut self,
+        slot: u32,
+        first: u16,
+    ) -> Option<impl Iterator<Item = u64> + '_> {
+        match &mut self.memory[slot as usize] {
             Buffers::Many(list) => {
                 let run = &list.vectors()[usize::from(first)..];
-                Some(run.iter().map(|vector| vector.iov_len as u64).collect())
+                Some(run.iter().map(|vector| vector.iov_len as u64))
             }
             _ => None,
         }
@@ -344,7 +424,7 @@ impl OpTable {
             skip -= here;
             left -= take;
         };
-        match &mut self.op_mut(owner).buffers {
+        match &mut self.memory[owner as usize] {
             Buffers::None => {}
             Buffers::One(buffer) => each(buffer),
             Buffers::Many(list) => list.buffers_mut().iter_mut().for_each(|b| each(b)),
@@ -363,18 +443,15 @@ impl Op {
             lane: 0,
             generation: 0,
             next,
-            slots: 0,
             offset: 0,
             len: 0,
             done: 0,
             queued_ns: 0,
             dispatched_ns: 0,
-            buffers: Buffers::None,
             origin: None,
             vectors: (0, 0),
             issued: 0,
             pieces: 0,
-            failure: None,
         }
     }
 
@@ -412,7 +489,10 @@ impl Drop for OpTable {
         if self.active > 0 {
             // The device may still write to the buffers of these: leak them, and with them their
             // arenas. See `engine::close`, which reports it.
-            std::mem::forget(std::mem::take(&mut self.ops));
+            std::mem::forget(std::mem::take(&mut self.memory));
         }
     }
 }
+
+// Two cache lines: the hot path touches both, and nothing else of the table.
+const _: () = assert!(size_of::<Op>() <= 128);

@@ -29,6 +29,7 @@ pub(crate) struct UringBackend {
     wake_armed: bool,
     disks: Arc<[DiskFacts]>,
     fixed_buffers: bool,
+    any_nop: bool,
     start: Instant,
 }
 
@@ -50,6 +51,7 @@ impl UringBackend {
     ) -> io::Result<UringBackend> {
         let fixed_buffers = interrupt.capabilities().fixed_buffers
             && polled.as_ref().is_none_or(|ring| ring.capabilities().fixed_buffers);
+        let any_nop = disks.iter().any(|disk| disk.nop);
         let mut backend = UringBackend {
             interrupt,
             polled,
@@ -58,6 +60,7 @@ impl UringBackend {
             wake_armed: false,
             disks,
             fixed_buffers,
+            any_nop,
             start,
         };
         backend.arm_wake();
@@ -74,6 +77,7 @@ impl UringBackend {
         self.wake_armed = pushed;
     }
 
+    #[inline(always)]
     fn entry(&self, ops: &mut OpTable, slot: u32) -> squeue::Entry {
         let op = ops.op(slot);
         let disk = &self.disks[usize::from(op.disk.0)];
@@ -129,48 +133,42 @@ impl UringBackend {
         if polled { Which::Polled } else { Which::Interrupt }
     }
 
-    /// Translates one completion; a NOP has no length of its own, and commands report 0.
-    #[inline]
-    fn reaped(&self, ops: &OpTable, user_data: u64, result: i32) -> Reaped {
-        let id = OpId::from_bits(user_data);
-        let result = match ops.resolve(id) {
-            Some(slot) if result == 0 => {
-                let op = ops.op(slot);
-                let nop = self.disks[usize::from(op.disk.0)].nop;
-                if nop && op.kind.moves_data() { (op.len - op.done) as i32 } else { 0 }
-            }
-            _ => result,
-        };
-        Reaped { id, result }
-    }
-
     fn collect(&mut self, which: Which, ops: &OpTable, out: &mut Vec<Reaped>) {
-        let room = REAP_MAX - out.len();
-        let mut raw = [(0u64, 0i32); REAP_MAX];
-        let mut taken = 0;
+        let before = out.len();
         let mut rearm = false;
         let ring = match (which, self.polled.as_mut()) {
             (Which::Polled, Some(ring)) => ring,
             (Which::Polled, None) => return,
             (Which::Interrupt, _) => &mut self.interrupt,
         };
-        for cqe in ring.completions().take(room) {
+        for cqe in ring.completions().take(REAP_MAX - before) {
             if cqe.user_data() == WAKE_TOKEN {
                 rearm |= !io_uring::cqueue::more(cqe.flags());
             } else {
-                raw[taken] = (cqe.user_data(), cqe.result());
-                taken += 1;
+                out.push(Reaped { id: OpId::from_bits(cqe.user_data()), result: cqe.result() });
             }
         }
         if which == Which::Polled {
-            self.polled_active -= taken as u32;
+            self.polled_active -= (out.len() - before) as u32;
         }
-        for (user_data, result) in &raw[..taken] {
-            out.push(self.reaped(ops, *user_data, *result));
+        if self.any_nop {
+            self.give_nops_lengths(ops, &mut out[before..]);
         }
         if rearm {
             self.wake.clear();
             self.wake_armed = false;
+        }
+    }
+
+    /// A NOP has no length of its own: it counts as done in full.
+    fn give_nops_lengths(&self, ops: &OpTable, reaped: &mut [Reaped]) {
+        for completion in reaped {
+            let Some(slot) = ops.resolve(completion.id) else { continue };
+            let op = ops.op(slot);
+            let nop = self.disks[usize::from(op.disk.0)].nop;
+            if nop && op.kind.moves_data() && completion.result == 0 {
+                completion.result = (op.len - op.done) as i32;
+            }
         }
     }
 }
@@ -198,7 +196,8 @@ impl Backend for UringBackend {
 
     #[inline]
     fn stage(&mut self, ops: &mut OpTable, slot: u32) {
-        let entry = self.entry(ops, slot).user_data(ops.id(slot).to_bits());
+        let mut entry = self.entry(ops, slot);
+        entry.set_user_data(ops.id(slot).to_bits());
         let ring = match (self.ring_for(ops, slot), self.polled.as_mut()) {
             (Which::Polled, Some(ring)) => {
                 self.polled_active += 1;

@@ -276,7 +276,7 @@ impl Ring {
     /// One system call: hands over what is staged and waits as told.
     ///
     /// `Ok` also when the wait ended by time or a signal. `EAGAIN` and `EBUSY` mean that nothing
-    /// more was taken for now: the rest stays staged, reap and call again.
+    /// more was taken this time: the rest stays staged, reap and call again.
     #[allow(unsafe_code)]
     pub fn enter(&mut self, wait: EnterWait) -> io::Result<()> {
         let mut flags = self.enter_flags;
@@ -337,6 +337,17 @@ impl Ring {
         match error.raw_os_error() {
             Some(libc::ETIME | libc::EINTR) => Ok(()),
             _ => Err(error),
+        }
+    }
+}
+
+impl Drop for Ring {
+    /// Gives the registered files back at once: the kernel takes a closed ring apart later, and
+    /// until then it would keep the disks open and locked against the next who opens them.
+    fn drop(&mut self) {
+        if self.capabilities.fixed_files {
+            // The ring goes away in any case.
+            let _ = self.ring.submitter().unregister_files();
         }
     }
 }

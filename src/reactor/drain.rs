@@ -35,7 +35,7 @@ impl ReactorState {
                     // Its last piece ends it.
                     op.issued = op.len;
                     op.state = State::Split;
-                    op.failure.get_or_insert(error);
+                    self.ops.failure_mut(slot).get_or_insert(error);
                 } else {
                     self.report(slot, Err(error));
                 }
@@ -49,6 +49,7 @@ impl ReactorState {
     pub(crate) fn abandon(&mut self, kind: ErrorKind) -> Vec<StuckDisk> {
         self.draining = true;
         self.again.clear();
+        self.ready.clear();
         let shared = std::sync::Arc::clone(&self.shared);
         let mut stuck: Vec<StuckDisk> = Vec::new();
         for lane in &mut self.lanes {

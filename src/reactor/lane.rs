@@ -20,8 +20,7 @@ pub(crate) struct Peer {
 
 /// See the module.
 pub(crate) struct Lane {
-    disk: usize,
-    disks: Arc<[DiskFacts]>,
+    facts: DiskFacts,
     /// Number among the disk's lanes.
     lane_number: u32,
     pub(crate) scheduler: LaneScheduler,
@@ -38,15 +37,13 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new(
-        disk: usize,
-        disks: Arc<[DiskFacts]>,
+        facts: DiskFacts,
         lane_number: u32,
         limits: Limits,
         shared: Arc<LaneShared>,
     ) -> Lane {
         Lane {
-            disk,
-            disks,
+            facts,
             lane_number,
             scheduler: LaneScheduler::new(limits),
             shared,
@@ -64,7 +61,7 @@ impl Lane {
     }
 
     pub(crate) fn facts(&self) -> &DiskFacts {
-        &self.disks[self.disk]
+        &self.facts
     }
 
     /// Most operations that this lane can have in the reactor's table.
@@ -73,7 +70,13 @@ impl Lane {
         2 * limits.watermarks[0] + 3 * limits.depth + 128
     }
 
-    #[inline]
+    /// Whether a transfer that has just arrived goes to the device without waiting.
+    #[inline(always)]
+    pub(crate) fn start_at_once(&mut self, class: Priority, bytes: u64, now: u64) -> bool {
+        self.single_class.is_none() && self.scheduler.start_at_once(class, bytes, now)
+    }
+
+    #[inline(always)]
     pub(crate) fn enqueue(&mut self, ops: &mut OpTable, slot: u32) {
         if let Some(class) = self.single_class {
             ops.op_mut(slot).class = class;

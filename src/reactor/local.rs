@@ -42,7 +42,8 @@ pub trait LocalTask: Send {
 }
 
 pub(crate) struct TaskSlot {
-    pub(crate) task: Box<dyn LocalTask>,
+    /// None while it runs, and after it has ended.
+    pub(crate) task: Option<Box<dyn LocalTask>>,
     pub(crate) state: TaskState,
     pub(crate) outstanding: u32,
 }
@@ -64,18 +65,12 @@ pub enum LocalRefusal {
 pub struct LocalIo<'a> {
     state: &'a mut ReactorState,
     task: u16,
-    outstanding: u32,
 }
 
 impl<'a> LocalIo<'a> {
     #[inline(always)]
-    pub(crate) fn new(state: &'a mut ReactorState, task: u16, outstanding: u32) -> LocalIo<'a> {
-        LocalIo { state, task, outstanding }
-    }
-
-    #[inline(always)]
-    pub(crate) fn outstanding(&self) -> u32 {
-        self.outstanding
+    pub(crate) fn new(state: &'a mut ReactorState, task: u16) -> LocalIo<'a> {
+        LocalIo { state, task }
     }
 
     /// The engine's clock in nanoseconds: one reading for all that happens in a batch.
@@ -90,7 +85,7 @@ impl<'a> LocalIo<'a> {
     }
 
     /// Submits one request; its completion comes with `tag`.
-    #[inline]
+    #[inline(always)]
     // The refusal is large because it gives the request back; boxing it would allocate.
     #[allow(clippy::result_large_err)]
     pub fn submit(&mut self, tag: u64, mut request: Request) -> Result<(), LocalRefusal> {
@@ -105,15 +100,28 @@ impl<'a> LocalIo<'a> {
             return Err(LocalRefusal::Invalid(request, invalid));
         }
         let class = request.priority;
+        let now = self.state.now;
+        let origin = Origin::Local { task: self.task, tag };
+        if request.kind.moves_data()
+            && self.state.ops.room() > 0
+            && lane.start_at_once(class, request.len, now)
+        {
+            lane.shared.metrics.classes[class.index()].wait.record_zero();
+            let Ok(slot) = self.state.ops.insert(request, origin, index, now) else {
+                unreachable!("there is room")
+            };
+            self.state.ready.push(slot);
+            self.state.tasks[usize::from(self.task)].outstanding += 1;
+            return Ok(());
+        }
         if !lane.reserve_local(class) {
             lane.shared.metrics.classes[class.index()].shed.add_shared(1);
             return Err(LocalRefusal::QueueFull(request));
         }
-        let origin = Origin::Local { task: self.task, tag };
-        match self.state.ops.insert(request, origin, index, self.state.now) {
+        match self.state.ops.insert(request, origin, index, now) {
             Ok(slot) => {
                 lane.enqueue(&mut self.state.ops, slot);
-                self.outstanding += 1;
+                self.state.tasks[usize::from(self.task)].outstanding += 1;
                 Ok(())
             }
             Err((request, _)) => {
@@ -125,6 +133,6 @@ impl<'a> LocalIo<'a> {
 
     #[inline(always)]
     pub(crate) fn completed_one(&mut self) {
-        self.outstanding -= 1;
+        self.state.tasks[usize::from(self.task)].outstanding -= 1;
     }
 }

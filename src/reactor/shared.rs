@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use crate::concurrency::call_table::{CallTable, ServerKey};
 use crate::concurrency::mailbox::{Mailbox, Wake};
+use crate::concurrency::waiters::Waiters;
 use crate::io::op::{Completion, Request};
 use crate::machine::affinity::thread_usage;
 use crate::metrics::lane::{LaneMetrics, ReactorMetrics};
@@ -123,14 +124,8 @@ pub(crate) struct LaneShared {
     /// Lanes of the same disk that are idle and would take requests, by number.
     pub(crate) hungry: AtomicU64,
     pub(crate) metrics: LaneMetrics,
-    room: RoomWaiters,
-}
-
-/// Submitters that wait for room in a lane's queue.
-#[derive(Debug, Default)]
-struct RoomWaiters {
-    any: AtomicBool,
-    wakers: Mutex<Vec<Waker>>,
+    /// Submitters that wait for room in the lane's queue; the count is `waiting`.
+    room: Waiters,
 }
 
 impl LaneShared {
@@ -140,41 +135,34 @@ impl LaneShared {
         if self.waiting.fetch_add(1, Ordering::AcqRel) < watermark {
             return true;
         }
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.take_back();
         false
+    }
+
+    /// Counts a request out that never came to be queued.
+    #[cold]
+    pub(crate) fn take_back(&self) {
+        // For a moment it was counted in, and who looked then found the queue fuller than it was.
+        // While others are counted, their end wakes the waiters; the last one has to do it here.
+        if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.room.wake_all();
+        }
     }
 
     /// Counts `n` requests out, and collects who waits for the room.
     #[inline]
     pub(crate) fn release(&self, n: u32, wakers: &mut Vec<Waker>) {
-        // AcqRel: a submitter that found no room after it had registered is seen here; one that
-        // comes later finds the room.
         self.waiting.fetch_sub(n, Ordering::AcqRel);
-        if self.room.any.load(Ordering::Relaxed) {
-            self.release_waiters(wakers);
-        }
-    }
-
-    #[cold]
-    fn release_waiters(&self, wakers: &mut Vec<Waker>) {
-        self.room.any.store(false, Ordering::Relaxed);
-        let mut waiting = self.room.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-        wakers.append(&mut waiting);
+        self.room.take_into(wakers);
     }
 
     /// Registers a waiter for room. Try [`LaneShared::reserve`] again afterwards.
     pub(crate) fn wait_for_room(&self, waker: &Waker) {
-        let mut waiting = self.room.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-        if !waiting.iter().any(|other| other.will_wake(waker)) {
-            waiting.push(waker.clone());
-        }
-        self.room.any.store(true, Ordering::Release);
+        self.room.register(waker);
     }
 
     /// Wakes everyone who waits for room: the lane takes nothing any more.
     pub(crate) fn wake_all(&self) {
-        let mut wakers = Vec::new();
-        self.release_waiters(&mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        self.room.wake_all();
     }
 }

@@ -43,14 +43,20 @@ impl Fifo {
         self.len += 1;
     }
 
-    #[inline]
-    pub(crate) fn pop(&mut self, ops: &mut OpTable) -> Option<u32> {
-        let slot = self.head()?;
-        self.head = ops.op(slot).next;
-        if self.head == NIL {
+    /// Takes the head out, whose successor is `next`.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, next: u32) {
+        self.head = next;
+        if next == NIL {
             self.tail = NIL;
         }
         self.len -= 1;
+    }
+
+    #[inline]
+    pub(crate) fn pop(&mut self, ops: &mut OpTable) -> Option<u32> {
+        let slot = self.head()?;
+        self.advance(ops.op(slot).next);
         Some(slot)
     }
 }

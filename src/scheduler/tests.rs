@@ -60,7 +60,8 @@ impl Lane {
     fn carry_out(&mut self, choice: Choice) -> Started {
         let Choice { slot, aged, piece } = choice;
         let id = self.id_of(slot);
-        let lengths = self.ops.vector_lengths(slot, self.ops.op(slot).vectors.0);
+        let first = self.ops.op(slot).vectors.0;
+        let lengths: Option<Vec<u64>> = self.ops.vector_lengths(slot, first).map(Iterator::collect);
         let op = self.ops.op_mut(slot);
         let (class, kind) = (op.class, op.kind);
         let bytes = piece.unwrap_or(if kind.moves_data() { op.len } else { 0 });

@@ -177,7 +177,7 @@ fn check_memory(ops: &mut OpTable, slot: u32) {
     let mut wanted: Vec<(usize, usize)> = Vec::new();
     ops.with_bytes(slot, done, |bytes| wanted.push((bytes.as_ptr() as usize, bytes.len())));
     let span = ops.span(slot);
-    let told: Vec<(usize, usize)> = match (span, &mut ops.op_mut(owner).buffers) {
+    let told: Vec<(usize, usize)> = match (span, ops.memory_mut(owner)) {
         (Span::Fixed { start, len, .. }, _) => vec![(start as usize, len as usize)],
         (Span::Vectors { first: pointer, count: length }, Buffers::Many(list)) => {
             let run = &list.vectors()[usize::from(first)..usize::from(first + count)];

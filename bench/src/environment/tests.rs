@@ -48,7 +48,8 @@ const SERVER: &[(&str, &str)] = &[
     ("proc/loadavg", "1.50 0.7 0.2 1/100 7\n"),
     (
         "proc/self/limits",
-        "Limit Soft Hard Units\nMax locked memory         8388608              unlimited            bytes\n",
+        "Limit Soft Hard Units\nMax locked memory         8388608              unlimited           \
+         \x20bytes\n",
     ),
     ("proc/sys/kernel/io_uring_disabled", "1\n"),
     ("sys/module/nvme/parameters/poll_queues", "0\n"),

@@ -41,7 +41,8 @@ pub(crate) fn file_system_of(mounts: &[Mount], number: DeviceNumber) -> Option<&
     mounts.iter().rev().find(|mount| mount.number == number)
 }
 
-/// Reads mountinfo as in proc(5): `id parent maj:min root mount_point options... - type source ...`.
+/// Reads mountinfo as in proc(5):
+/// `id parent maj:min root mount_point options... - type source ...`.
 pub(crate) fn parse_mountinfo(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
 }

@@ -337,7 +337,8 @@ fn active_scheduler(text: &str) -> Option<String> {
     active.map(str::to_owned)
 }
 
-/// NVMe has `device/serial`, virtio `serial`, SCSI a binary page whose first four bytes are a header.
+/// NVMe has `device/serial`, virtio `serial`, SCSI a binary page whose first four bytes are a
+/// header.
 fn serial_of(disk_dir: &Path) -> Option<String> {
     text_in(&disk_dir.join("device/serial")).or_else(|| text_in(&disk_dir.join("serial"))).or_else(
         || {

@@ -1,0 +1,18 @@
+//! The engine from outside, on the real kernel: its public API, real files, real loop devices.
+//!
+//! A test that needs what this machine or user lacks says `SKIPPED: <why>` on stderr. Tests run
+//! side by side, but those that look at the whole process (descriptors, threads, CPU time) take
+//! [`rig::alone`], and all others [`rig::alongside`].
+
+// Only the test functions themselves are exempt by clippy.toml, not what they call.
+#![allow(clippy::unwrap_used)]
+
+mod back_pressure;
+mod closing;
+mod data;
+mod faults;
+mod footprint;
+mod poison;
+mod rig;
+mod stress;
+mod tickets;
