@@ -490,7 +490,8 @@ impl Simulation {
             let ops = &mut reactor.state.ops;
             for used in ops.used_slots() {
                 if ops.op(used).state == State::Active {
-                    ops.deactivate(used);
+                    let id = ops.id(used);
+                    ops.reap(id);
                 }
             }
         }
