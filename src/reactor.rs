@@ -404,11 +404,18 @@ impl ReactorState {
         }
         let mut spare = self.lanes[lane].scheduler.queued().div_ceil(2).min(64);
         for peer in 0..self.lanes[lane].peers.len() {
-            if hungry & (1 << self.lanes[lane].peers[peer].lane_number) == 0 {
+            let asker = 1 << self.lanes[lane].peers[peer].lane_number;
+            if hungry & asker == 0 {
                 continue;
             }
+            let mut given = 0;
             while spare > 0 && self.give_one(lane, peer) {
                 spare -= 1;
+                given += 1;
+            }
+            if given == 0 {
+                // It asks once only: what could not be given now may be later.
+                self.lanes[lane].shared.hungry.fetch_or(asker, Ordering::Relaxed);
             }
         }
         // With its last requests gone this lane may not dispatch again for long.

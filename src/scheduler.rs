@@ -105,6 +105,7 @@ impl LaneScheduler {
     }
 
     /// Slots counted against the depth target.
+    #[cfg(test)]
     pub(crate) fn active_slots(&self) -> u32 {
         self.active_slots
     }

@@ -36,7 +36,8 @@ pub enum ErrorKind {
     UnexpectedEnd,
     /// It was still queued when the engine closed. It did not reach the device.
     ShuttingDown,
-    /// It was at the device when the engine gave up on it. Its outcome is unknown.
+    /// It was at the device, or a part of it had been, when the engine gave up on it. Its outcome
+    /// is unknown.
     Abandoned,
     /// A reactor panicked. Its outcome is unknown if it had reached the device.
     Poisoned,
@@ -102,7 +103,9 @@ impl ErrorKind {
             ErrorKind::Busy => "the system lacks a resource",
             ErrorKind::UnexpectedEnd => "the file or device ends before that",
             ErrorKind::ShuttingDown => "the engine closed before it was sent",
-            ErrorKind::Abandoned => "the device never answered; its outcome is unknown",
+            ErrorKind::Abandoned => {
+                "the engine gave up on it at the device; its outcome is unknown"
+            }
             ErrorKind::Poisoned => "the reactor failed; its outcome is unknown",
             ErrorKind::Other => "an error that this version does not know",
         }

@@ -26,7 +26,10 @@ impl ReactorState {
         for lane in 0..self.lanes.len() {
             for slot in self.lanes[lane].scheduler.take_all(&mut self.ops) {
                 self.lanes[lane].note_dispatched(self.ops.op(slot));
-                let error = self.error(slot, ErrorKind::ShuttingDown, None);
+                // ShuttingDown promises that nothing of it reached the device.
+                let begun = self.ops.op(slot).issued > 0;
+                let kind = if begun { ErrorKind::Abandoned } else { ErrorKind::ShuttingDown };
+                let error = self.error(slot, kind, None);
                 let op = self.ops.op_mut(slot);
                 if op.pieces > 0 {
                     // Its last piece ends it.

@@ -329,3 +329,49 @@ fn all_that_waits_can_be_taken_out() {
         assert_eq!((game.lane.scheduler.queued(), game.lane.next(game.now)), (0, None));
     });
 }
+
+fn plain(class: Priority, len: u64) -> Request {
+    let kind = if class >= Priority::Write { OpKind::Write } else { OpKind::Read };
+    let (disk, offset, buffers) = (DiskId(0), 0, Buffers::None);
+    Request { disk, priority: class, kind, offset, len, buffers }
+}
+
+/// Cause: only the arrival and start of a higher class were remembered. Harm: Background ran at
+/// full depth beside a read that took longer than `background_idle_us`. Fix: what is active counts.
+#[test]
+fn background_is_held_back_as_long_as_a_read_is_at_the_device() {
+    let config = SchedulerConfig {
+        depth: Some(32),
+        background_busy_max: Some(1),
+        background_idle_us: Some(100),
+        ..SchedulerConfig::default()
+    };
+    let limits = Limits::resolve(&config, 0, 1).unwrap();
+    let mut lane = Lane::new(limits);
+    lane.enqueue(0, plain(Priority::NormalRead, 4096), 0);
+    let read = lane.next(0).unwrap();
+    (1..9).for_each(|id| lane.enqueue(id, plain(Priority::Background, 4096), 0));
+    let starts = |lane: &mut Lane, now| std::iter::from_fn(|| lane.next(now)).count();
+    assert_eq!(starts(&mut lane, 50_000_000), 1, "the read is 50 ms old and still there");
+    lane.ended(read, 60_000_000);
+    assert_eq!(starts(&mut lane, 60_050_000), 0, "it was there a moment ago");
+    assert_eq!(starts(&mut lane, 60_100_001), 7);
+}
+
+/// Cause: undoing a choice did not undo its count. Harm: a due request whose piece found the table
+/// full waited for another whole round. Fix: `put_back` restores the count.
+#[test]
+fn a_due_request_keeps_its_turn_when_its_start_is_undone() {
+    let config = SchedulerConfig { aged_every: Some(4), ..SchedulerConfig::default() };
+    let mut lane = Lane::new(Limits::resolve(&config, 0, 1).unwrap());
+    lane.enqueue(0, plain(Priority::Write, 1 << 20), 0);
+    (1..20).for_each(|id| lane.enqueue(id, plain(Priority::Critical, 4096), 0));
+    let late = 60_000_000_000;
+    (0..4).for_each(|_| assert!(!lane.next(1).unwrap().aged));
+    // Critical's own deadline is the earliest: it is due before the write, too.
+    let choice = lane.scheduler.next(&mut lane.ops, late).unwrap();
+    assert!(choice.aged);
+    lane.scheduler.put_back(&mut lane.ops, choice);
+    assert!(lane.next(late).unwrap().aged);
+    assert!(!lane.next(late).unwrap().aged);
+}

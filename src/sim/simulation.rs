@@ -253,7 +253,24 @@ impl Simulation {
         requests: &mut dyn Iterator<Item = Request>,
         tickets: &mut Vec<Ticket>,
     ) -> Result<(), SubmitError> {
-        self.gate.submit_many(requests, tickets)
+        let (before, mut seen) = (tickets.len(), Vec::new());
+        let mut noted = requests.inspect(|request| {
+            seen.push((
+                request.disk.0,
+                request.priority,
+                request.kind,
+                request.offset,
+                request.len,
+            ));
+        });
+        let end = self.gate.submit_many(&mut noted, tickets);
+        let taken = tickets.len() - before;
+        let mut world = self.world.borrow_mut();
+        for (index, (disk, class, kind, offset, len)) in seen.into_iter().enumerate() {
+            let taken = index < taken;
+            world.note(Event::Submit { disk, class, kind, offset, len, taken });
+        }
+        end
     }
 
     /// Starts a task on a reactor.
@@ -473,7 +490,8 @@ impl Simulation {
             let ops = &mut reactor.state.ops;
             for used in ops.used_slots() {
                 if ops.op(used).state == State::Active {
-                    ops.deactivate(used);
+                    let id = ops.id(used);
+                    ops.reap(id);
                 }
             }
         }

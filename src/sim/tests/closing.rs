@@ -89,6 +89,9 @@ impl LocalTask for Bomb {
     }
 }
 
+/// Cause: a poisoned reactor kept the places of what it had ended. Harm: with its queue full, the
+/// way in said `QueueFull` for ever, and who waited for room never learned better. Fix: they are
+/// given back.
 #[test]
 fn a_panic_gives_every_ticket_an_error_and_the_way_in_says_so() {
     let name = "a_panic_gives_every_ticket_an_error_and_the_way_in_says_so";
@@ -215,7 +218,9 @@ impl Ledger {
                 let request = Request::write(DISK, sector * 512, buffer);
                 writes.push((sector, sim.submit(request).unwrap()));
             }
-            (0..self.random.below(10)).for_each(|_| drop(sim.step()));
+            for _ in 0..self.random.below(10) {
+                sim.step();
+            }
             for (sector, ticket) in std::mem::take(&mut writes) {
                 match ticket.try_take() {
                     Ok(completion) => {
@@ -284,4 +289,63 @@ fn what_a_flush_covered_survives_crash_after_crash() {
             ledger.audit(&disks[0], &torn);
         }
     });
+}
+
+/// Cause: a batch that found its reactor ended released the lane with the fewest waiting, not the
+/// one it had reserved. Harm: that lane's count fell below zero, and it was full for ever. Fix:
+/// the lane of the reactor that refused.
+#[test]
+fn a_batch_that_finds_its_reactor_ended_leaves_the_other_lane_alone() {
+    let config = SimConfig { reactors: 2, lanes: vec![vec![0, 1]], ..SimConfig::default() };
+    let mut sim = Simulation::new(2, &config);
+    sim.tolerate_panics();
+    sim.spawn_local(0, Box::new(Bomb { fuse: 1 }));
+    sim.run();
+    let mut tickets = Vec::new();
+    sim.submit_many(&mut std::iter::once(Request::flush(DISK)), &mut tickets).unwrap();
+    let error = tickets.remove(0).try_take().unwrap().result.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Poisoned);
+    let waiting = |route: &crate::engine::gate::Route| {
+        route.lane.waiting.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    assert_eq!(sim.gate.routes[0].iter().map(waiting).collect::<Vec<u32>>(), [0, 0]);
+}
+
+fn large_write(sim: &Simulation) -> Request {
+    Request::write(DISK, 0, sim.buffer(4 << 20).unwrap())
+}
+
+fn shallow() -> SimConfig {
+    let (depth, queue_max) = (Some(2), Some(1));
+    let scheduler = SchedulerConfig { depth, queue_max, ..SchedulerConfig::default() };
+    SimConfig { scheduler, ..SimConfig::default() }
+}
+
+/// Cause: the place of a split request that failed half way was given back with the next dispatch
+/// only. Harm: a queue of one stayed full although nothing waited. Fix: it is given back at once.
+#[test]
+fn a_split_request_that_fails_gives_its_place_back() {
+    let mut sim = Simulation::new(3, &shallow());
+    let medium = FaultRule::nth(OpKind::Write, 1, Fault::Errno(libc::EIO));
+    sim.with_faults(DISK, |faults| faults.rules.push(medium));
+    let ticket = sim.submit(large_write(&sim)).unwrap();
+    sim.run();
+    assert!(ticket.try_take().unwrap().result.is_err());
+    let request = large_write(&sim);
+    assert!(sim.submit(request).is_ok(), "the queue is empty");
+}
+
+/// Cause: a drain ended a half-sent split request as one that had not reached the device. Harm:
+/// changed sectors were taken for unchanged. Fix: its outcome is unknown, and it says so.
+#[test]
+fn a_half_sent_request_is_not_told_as_never_sent() {
+    let mut sim = Simulation::new(4, &shallow());
+    let ticket = sim.submit(large_write(&sim)).unwrap();
+    while sim.pending() == 0 {
+        sim.step();
+    }
+    sim.close(SECOND).unwrap();
+    let Completion { result, buffers, .. } = ticket.try_take().unwrap();
+    assert_eq!(result.unwrap_err().kind, ErrorKind::Abandoned);
+    assert_eq!(buffers.into_one().unwrap().len(), 4 << 20);
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::engine::error::SubmitError;
 use crate::engine::ticket::Ticket;
-use crate::io::op::{DiskId, OpKind};
+use crate::io::op::{DiskId, OpKind, Request};
 use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::disk::{Cache, SimDiskConfig};
 use crate::sim::fault::{Fault, FaultRates, FaultRule};
@@ -63,6 +63,7 @@ pub(super) fn random_config(random: &mut Random) -> SimConfig {
         reactors,
         lanes,
         scheduler,
+        calls_max: if random.coin() { 8 + random.below(40) as u32 } else { 4096 },
         completion_batch: batch,
         settle_us: 20 + random.below(100) as u32,
         spin_ns: if random.coin() { 0 } else { random.below(50_000) },
@@ -85,7 +86,7 @@ impl Play {
                     (chance(60_000), chance(200_000), chance(9_000));
             }
             if weather == Weather::Hanging {
-                rates.hang = chance(30_000);
+                rates.hang = chance(150_000);
             }
             let volatile = config.disks[disk].cache == Cache::Volatile;
             sim.with_faults(DiskId(disk as u16), |faults| {
@@ -232,6 +233,11 @@ impl Play {
         for route in self.sim.gate.routes.iter().flatten() {
             assert_eq!(route.lane.waiting.load(Ordering::Relaxed), 0, "a place in a queue is lost");
         }
+        let alive = (0..self.sim.gate.reactors.len()).filter_map(|n| self.sim.reactor(n));
+        for lane in alive.flat_map(|state| &state.lanes) {
+            let counts = (lane.scheduler.queued(), lane.scheduler.active_slots());
+            assert_eq!(counts, (0, 0), "waiting and active at rest");
+        }
     }
 }
 
@@ -266,6 +272,34 @@ fn equal_seeds_give_equal_traces() {
         assert_eq!(run(seed), run(seed), "seed {seed} runs in two ways");
         assert_ne!(run(seed).0, run(seed + 1).0, "a trace that does not know its seed");
     });
+}
+
+#[test]
+fn the_seed_alone_changes_the_order_of_completions() {
+    let run = |seed: u64| {
+        let mut sim = Simulation::new(seed, &SimConfig::default());
+        for sector in 0..16 {
+            let request = Request::write(DiskId(0), sector * 512, sim.buffer(512).unwrap());
+            drop(sim.submit(request).unwrap());
+        }
+        sim.run();
+        sim.trace_hash()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn the_way_in_spreads_requests_over_the_lanes_of_a_disk() {
+    let config = SimConfig { reactors: 4, lanes: vec![vec![3, 1, 0]], ..SimConfig::default() };
+    let mut sim = Simulation::new(1, &config);
+    for _ in 0..30 {
+        drop(sim.submit(Request::flush(DiskId(0))).unwrap());
+    }
+    let routes = sim.gate.routes[0].iter();
+    let waiting: Vec<u32> =
+        routes.map(|route| route.lane.waiting.load(Ordering::Relaxed)).collect();
+    assert_eq!(waiting, [10, 10, 10]);
 }
 
 #[test]
@@ -317,7 +351,9 @@ fn a_queue_is_full_exactly_at_its_watermark() {
                 Err(other) => panic!("{other}"),
             }
             if random.below(4) == 0 {
-                (0..random.below(8)).for_each(|_| drop(sim.step()));
+                for _ in 0..random.below(8) {
+                    sim.step();
+                }
             }
         }
         sim.run();

@@ -1,16 +1,18 @@
 //! What a reactor makes of short transfers, passing errors, and its sleeps.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use crate::io::error::{ATTEMPTS_MAX, ErrorKind, known_errnos};
+use crate::io::error::{ATTEMPTS_MAX, ErrorKind, Verdict, classify, known_errnos};
 use crate::io::op::{Completion, DiskId, OpKind, Priority, Request};
 use crate::memory::BufferList;
-use crate::reactor::local::{LocalIo, LocalTask, TaskState};
+use crate::reactor::local::{LocalIo, LocalRefusal, LocalTask, TaskState};
+use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::disk::SimDiskConfig;
 use crate::sim::fault::{Fault, FaultRule};
 use crate::sim::trace::Event;
 use crate::sim::world::passing;
-use crate::sim::{SimConfig, Simulation};
+use crate::sim::{Random, SimConfig, Simulation};
 
 const DISK: DiskId = DiskId(0);
 
@@ -141,6 +143,69 @@ fn a_device_that_is_gone_says_so_for_every_kind() {
 }
 
 #[test]
+fn every_errno_of_the_table_becomes_its_kind() {
+    for (errno, raw_device) in known_errnos().flat_map(|errno| [(errno, true), (errno, false)]) {
+        let disks = vec![SimDiskConfig { raw_device, ..SimDiskConfig::default() }];
+        let mut sim = Simulation::new(2, &SimConfig { disks, ..SimConfig::default() });
+        let medium = sim.disks()[0].medium();
+        let expected = match classify(errno, medium) {
+            Verdict::Fail(kind) => kind,
+            Verdict::Retry => ErrorKind::Busy,
+        };
+        sim.with_faults(DISK, |faults| {
+            let kinds = [OpKind::Read, OpKind::Write, OpKind::Flush, OpKind::Discard];
+            let rules = kinds.map(|kind| FaultRule::every(kind, Fault::Errno(errno)));
+            faults.rules = rules.to_vec();
+        });
+        let write = Request::write(DISK, 0, sim.buffer(512).unwrap());
+        let discard = Request::discard(DISK, 0, 512);
+        for request in [read(&sim), write, Request::flush(DISK), discard] {
+            assert_eq!(fails(&mut sim, request), (expected, Some(errno)), "{medium:?}");
+        }
+        assert_eq!(sim.lent_bytes(), 0);
+    }
+}
+
+#[test]
+fn lost_and_misdirected_writes_look_like_success() {
+    let lost = FaultRule::nth(OpKind::Write, 0, Fault::Lost);
+    let astray = FaultRule::nth(OpKind::Write, 0, Fault::Misdirect(65_536));
+    let mut sim = with_rules(vec![lost, astray]);
+    for _ in 0..2 {
+        let mut buffer = sim.buffer(512).unwrap();
+        buffer.fill(7);
+        assert_eq!(run(&mut sim, Request::write(DISK, 0, buffer)).result.unwrap(), 512);
+    }
+    let at = |sim: &mut Simulation, offset| sim.with_disk(DISK, |disk| disk.read(offset, 1)[0]);
+    assert_eq!((at(&mut sim, 0), at(&mut sim, 65_536)), (0, 7));
+}
+
+#[test]
+fn a_device_that_comes_back_may_have_lost_its_cache() {
+    let outcomes = (0..32u64).map(|seed| {
+        let mut sim = with_rules(Vec::new());
+        let mut buffer = sim.buffer(512).unwrap();
+        buffer.fill(7);
+        run(&mut sim, Request::write(DISK, 0, buffer)).result.unwrap();
+        sim.with_disk(DISK, |disk| {
+            disk.unplug();
+            disk.plug(&mut Random::new(seed));
+        });
+        let Completion { result, buffers, .. } = {
+            let request = read_one(&sim);
+            run(&mut sim, request)
+        };
+        assert_eq!(result.unwrap(), 512);
+        buffers.into_one().unwrap()[0]
+    });
+    assert_eq!(outcomes.collect::<BTreeSet<u8>>(), BTreeSet::from([0, 7]));
+}
+
+fn read_one(sim: &Simulation) -> Request {
+    Request::read(DISK, 0, sim.buffer(512).unwrap())
+}
+
+#[test]
 fn a_split_write_fails_whole_and_sends_no_more_of_it() {
     let medium = FaultRule::nth(OpKind::Write, 1, Fault::Errno(libc::ENODATA));
     let mut sim = with_rules(vec![medium]);
@@ -239,4 +304,46 @@ fn urgent_requests_are_not_waited_for_in_batches() {
     let slept = |(_, event): &&(u64, Event)| matches!(event, Event::Turn { slept: true, .. });
     let sleeps = sim.trace_events(0).iter().filter(slept).count();
     assert!(sleeps > 8, "{sleeps} sleeps for 32 urgent completions");
+}
+
+/// Submits until it is refused, again and again, and notes how many were taken each time.
+struct Greedy {
+    rounds: Arc<Mutex<Vec<u64>>>,
+    outstanding: u64,
+}
+
+impl LocalTask for Greedy {
+    fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState {
+        let mut taken = 0;
+        loop {
+            let discard = Request::discard(DISK, taken * 4096, 4096);
+            match io.submit(taken, discard.with_priority(Priority::Critical)) {
+                Ok(()) => taken += 1,
+                Err(LocalRefusal::QueueFull(_)) => break,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        let mut rounds = self.rounds.lock().unwrap();
+        rounds.push(taken);
+        self.outstanding = taken;
+        if rounds.len() < 6 { TaskState::Idle } else { TaskState::Done }
+    }
+
+    fn complete(&mut self, _: &mut LocalIo<'_>, _: u64, _: Completion) -> Option<TaskState> {
+        self.outstanding -= 1;
+        let done = self.rounds.lock().unwrap().len() == 6;
+        (self.outstanding == 0 && !done).then_some(TaskState::RunAgain)
+    }
+}
+
+#[test]
+fn a_local_task_is_refused_exactly_at_its_watermark() {
+    let (depth, queue_max) = (Some(2), Some(5));
+    let scheduler = SchedulerConfig { depth, queue_max, ..SchedulerConfig::default() };
+    let mut sim = Simulation::new(9, &SimConfig { scheduler, ..SimConfig::default() });
+    sim.with_faults(DISK, |faults| faults.rates.errno = 300_000);
+    let rounds = Arc::new(Mutex::new(Vec::new()));
+    sim.spawn_local(0, Box::new(Greedy { rounds: Arc::clone(&rounds), outstanding: 0 }));
+    sim.run();
+    assert_eq!(*rounds.lock().unwrap(), [5; 6], "places are given back, neither lost nor invented");
 }

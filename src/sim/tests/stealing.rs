@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::io::op::{DiskId, OpKind, Priority, Request};
+use crate::io::op::{Completion, DiskId, OpKind, Priority, Request};
+use crate::reactor::local::{LocalIo, LocalTask, TaskState};
 use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::fault::{Fault, FaultRule};
 use crate::sim::tests::engine::{Play, Weather};
@@ -77,6 +78,51 @@ fn stealing_goes_on_while_one_lane_is_hung() {
     sim.run_until(until, |_| false);
     let done = tickets.iter().filter(|ticket| ticket.is_done()).count() as u64;
     assert_eq!(done, REQUESTS - 1, "a lane whose only slot hangs gives its queue away");
+}
+
+/// Writes of a local task, which cannot move.
+struct Rooted;
+
+impl LocalTask for Rooted {
+    fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState {
+        for tag in 0..6 {
+            let zeroes = Request::write_zeroes(DISK, tag * 4096, 4096);
+            io.submit(tag, zeroes.with_priority(Priority::Write)).unwrap();
+        }
+        TaskState::Done
+    }
+
+    fn complete(&mut self, _: &mut LocalIo<'_>, _: u64, _: Completion) -> Option<TaskState> {
+        None
+    }
+}
+
+/// Cause: a lane that had nothing to give at that moment forgot who had asked. Harm: the idle lane
+/// had asked once and did not ask again, so that it stayed idle beside a long queue. Fix: the
+/// question stays until it is answered.
+#[test]
+fn an_idle_lane_is_remembered_while_there_is_nothing_to_give() {
+    let mut sim = Simulation::new(8, &two_lanes());
+    let slow = |kind| FaultRule::every(kind, Fault::Slow(SLOW_NS)).at(0..REQUESTS * 4096);
+    sim.with_faults(DISK, |faults| {
+        faults.rules = vec![slow(OpKind::WriteZeroes), slow(OpKind::Write)];
+    });
+    sim.spawn_local(0, Box::new(Rooted));
+    while sim.reactor(0).unwrap().ops.used() < 6 {
+        sim.step();
+    }
+    // Even ones wait behind the task's on the first lane; the second lane is soon done.
+    let tickets: Vec<_> = (0..8)
+        .map(|n| {
+            let sector = if n % 2 == 0 { n } else { REQUESTS + n };
+            let request = Request::write(DISK, sector * 4096, sim.buffer(4096).unwrap());
+            sim.submit(request).unwrap()
+        })
+        .collect();
+    sim.run();
+    assert!(tickets.iter().all(|ticket| ticket.is_done()));
+    let stolen = sim.metrics().disks[0].class(Priority::Write).stolen;
+    assert!(stolen > 0, "the second lane stayed idle");
 }
 
 #[test]
