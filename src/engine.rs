@@ -13,4 +13,5 @@ pub mod ticket;
 pub use config::{DiskConfig, IoConfig};
 pub use error::{CloseError, OpenError, SubmitError};
 pub use io_scheduler::IoScheduler;
+pub use submit::Submitted;
 pub use ticket::{Ticket, WaitOnReactor};

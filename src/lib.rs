@@ -1,4 +1,28 @@
 //! dynamicfs: an embeddable storage engine for Linux storage appliances.
+//!
+//! So far it is its own ground: the **raw block engine**. [`IoScheduler`] drives raw NVMe
+//! namespaces, other block devices or plain files with `O_DIRECT` and io_uring, from one pinned
+//! thread per core, and gives every request one of five [priorities](Priority).
+//!
+//! ```no_run
+//! use dynamicfs::{DiskConfig, DiskId, IoConfig, IoScheduler, Priority, Request};
+//!
+//! let disk = DiskConfig { path: "/dev/nvme0n1".into(), ..DiskConfig::default() };
+//! let engine = IoScheduler::open(&IoConfig { disks: vec![disk], ..IoConfig::default() })?;
+//!
+//! // From any thread: a ticket is a future, and can be waited for.
+//! let read = Request::read(DiskId(0), 0, engine.buffer(4096)?).with_priority(Priority::HighRead);
+//! let (result, buffer) = engine.submit(read)?.wait()?.into_parts();
+//! println!("{} bytes begin with {:?}", result?, &buffer.expect("a read returns its buffer")[..8]);
+//!
+//! println!("{} requests", engine.metrics().io_ops_completed());
+//! engine.close(std::time::Duration::from_secs(5))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Modules in layer order, lowest first; each names only those above it in this list, and
+//! `tests/tidy.rs` holds them to it: [`machine`], [`concurrency`], [`memory`], [`placement`],
+//! [`io`], [`metrics`], [`scheduler`], [`reactor`], [`engine`].
 
 pub mod concurrency;
 pub mod engine;

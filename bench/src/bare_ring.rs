@@ -102,7 +102,7 @@ impl BareLoop {
         let entry = if self.nop {
             opcode::Nop::new().build()
         } else {
-            let (offset, _) = self.stream.next();
+            let (offset, _) = self.stream.next_request();
             let from = slot as usize * self.block_bytes as usize;
             let target = self.memory.as_ptr().as_ptr().wrapping_add(from);
             opcode::ReadFixed::new(types::Fixed(0), target, self.block_bytes, 0)

@@ -47,11 +47,11 @@ impl Stream {
         if random_order {
             // Fisher and Yates: every block of the table once a lap, as fio's random map does.
             for last in (1..entries).rev() {
-                order.swap(last, (random.next() % (last as u64 + 1)) as usize);
+                order.swap(last, (random.draw() % (last as u64 + 1)) as usize);
             }
         }
         let table = order.into_iter().map(|block| {
-            let write = random.next() % 100 >= u64::from(job.read_percent);
+            let write = random.draw() % 100 >= u64::from(job.read_percent);
             block | if write { WRITE_BIT } else { 0 }
         });
         Self {
@@ -73,7 +73,7 @@ impl Stream {
 
     /// The next request: byte offset and direction.
     #[inline]
-    pub fn next(&mut self) -> (u64, Direction) {
+    pub fn next_request(&mut self) -> (u64, Direction) {
         if self.cursor == self.table.len() {
             self.cursor = 0;
             self.shift = (self.shift + self.stride) % self.blocks;
@@ -96,7 +96,7 @@ pub struct SplitMix(pub u64);
 impl SplitMix {
     /// The next number.
     #[inline]
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -107,7 +107,7 @@ impl SplitMix {
     /// Fills a buffer.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&self.draw().to_le_bytes()[..chunk.len()]);
         }
     }
 }

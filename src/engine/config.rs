@@ -269,6 +269,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_default_file_is_the_defaults_and_the_others_are_valid() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let default = IoConfig::from_file(configs.join("default.toml")).unwrap();
+        assert_eq!(default, IoConfig::default());
+        // What is commented out is valid as well.
+        let text = std::fs::read_to_string(configs.join("default.toml")).unwrap();
+        let field = |line: &str| line.starts_with("# [") || line.contains(" = ");
+        let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest) if field(line) && !rest.starts_with("A disk") => rest,
+            _ => line,
+        });
+        let whole: String = lines.map(|line| format!("{line}\n")).collect();
+        let config: IoConfig = toml::from_str(&whole).unwrap();
+        assert_eq!(config.disks.len(), 1);
+        assert_eq!(config.reactors.cpus, Some(vec![2, 3]));
+        for name in ["nvme.toml", "file.toml"] {
+            IoConfig::from_file(configs.join(name)).unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
     fn an_included_calibration_gives_a_depth_by_serial() {
         let folder = std::env::temp_dir().join(format!("dynamicfs-config-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();

@@ -13,7 +13,7 @@ use crate::io::op::{Buffers, Completion, DiskId, OpKind, Priority, Request};
 
 /// A slot and its generation, as it travels through a ring's `user_data`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OpId {
+pub(crate) struct OpId {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
 }

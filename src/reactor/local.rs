@@ -37,7 +37,9 @@ pub trait LocalTask: Send {
         completion: Completion,
     ) -> Option<TaskState>;
 
-    /// It has ended: called once, on the reactor's thread, before it is dropped.
+    /// It has said [`TaskState::Done`] and its last request has completed: called once, on the
+    /// reactor's thread, before it is dropped. A task that is alive when the engine closes is
+    /// dropped without it.
     fn finish(&mut self) {}
 }
 

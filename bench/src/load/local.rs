@@ -47,7 +47,7 @@ impl LocalClone {
 
     #[inline]
     fn start(&mut self, io: &mut LocalIo<'_>, buffer: DmaBuf, tag: u64) {
-        let (offset, direction) = self.order.stream.next();
+        let (offset, direction) = self.order.stream.next_request();
         let kind = match direction {
             Direction::Read => OpKind::Read,
             Direction::Write => OpKind::Write,

@@ -60,7 +60,7 @@ impl ThreadClone {
                 return None;
             }
             let buffer = idle.pop()?;
-            let (offset, direction) = order.stream.next();
+            let (offset, direction) = order.stream.next_request();
             directions.push(direction);
             progress.started += 1;
             Some(Request {
