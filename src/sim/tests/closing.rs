@@ -9,6 +9,7 @@ use crate::engine::ticket::Ticket;
 use crate::io::error::ErrorKind;
 use crate::io::op::{Buffers, Completion, DiskId, OpKind, Priority, Request};
 use crate::reactor::local::{LocalIo, LocalTask, TaskState};
+use crate::reactor::shared::Control;
 use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::fault::{Fault, FaultRule};
 use crate::sim::tests::engine::{Play, Weather};
@@ -348,4 +349,33 @@ fn a_half_sent_request_is_not_told_as_never_sent() {
     let Completion { result, buffers, .. } = ticket.try_take().unwrap();
     assert_eq!(result.unwrap_err().kind, ErrorKind::Abandoned);
     assert_eq!(buffers.into_one().unwrap().len(), 4 << 20);
+}
+
+/// A submitter that was let in before the close and posts after the reactor's last look at its
+/// mail: closing the mailbox finds it.
+#[test]
+fn what_is_posted_while_a_reactor_ends_comes_back() {
+    let shut = Cell::new(0);
+    for_each_seed("what_is_posted_while_a_reactor_ends_comes_back", 40, |seed| {
+        let mut sim = Simulation::new(seed, &SimConfig::default());
+        sim.gate.reactors[0].order(Control::Drain);
+        let mut tickets = Vec::new();
+        while sim.is_alive() {
+            // The way in is still open.
+            match sim.submit(Request::flush(DISK)) {
+                Ok(ticket) => tickets.push(ticket),
+                Err(SubmitError::QueueFull(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+            sim.step();
+        }
+        for ticket in tickets {
+            let completion = ticket.try_take().expect("no ticket waits for ever");
+            assert_eq!(completion.result.unwrap_err().kind, ErrorKind::ShuttingDown);
+            shut.set(shut.get() + 1);
+        }
+        let late = sim.submit(Request::flush(DISK));
+        assert!(matches!(late, Err(SubmitError::ShuttingDown(_))), "{late:?}");
+    });
+    assert!(shut.get() > 0);
 }

@@ -303,7 +303,8 @@ fn urgent_requests_are_not_waited_for_in_batches() {
     assert!(tickets.iter().all(|ticket| ticket.is_done()));
     let slept = |(_, event): &&(u64, Event)| matches!(event, Event::Turn { slept: true, .. });
     let sleeps = sim.trace_events(0).iter().filter(slept).count();
-    assert!(sleeps > 8, "{sleeps} sleeps for 32 urgent completions");
+    // In batches of 8 there would be 18: two batches, then 16 by themselves.
+    assert!(sleeps > 22, "{sleeps} sleeps for 32 urgent completions");
 }
 
 /// Submits until it is refused, again and again, and notes how many were taken each time.
