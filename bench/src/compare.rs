@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicfs::machine::device::{Access, Device, OpenOptions};
+use dynamicfs::scheduler::limits::{DEPTH_MAX, NR_REQUESTS_SLACK};
 use dynamicfs::{DiskConfig, IoConfig};
 use serde_json::json;
 
@@ -43,6 +44,8 @@ pub struct Contest {
     disk: DiskConfig,
     file: Option<OwnedFd>,
     disk_bytes: u64,
+    /// Most requests that the block layer takes without blocking.
+    device_depth_max: u32,
     job: JobPlan,
     batch: u32,
     runtime: Duration,
@@ -69,8 +72,8 @@ impl Contest {
     /// # Errors
     /// [`Failure::Device`] when it cannot be opened.
     pub fn new(plan: &ComparePlan) -> Result<Self, Failure> {
-        let (disk, file, disk_bytes) = match &plan.device {
-            None => (session::nop_disk(), None, session::NOP_BYTES),
+        let (disk, file, disk_bytes, requests) = match &plan.device {
+            None => (session::nop_disk(), None, session::NOP_BYTES, None),
             Some(path) => {
                 let device = Device::open(path, &OpenOptions::new(Access::ReadOnly))
                     .map_err(|error| session::device_failure(&error))?;
@@ -79,13 +82,16 @@ impl Contest {
                     Failure::Device { device, message: error.to_string(), help }
                 })?;
                 let bytes = device.info().size_bytes;
-                (session::disk(path, false), Some(file), bytes)
+                let requests = device.info().queue.as_ref().and_then(|queue| queue.nr_requests);
+                (session::disk(path, false), Some(file), bytes, requests)
             }
         };
         Ok(Self {
             disk,
             file,
             disk_bytes,
+            device_depth_max: requests
+                .map_or(DEPTH_MAX, |requests| requests.saturating_sub(NR_REQUESTS_SLACK).max(1)),
             job: random_reads(plan.block_bytes, plan.depth),
             batch: plan.batch_submit,
             runtime: plan.runtime,
@@ -127,6 +133,9 @@ impl Contest {
             disk.access = dynamicfs::engine::config::DiskAccess::ReadOnlyShared;
         }
         let mut config = IoConfig { disks: vec![disk], ..IoConfig::default() };
+        // The same depth at the device as on the bare side: reads may fill 14 of 16 slots.
+        let wanted = (self.job.depth * 16).div_ceil(14).min(DEPTH_MAX);
+        config.scheduler.depth = Some(wanted.min(self.device_depth_max));
         config.reactors.cpus = Some(vec![self.cpu]);
         config.reactors.spin_us = 0;
         config.reactors.completion_batch = self.batch.clamp(1, 64);

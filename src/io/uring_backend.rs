@@ -83,9 +83,6 @@ impl UringBackend {
         let file = types::Fixed(u32::from(op.disk.0));
         let (kind, offset, left) = (op.kind, op.offset + op.done, op.len - op.done);
         let ioprio = if disk.priority_hints { hint(op.class) } else { 0 };
-        if disk.nop {
-            return opcode::Nop::new().build();
-        }
         match (kind, ops.span(slot)) {
             (OpKind::Read, Span::Fixed { start, len, piece }) if self.fixed_buffers => {
                 opcode::ReadFixed::new(file, start, len, piece)
@@ -160,6 +157,7 @@ impl UringBackend {
     }
 
     /// A NOP has no length of its own: it counts as done in full.
+    #[inline(always)]
     fn give_nops_lengths(&self, ops: &OpTable, reaped: &mut [Reaped]) {
         for completion in reaped {
             let Some(slot) = ops.resolve(completion.id) else { continue };
@@ -199,7 +197,10 @@ impl Backend for UringBackend {
         let op = ops.op(slot);
         let disk = &self.disks[usize::from(op.disk.0)];
         // The common case, a fixed read through the interrupt ring, is built where it is pushed.
-        let plain = op.kind == OpKind::Read && self.fixed_buffers && !disk.polled && !disk.nop;
+        if disk.nop {
+            return push(&mut self.interrupt, &opcode::Nop::new().build().user_data(token));
+        }
+        let plain = op.kind == OpKind::Read && self.fixed_buffers && !disk.polled;
         if plain {
             let offset = op.offset + op.done;
             let ioprio = if disk.priority_hints { hint(op.class) } else { 0 };
