@@ -179,6 +179,7 @@ impl<B: Backend> Reactor<B> {
                 state.now = self.backend.now();
                 state.last_event_ns = state.now;
                 fresh = true;
+                state.shared.metrics.reaps.add(1);
             }
             state.shared.metrics.reaped.add(reaped.len() as u64);
             for completion in &reaped {
@@ -324,6 +325,7 @@ impl ReactorState {
             }
         }
         self.shared.metrics.submitted.add(u64::from(staged));
+        self.shared.metrics.submits.add(u64::from(staged > 0));
         staged
     }
 

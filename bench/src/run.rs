@@ -279,8 +279,7 @@ impl<'a> Measurement<'a> {
         let all = jobs.iter().flat_map(|job| &job.clones);
         let first_failure = all.filter_map(|(clone, _)| clone.result.failure()).next();
         let environment = Environment::probe(&self.plan.filenames);
-        let mut warnings = environment.warnings.clone();
-        warnings.extend(status.notes.iter().cloned());
+        let warnings = status.notes.clone();
         let open_loop = self.plan.jobs.iter().any(|job| job.rate_iops.is_some());
         RunReport {
             finished: SystemTime::now(),
@@ -380,8 +379,8 @@ impl<'a> Measurement<'a> {
                 system_ns,
                 ios: delta.reaped,
                 enters: delta.enters,
-                submits: delta.enters,
-                reaps: delta.turns.min(delta.reaped),
+                submits: delta.submits,
+                reaps: delta.reaps,
                 wakes: delta.wakes,
                 asleep_ns: 0,
             }

@@ -258,6 +258,8 @@ pub fn difference(before: &Metrics, after: &Metrics) -> Vec<ReactorSnapshot> {
             turns: b.turns - a.turns,
             enters: b.enters - a.enters,
             submitted: b.submitted - a.submitted,
+            submits: b.submits - a.submits,
+            reaps: b.reaps - a.reaps,
             reaped: b.reaped - a.reaped,
             late: b.late - a.late,
             mail: b.mail - a.mail,

@@ -40,6 +40,10 @@ pub struct ReactorMetrics {
     pub(crate) enters: Counter,
     /// Attempts handed over.
     pub(crate) submitted: Counter,
+    /// Turns that handed anything over.
+    pub(crate) submits: Counter,
+    /// Turns that took any completion.
+    pub(crate) reaps: Counter,
     /// Completions taken.
     pub(crate) reaped: Counter,
     /// Completions that matched no operation.
@@ -108,6 +112,10 @@ pub struct ReactorSnapshot {
     pub enters: u64,
     /// Attempts handed to the device.
     pub submitted: u64,
+    /// Turns that handed anything over.
+    pub submits: u64,
+    /// Turns that took any completion.
+    pub reaps: u64,
     /// Completions taken.
     pub reaped: u64,
     /// Completions that matched no operation; they were ignored.
@@ -197,6 +205,8 @@ impl ReactorMetrics {
             turns: self.turns.get(),
             enters: self.enters.get(),
             submitted: self.submitted.get(),
+            submits: self.submits.get(),
+            reaps: self.reaps.get(),
             reaped: self.reaped.get(),
             late: self.late.get(),
             mail: self.mail.get(),
