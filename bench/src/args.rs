@@ -233,9 +233,9 @@ pub struct CompareArgs {
     /// Requests in flight
     #[arg(long, value_name = "N", default_value = "128")]
     pub iodepth: String,
-    /// Requests per submission
-    #[arg(long, value_name = "N", default_value = "32", alias = "iodepth_batch")]
-    pub iodepth_batch_submit: String,
+    /// Requests per submission [default: 32, or --iodepth if that is less]
+    #[arg(long, value_name = "N", alias = "iodepth_batch")]
+    pub iodepth_batch_submit: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

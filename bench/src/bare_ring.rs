@@ -93,7 +93,10 @@ impl BareLoop {
         // SAFETY: `memory` is dropped after the ring has been drained (see `run`).
         #[allow(unsafe_code)]
         let registered = unsafe { ring.register_buffers(&[piece]) };
-        registered.map_err(|error| broken(&format!("cannot register buffers: {error}")))?;
+        registered.map_err(|error| {
+            let bytes = memory.bytes();
+            broken(&format!("cannot lock {bytes} bytes of buffers (RLIMIT_MEMLOCK): {error}"))
+        })?;
         Ok(Self { ring, memory, block_bytes: order.block_bytes, nop: file < 0, stream })
     }
 

@@ -18,7 +18,7 @@ use crate::args::{Client, Pattern};
 use crate::compare::{Contest, last_cpu, median, random_reads};
 use crate::failure::Failure;
 use crate::load::{CloneOrder, Window};
-use crate::output::deliver;
+use crate::output::{check_place, deliver};
 use crate::plan::{CalibratePlan, ComparePlan, JobPlan};
 use crate::run::{FIRST_DISK, class};
 use crate::session;
@@ -65,6 +65,7 @@ struct CalibrationFile<'a> {
 /// # Errors
 /// [`Failure`], by what went wrong.
 pub fn execute(plan: &CalibratePlan) -> Result<(), Failure> {
+    check_place(plan.output.as_deref(), std::slice::from_ref(&plan.device))?;
     let info = probe(&plan.device).map_err(|error| session::device_failure(&error))?;
     let nr_requests = info.queue.as_ref().and_then(|queue| queue.nr_requests).unwrap_or(0);
     let depth_max = match nr_requests {

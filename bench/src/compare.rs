@@ -78,10 +78,16 @@ impl Contest {
                 let device = Device::open(path, &OpenOptions::new(Access::ReadOnly))
                     .map_err(|error| session::device_failure(&error))?;
                 let file = device.as_fd().try_clone_to_owned().map_err(|error| {
-                    let (device, help) = (path.display().to_string(), "see `dmesg`".into());
-                    Failure::Device { device, message: error.to_string(), help }
+                    let message = format!("{}: {error}", path.display());
+                    Failure::Device { message, help: "see `dmesg`".into() }
                 })?;
                 let bytes = device.info().size_bytes;
+                if bytes < u64::from(plan.block_bytes) {
+                    let reason = format!("{} is smaller than one request", path.display());
+                    let help = "use a larger device or a smaller --bs";
+                    let block = plan.block_bytes.to_string();
+                    return Err(Failure::usage("bs", &block, &reason, help));
+                }
                 let requests = device.info().queue.as_ref().and_then(|queue| queue.nr_requests);
                 (session::disk(path, false), Some(file), bytes, requests)
             }

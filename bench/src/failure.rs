@@ -38,21 +38,17 @@ pub enum Failure {
         help: String,
     },
     /// A device is missing, not accessible, or cannot do what was asked.
-    #[error("{device}: {message}")]
+    #[error("{message}")]
     Device {
-        /// The path as the user wrote it.
-        device: String,
-        /// What is wrong with it.
+        /// What is wrong with which device, the path as the user wrote it.
         message: String,
         /// What to do.
         help: String,
     },
     /// A device is in use, or carries data that the harness will not overwrite.
-    #[error("{device}: {message}")]
+    #[error("{message}")]
     Refused {
-        /// The path as the user wrote it.
-        device: String,
-        /// Who holds it, or what was found on it.
+        /// Which device, and who holds it or what was found on it.
         message: String,
         /// What to do.
         help: String,
@@ -126,16 +122,12 @@ mod tests {
     #[test]
     fn every_failure_has_its_code_and_a_help() {
         let text = String::from;
-        let (device, message, help) = (text("/dev/x"), text("m"), text("h"));
+        let (message, help) = (text("m"), text("h"));
         let failures = [
             Failure::Runtime { message: message.clone(), help: help.clone() },
             Failure::usage("bs", "4x", "no size", "write 4k"),
-            Failure::Device {
-                device: device.clone(),
-                message: message.clone(),
-                help: help.clone(),
-            },
-            Failure::Refused { device, message, help },
+            Failure::Device { message: message.clone(), help: help.clone() },
+            Failure::Refused { message, help },
             Failure::Io { failed: 1, total: 2, first: text("EIO") },
         ];
         for (failure, code) in failures.iter().zip(1..) {

@@ -6,9 +6,39 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
+
+/// Finds out before a run whether its report can be written to `path` after it. A block device,
+/// and a file that is itself measured, would be overwritten by the report and are refused.
+///
+/// # Errors
+/// [`Failure::Usage`] for a disk, [`Failure::Runtime`] for a place that cannot be written.
+pub fn check_place(path: Option<&Path>, disks: &[PathBuf]) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let help = "name a file of its own for the report";
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let own = identity(path);
+    if is_block_device(path) || (own.is_some() && disks.iter().any(|disk| identity(disk) == own)) {
+        let place = path.display().to_string();
+        let reason = "is a disk, and would be overwritten by the report";
+        return Err(Failure::usage("output", &place, reason, help));
+    }
+    let writable = match is_ordinary(path) {
+        true => {
+            let beside = partial(path);
+            fs::write(&beside, "").and_then(|()| fs::remove_file(&beside))
+        }
+        false => fs::OpenOptions::new().append(true).open(path).map(drop),
+    };
+    writable.map_err(|error| unwritable(&path.display().to_string(), &error))
+}
+
+fn is_block_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
+}
 
 /// Writes `text` to the file at `path`, or to standard output without one.
 ///
@@ -19,6 +49,7 @@ pub fn deliver(text: &str, path: Option<&Path>) -> Result<(), Failure> {
         Some(path) if is_ordinary(path) => {
             replace(text, path).map_err(|error| unwritable(&path.display().to_string(), &error))
         }
+        Some(path) if is_block_device(path) => check_place(Some(path), &[]),
         // A pipe or /dev/null is written where it is, and never replaced.
         Some(path) => {
             fs::write(path, text).map_err(|error| unwritable(&path.display().to_string(), &error))
@@ -39,10 +70,14 @@ fn is_ordinary(path: &Path) -> bool {
     fs::symlink_metadata(path).map_or(true, |metadata| metadata.is_file())
 }
 
-fn replace(text: &str, path: &Path) -> io::Result<()> {
+fn partial(path: &Path) -> PathBuf {
     let mut beside = OsString::from(path);
     beside.push(format!(".{}.partial", std::process::id()));
-    let beside = PathBuf::from(beside);
+    PathBuf::from(beside)
+}
+
+fn replace(text: &str, path: &Path) -> io::Result<()> {
+    let beside = partial(path);
     let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         // The first error is the one to report.

@@ -363,12 +363,10 @@ impl TryFrom<CompareArgs> for ComparePlan {
             runtime: measured("runtime", &args.runtime)?,
             block_bytes: job::block_bytes(&args.bs)?,
             depth: narrow(depth),
-            batch_submit: narrow(count(
-                "iodepth_batch_submit",
-                &args.iodepth_batch_submit,
-                1,
-                depth,
-            )?),
+            batch_submit: narrow(match &args.iodepth_batch_submit {
+                Some(text) => count("iodepth_batch_submit", text, 1, depth)?,
+                None => depth.min(32),
+            }),
             json: args.json,
         })
     }

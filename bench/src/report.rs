@@ -45,7 +45,7 @@ pub struct RunReport {
     pub disks: Vec<DiskUse>,
     /// The machine.
     pub environment: Environment,
-    /// What makes the numbers doubtful, beside the environment's own warnings.
+    /// What makes the numbers doubtful, the environment's own warnings among them.
     pub warnings: Vec<String>,
     /// Percentiles to print, ascending.
     pub percentiles: Vec<f64>,

@@ -13,7 +13,7 @@ use crate::environment::Environment;
 use crate::eta::{Eta, Goal};
 use crate::failure::Failure;
 use crate::load::{CloneOrder, Window};
-use crate::output::deliver;
+use crate::output::{check_place, deliver};
 use crate::plan::{JobPlan, Plan, RunPlan, Spin};
 use crate::report::disk::DiskCounters;
 use crate::report::interval::IntervalSeries;
@@ -36,6 +36,7 @@ const LEAD_NS: u64 = 30_000_000;
 pub fn execute(plan: &Plan) -> Result<(), Failure> {
     match plan {
         Plan::Run(plan) => {
+            check_place(plan.output.path.as_deref(), &plan.filenames)?;
             let report = measure(plan)?;
             let text = report.render(plan.output.format).map_err(|error| Failure::Runtime {
                 message: format!("cannot write the report: {error}"),

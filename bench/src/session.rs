@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dynamicfs::engine::config::{ConfigError, DiskAccess, Polled as PolledConfig};
 use dynamicfs::machine::device::{DeviceError, DeviceErrorClass};
 use dynamicfs::machine::mapping::PagePolicy;
-use dynamicfs::machine::write_gate::{ForceSignatures, WriteGate};
+use dynamicfs::machine::write_gate::{ForceSignatures, WriteGate, WriteRefusal};
 use dynamicfs::metrics::ReactorSnapshot;
 use dynamicfs::{DiskConfig, DiskId, DmaBuf, IoConfig, IoScheduler, Metrics, OpenError};
 
@@ -88,10 +88,12 @@ pub fn clear_for_writing(
             .find(|named| canonical(named).is_some() && canonical(named) == canonical(disk))
             .or(destroy.first());
         WriteGate::check(disk, named.map(PathBuf::as_path), force).map_err(|refusal| {
-            Failure::Refused {
-                device: disk.display().to_string(),
-                message: refusal.to_string(),
-                help: refusal.help(),
+            let (message, help) = (refusal.to_string(), refusal.help());
+            match refusal {
+                WriteRefusal::Missing { .. } | WriteRefusal::NotADisk { .. } => {
+                    Failure::Device { message, help }
+                }
+                _ => Failure::Refused { message, help },
             }
         })?;
     }
@@ -136,10 +138,10 @@ pub fn open(config: &IoConfig) -> Result<IoScheduler, Failure> {
 #[must_use]
 pub fn device_failure(error: &DeviceError) -> Failure {
     let help = error.help().unwrap_or_else(|| "see `dynamicfs devices`".into());
-    let (device, message) = (String::new(), error.to_string());
+    let message = error.to_string();
     match error.class() {
-        DeviceErrorClass::Busy => Failure::Refused { device, message, help },
-        _ => Failure::Device { device, message, help },
+        DeviceErrorClass::Busy => Failure::Refused { message, help },
+        _ => Failure::Device { message, help },
     }
 }
 

@@ -16,7 +16,10 @@ use crate::output::deliver;
 use crate::plan::{Plan, RunPlan, SmokePlan};
 use crate::report::{JobReport, RunReport};
 use crate::run::measure;
-use crate::session;
+
+mod temporary;
+
+use temporary::TemporaryDirectory;
 
 /// Size of the file, bytes.
 const FILE_BYTES: u64 = 512 << 20;
@@ -51,16 +54,6 @@ const NOP_CELL: (&str, &[&str]) = (
     ],
 );
 
-/// A file that is removed when the smoke ends, however it ends.
-struct TemporaryFile(PathBuf);
-
-impl Drop for TemporaryFile {
-    fn drop(&mut self) {
-        // It may be gone already; there is nobody to tell.
-        drop(std::fs::remove_file(&self.0));
-    }
-}
-
 /// Carries out `smoke`.
 ///
 /// # Errors
@@ -68,9 +61,10 @@ impl Drop for TemporaryFile {
 pub fn execute(plan: &SmokePlan) -> Result<(), Failure> {
     let mut rows = Vec::new();
     if plan.devices.is_empty() {
-        let file = temporary_file(plan.dir.as_deref())?;
+        let home = temporary_file(plan.dir.as_deref())?;
+        let file = home.file();
         for (name, words) in READ_CELLS.iter().chain(&WRITE_CELLS) {
-            rows.push(cell(plan, name, words, Some(&file.0))?);
+            rows.push(cell(plan, name, words, Some(&file))?);
         }
     } else {
         for device in &plan.devices {
@@ -125,14 +119,17 @@ fn cell(plan: &SmokePlan, name: &str, words: &[&str], path: Option<&Path>) -> Re
     Ok(Row { name: name.to_owned(), target, report: measure(&run)? })
 }
 
-fn temporary_file(dir: Option<&Path>) -> Result<TemporaryFile, Failure> {
+fn temporary_file(dir: Option<&Path>) -> Result<TemporaryDirectory, Failure> {
     let fallback = || std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
     let dir = dir.map_or_else(fallback, Path::to_owned);
-    let path = dir.join(format!("dynamicfs-smoke-{}", std::process::id()));
-    let file = TemporaryFile(path);
-    create_file(&file.0, FILE_BYTES, &mut |_| {})
-        .map_err(|error| session::device_failure(&error))?;
-    Ok(file)
+    let help = "name a directory on a disk with 512 MiB free that you may write to: --dir=DIR";
+    let failure = |message: String| Failure::Device { message, help: help.into() };
+    let home = TemporaryDirectory::new(&dir).map_err(|error| {
+        failure(format!("cannot make a directory in {}: {error}", dir.display()))
+    })?;
+    create_file(&home.file(), FILE_BYTES, &mut |_| {})
+        .map_err(|error| failure(error.to_string()))?;
+    Ok(home)
 }
 
 fn table(rows: &[Row]) -> String {

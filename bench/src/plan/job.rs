@@ -75,6 +75,10 @@ impl JobPlan {
 
     /// The job of the `number`th `--beside`, counted from 1.
     pub(super) fn beside(specification: &str, number: usize) -> Result<Self, Failure> {
+        if specification.trim().is_empty() {
+            let help = "write it as --beside=rw=read,bs=128k,iodepth=32";
+            return Err(Failure::usage("beside", "", "has no job", help));
+        }
         let words = split_escaped(specification, ',');
         let parsed = BesideWords::try_parse_from(words.iter().map(|word| {
             // A word that brings its own dashes is not a key of a specification.
@@ -174,6 +178,14 @@ impl JobPlan {
                 &start.to_string(),
                 &format!("{disk} has logical blocks of {logical_block_bytes} bytes"),
                 &format!("use a multiple of {logical_block_bytes}"),
+            ));
+        }
+        if start != 0 && disk_bytes.saturating_sub(start) < block {
+            return Err(Failure::usage(
+                "offset",
+                &start.to_string(),
+                &format!("{disk} has {disk_bytes} bytes, none for a block of {block} from there"),
+                "use a smaller offset or a smaller bs",
             ));
         }
         let room = disk_bytes.saturating_sub(start);

@@ -225,7 +225,12 @@ fn subcommands_are_checked_too() {
     assert_eq!((plan.device, plan.depth, plan.batch_submit, plan.rounds), (None, 128, 32, 7));
     assert!(parse(&["b", "compare"]).is_err() && parse(&["b", "compare", "d"]).is_ok());
     assert!(parse(&["b", "compare", "d", "--target=nop"]).is_err());
-    assert!(parse(&["b", "compare", "d", "--iodepth=8"]).is_err(), "batch of 32 exceeds it");
+    let Ok(Plan::Compare(shallow)) = parse(&["b", "compare", "d", "--iodepth=8"]) else {
+        panic!("a comparison")
+    };
+    assert_eq!(shallow.batch_submit, 8, "the default does not exceed the depth");
+    let deep = parse(&["b", "compare", "d", "--iodepth=8", "--iodepth_batch_submit=9"]);
+    assert!(deep.is_err(), "a batch that was asked for does");
     assert!(parse(&["b", "calibrate", "d", "--runtime=0"]).is_err());
     let Ok(Plan::Smoke(smoke)) = parse(&["b", "smoke", "/dev/x"]) else { panic!("a smoke") };
     assert_eq!(smoke.devices, [Path::new("/dev/x")]);

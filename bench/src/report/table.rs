@@ -33,7 +33,7 @@ pub(super) fn render(report: &RunReport) -> String {
             ),
         );
     }
-    for warning in report.environment.warnings.iter().chain(&report.warnings) {
+    for warning in &report.warnings {
         text += &line("warning", warning);
     }
     for error in &report.engine.errors {

@@ -34,7 +34,7 @@ pub enum DeviceError {
         path: PathBuf,
     },
     /// Somebody else has it, still, after waiting.
-    #[error("{path} is in use: {}; waited {waited:?}", describe_holders(.holders),
+    #[error("{path} is in use: {}{}", describe_holders(.holders), describe_wait(*.waited),
         path = .path.display())]
     Busy {
         /// As given.
@@ -211,4 +211,12 @@ fn describe_holders(holders: &[String]) -> String {
         return String::from("another process has it open exclusively");
     }
     holders.join("; ")
+}
+
+/// Nothing where nobody asked to wait: what passed was the time of one attempt.
+fn describe_wait(waited: Duration) -> String {
+    match waited.as_millis() {
+        0 => String::new(),
+        milliseconds => format!("; waited {milliseconds} ms"),
+    }
 }
