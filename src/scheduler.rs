@@ -9,7 +9,8 @@
 //!   active, so that a full device always has slots that only higher classes may take. When a
 //!   class is held back by the device being full, no lower class passes it.
 //! - **Caps.** Writes, Background and device commands have own bounds beside. `Background` falls
-//!   to a small one while any higher class is at the device, or arrived or ended a moment ago.
+//!   to a small one, in requests and in bytes, while any higher class is at the device, or arrived
+//!   or ended a moment ago: what is at the device cannot be overtaken.
 //! - **Ageing.** The head of a class that waited longer than `max_wait` is due. At most one in
 //!   `aged_every` dispatches is a due one, earliest deadline first, and it may use any slot, also
 //!   those reserved for `Critical`: were it held to a ceiling, a saturating higher class would
@@ -57,6 +58,8 @@ pub(crate) struct LaneScheduler {
     waiting: u8,
     active_slots: u32,
     active_bytes: u64,
+    /// Of `active_bytes`, those of `Background`.
+    background_bytes: u64,
     active_by_class: [u32; CLASSES],
     active_commands: u32,
     since_aged: u32,
@@ -78,6 +81,7 @@ impl LaneScheduler {
             waiting: 0,
             active_slots: 0,
             active_bytes: 0,
+            background_bytes: 0,
             active_by_class: [0; CLASSES],
             active_commands: 0,
             since_aged: 0,
@@ -263,6 +267,9 @@ impl LaneScheduler {
         }
         self.active_slots += slots;
         self.active_bytes += bytes;
+        if class == Priority::Background.index() {
+            self.background_bytes += bytes;
+        }
         self.active_by_class[class] += slots;
         self.active_commands += u32::from(!kind.moves_data());
         Choice { slot, aged: false, piece }
@@ -323,24 +330,28 @@ impl LaneScheduler {
         {
             return Some(Obstacle::Full);
         }
-        let cap = self.cap(class, now);
         let own = self.active_by_class[class];
-        if (own > 0 && own + slots > cap) || self.commands_full(ops, slot) {
+        let beside = class == Priority::Background.index() && self.foreground_busy(now);
+        let cap = if beside {
+            self.limits.background_busy_max.min(self.limits.caps[class])
+        } else {
+            self.limits.caps[class]
+        };
+        let heavy = beside
+            && self.background_bytes > 0
+            && self.background_bytes + bytes > self.limits.background_busy_bytes;
+        if (own > 0 && own + slots > cap) || heavy || self.commands_full(ops, slot) {
             return Some(Obstacle::OwnCap);
         }
         None
     }
 
+    /// Whether a class above `Background` is at the device, or was a moment ago.
     #[inline]
-    fn cap(&self, class: usize, now: u64) -> u32 {
-        if class == Priority::Background.index() {
-            let foreground_active = self.active_slots > self.active_by_class[class];
-            let quiet = self.foreground_ns.saturating_add(self.limits.background_idle_ns);
-            if foreground_active || now < quiet {
-                return self.limits.background_busy_max.min(self.limits.caps[class]);
-            }
-        }
-        self.limits.caps[class]
+    fn foreground_busy(&self, now: u64) -> bool {
+        let background = self.active_by_class[Priority::Background.index()];
+        let quiet = self.foreground_ns.saturating_add(self.limits.background_idle_ns);
+        self.active_slots > background || now < quiet
     }
 
     /// Counts an operation (or piece) of `bytes` as no longer at the device.
@@ -357,6 +368,9 @@ impl LaneScheduler {
         let (slots, bytes) = if kind.moves_data() { (self.slots_of(bytes), bytes) } else { (1, 0) };
         self.active_slots -= slots;
         self.active_bytes -= bytes;
+        if class == Priority::Background {
+            self.background_bytes -= bytes;
+        }
         self.active_by_class[class.index()] -= slots;
         self.active_commands -= u32::from(!kind.moves_data());
     }

@@ -259,6 +259,7 @@ impl IoConfig {
             max_wait_us: own.max_wait_us.or(all.max_wait_us),
             aged_every: own.aged_every.or(all.aged_every),
             background_busy_max: own.background_busy_max.or(all.background_busy_max),
+            background_busy_bytes: own.background_busy_bytes.or(all.background_busy_bytes),
             background_idle_us: own.background_idle_us.or(all.background_idle_us),
         }
     }

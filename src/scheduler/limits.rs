@@ -33,6 +33,9 @@ pub struct SchedulerConfig {
     /// Slots of `Background` while a higher class is active, 1 and up; absent: depth / 16,
     /// between 1 and 8.
     pub background_busy_max: Option<u32>,
+    /// Bytes of `Background` at the device while a higher class is active, 4096 and up; absent:
+    /// 131,072. One request always goes.
+    pub background_busy_bytes: Option<u64>,
     /// `Background` counts as alone when no higher class was active for this long, microseconds;
     /// absent: 2,000.
     pub background_idle_us: Option<u64>,
@@ -61,6 +64,8 @@ pub struct Limits {
     pub caps: [u32; CLASSES],
     /// Cap of `Background` while higher classes are active.
     pub background_busy_max: u32,
+    /// See [`SchedulerConfig::background_busy_bytes`].
+    pub background_busy_bytes: u64,
     /// See [`SchedulerConfig::background_idle_us`], nanoseconds.
     pub background_idle_ns: u64,
     /// Flushes, discards and write-zeroes at the device at once.
@@ -113,12 +118,15 @@ impl Limits {
         within("aged_every", u64::from(aged_every), 1, 1000)?;
         let busy = config.background_busy_max.unwrap_or((depth / 16).clamp(1, 8));
         within("background_busy_max", u64::from(busy), 1, u64::from(depth))?;
+        let busy_bytes = config.background_busy_bytes.unwrap_or(128 << 10);
+        within("background_busy_bytes", busy_bytes, 4096, u64::MAX)?;
         let max_wait_us = config.max_wait_us.unwrap_or([5_000, 10_000, 25_000, 50_000, 500_000]);
         Ok(Limits {
             depth,
             ceilings: descending(depth, [0, 1, 2, 5, 6]),
             caps: [depth; CLASSES],
             background_busy_max: busy,
+            background_busy_bytes: busy_bytes,
             background_idle_ns: config.background_idle_us.unwrap_or(2_000).saturating_mul(1000),
             commands_active_max: 8,
             slot_bytes,
@@ -137,6 +145,7 @@ impl Limits {
         self.ceilings = [self.depth; CLASSES];
         self.caps = [self.depth; CLASSES];
         self.background_busy_max = self.depth;
+        self.background_busy_bytes = u64::MAX;
         self.watermarks = [queue_max; CLASSES];
         self
     }

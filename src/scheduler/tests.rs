@@ -102,6 +102,7 @@ fn random_limits(random: &mut Random) -> Limits {
         active_bytes_max: Some((64 << 10) << random.below(4)),
         max_wait_us: Some([(); CLASSES].map(|()| random.below(3000))),
         aged_every: Some(1 + random.below(9) as u32),
+        background_busy_bytes: Some(4096 << random.below(9)),
         background_busy_max: Some(1 + random.below(u64::from(depth)) as u32),
         background_idle_us: Some(random.below(500)),
     };

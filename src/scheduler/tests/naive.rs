@@ -111,7 +111,17 @@ impl Naive {
         } else {
             self.limits.caps[portion.class.index()]
         };
-        (own > 0 && own + self.slots(portion) > cap) || self.commands_full(portion)
+        let own_bytes: u64 = self
+            .active
+            .iter()
+            .filter(|started| started.class == Priority::Background)
+            .map(|started| started.bytes)
+            .sum();
+        let heavy = background
+            && (foreground_active || a_moment_ago)
+            && own_bytes > 0
+            && own_bytes + portion.bytes > self.limits.background_busy_bytes;
+        (own > 0 && own + self.slots(portion) > cap) || heavy || self.commands_full(portion)
     }
 
     /// Deadline of the head of a class, if it is due.
