@@ -19,6 +19,10 @@ use dynamicfs::{Completion, DiskId, Priority};
 use crate::report::Buckets;
 use crate::stream::{Direction, Stream};
 
+/// Failed requests after which a clone gives up: a disk that refuses everything would be asked at
+/// the speed of light.
+pub const FAILURES_MAX: u64 = 1000;
+
 /// When a clone runs, on the engine's clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {

@@ -72,6 +72,8 @@ pub struct JobReport {
     pub group_id: u32,
     /// Class of its reads, or of its writes if it only writes.
     pub priority: Priority,
+    /// Class of its writes.
+    pub priority_write: Priority,
     /// The job's options, as spelled.
     pub options: Vec<(String, String)>,
     /// The first error's errno, 0 if none.

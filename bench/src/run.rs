@@ -12,7 +12,7 @@ use crate::args::{self, Target};
 use crate::environment::Environment;
 use crate::eta::{Eta, Goal};
 use crate::failure::Failure;
-use crate::load::{CloneOrder, Window};
+use crate::load::{CloneOrder, FAILURES_MAX, Window};
 use crate::output::{check_place, deliver};
 use crate::plan::{JobPlan, Plan, RunPlan, Spin};
 use crate::report::disk::DiskCounters;
@@ -280,7 +280,11 @@ impl<'a> Measurement<'a> {
         let all = jobs.iter().flat_map(|job| &job.clones);
         let first_failure = all.filter_map(|(clone, _)| clone.result.failure()).next();
         let environment = Environment::probe(&self.plan.filenames);
-        let warnings = status.notes.clone();
+        let mut warnings = status.notes.clone();
+        let failed = jobs.iter().flat_map(|job| &job.clones);
+        if failed.map(|(clone, _)| clone.result.failed.get()).max() >= Some(FAILURES_MAX) {
+            warnings.push(format!("a job was ended early, after {FAILURES_MAX} failed requests"));
+        }
         let open_loop = self.plan.jobs.iter().any(|job| job.rate_iops.is_some());
         RunReport {
             finished: SystemTime::now(),
@@ -334,6 +338,7 @@ impl<'a> Measurement<'a> {
             name: job.name.clone(),
             group_id,
             priority: job.priority_read,
+            priority_write: job.priority_write,
             options: job.options.clone(),
             error: result.failure().and_then(|error| error.errno).unwrap_or(0),
             runtime_ns,

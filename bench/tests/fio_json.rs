@@ -44,6 +44,7 @@ fn ours() -> Value {
             name: "x".into(),
             group_id: 0,
             priority: Priority::NormalRead,
+            priority_write: Priority::Write,
             options: vec![("bs".into(), "4k".into())],
             error: 0,
             runtime_ns: 511_000_000,

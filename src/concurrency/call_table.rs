@@ -18,6 +18,8 @@
 
 use std::task::{Context, Poll, Waker};
 
+use crossbeam_utils::CachePadded;
+
 use crate::concurrency::sync::{AtomicU32, AtomicU64, Ordering, UnsafeCell, spin_loop};
 use crate::concurrency::waiters::Waiters;
 
@@ -55,7 +57,7 @@ pub struct CallTable<Q, R> {
     slots: Box<[Slot<Q, R>]>,
     /// Low half: index of the first free slot. High half: a counter that changes at every pop, so
     /// that a head which came back with another successor is not taken for the old one (ABA).
-    free: AtomicU64,
+    free: CachePadded<AtomicU64>,
     /// Those who found no slot free.
     waiters: Waiters,
 }
@@ -85,7 +87,7 @@ impl<Q, R> CallTable<Q, R> {
                 waker: UnsafeCell::new(None),
             })
             .collect();
-        CallTable { slots, free: AtomicU64::new(0), waiters: Waiters::default() }
+        CallTable { slots, free: CachePadded::new(AtomicU64::new(0)), waiters: Waiters::default() }
     }
 
     /// How many calls fit at once.

@@ -9,6 +9,8 @@
 //! A push never waits and fails only on a closed mailbox: the slot that carries the message is
 //! its room.
 
+use crossbeam_utils::CachePadded;
+
 use crate::concurrency::call_table::{CallTable, NIL, ServerKey};
 use crate::concurrency::sync::{AtomicU32, Ordering};
 
@@ -31,14 +33,14 @@ struct Closed;
 
 /// A mailbox. It holds slots of one [`CallTable`].
 #[derive(Debug)]
-#[repr(align(128))]
 pub struct Mailbox {
-    newest: AtomicU32,
+    /// Alone on its cache lines: every producer writes it, and the consumer looks at it each turn.
+    newest: CachePadded<AtomicU32>,
 }
 
 impl Default for Mailbox {
     fn default() -> Self {
-        Mailbox { newest: AtomicU32::new(EMPTY) }
+        Mailbox { newest: CachePadded::new(AtomicU32::new(EMPTY)) }
     }
 }
 

@@ -16,9 +16,9 @@ thread_local! {
     static THREAD_WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
 }
 
-/// Looks at the reply this often before the thread parks: some 25 us on current processors, about
-/// what a park and a wake-up across cores cost. It also lets a thread with many tickets take a whole
-/// batch at a time.
+/// Looks at the reply this often before the thread parks: some 25 us on current processors,
+/// about what a park and a wake-up across cores cost. It also lets a thread with many tickets
+/// take a whole batch at a time.
 const SPINS: u32 = 1_000;
 
 struct Unpark(Thread);

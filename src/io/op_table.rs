@@ -163,8 +163,8 @@ impl OpTable {
         OpId { slot, generation: self.op(slot).generation }
     }
 
-    /// The memory of an operation.
-    #[inline(always)]
+    /// The memory of an operation, for backends that move data with the processor.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn memory_mut(&mut self, slot: u32) -> &mut Buffers {
         &mut self.memory[slot as usize]
     }
@@ -411,6 +411,7 @@ impl OpTable {
 
     /// The bytes of an operation's buffers from `from` on (of the operation itself), in pieces;
     /// for backends that move data with the processor.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn with_bytes(&mut self, slot: u32, from: u64, mut f: impl FnMut(&mut [u8])) {
         let (owner, start) = self.owner(slot);
         let mut skip = (start + from) as usize;

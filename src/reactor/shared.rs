@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
+use crossbeam_utils::CachePadded;
+
 use crate::concurrency::call_table::{CallTable, ServerKey};
 use crate::concurrency::mailbox::{Mailbox, Wake};
 use crate::concurrency::waiters::Waiters;
@@ -120,7 +122,7 @@ impl ReactorShared {
 #[derive(Debug, Default)]
 pub(crate) struct LaneShared {
     /// Requests of other threads accepted and not yet at the device.
-    pub(crate) waiting: AtomicU32,
+    pub(crate) waiting: CachePadded<AtomicU32>,
     /// Lanes of the same disk that are idle and would take requests, by number.
     pub(crate) hungry: AtomicU64,
     pub(crate) metrics: LaneMetrics,

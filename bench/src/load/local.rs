@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dynamicfs::reactor::local::{LocalIo, LocalRefusal, LocalTask, TaskState};
 use dynamicfs::{Buffers, Completion, DmaBuf, OpKind, Request};
 
-use crate::load::{CloneOrder, CloneResult, Progress};
+use crate::load::{CloneOrder, CloneResult, FAILURES_MAX, Progress};
 use crate::stream::Direction;
 
 /// See the module.
@@ -145,8 +145,7 @@ impl LocalTask for LocalClone {
         self.progress.count(now, total_ns, direction, &completion, &self.result);
         if let Err(error) = completion.result {
             self.result.fail(error);
-            // A disk that refuses everything would be asked at the speed of light.
-            if self.result.failed.get() >= 1000 {
+            if self.result.failed.get() >= FAILURES_MAX {
                 self.progress.window.ios_max = 0;
             }
         }

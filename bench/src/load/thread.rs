@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dynamicfs::{Buffers, Completion, DmaBuf, IoScheduler, OpKind, Request, SubmitError, Ticket};
 
-use crate::load::{CloneOrder, CloneResult, Progress};
+use crate::load::{CloneOrder, CloneResult, FAILURES_MAX, Progress};
 use crate::stream::Direction;
 
 /// One clone.
@@ -107,7 +107,7 @@ impl ThreadClone {
         self.progress.count(now, total_ns, direction, &completion, &self.result);
         if let Err(error) = completion.result {
             self.result.fail(error);
-            if self.result.failed.get() >= 1000 {
+            if self.result.failed.get() >= FAILURES_MAX {
                 self.progress.window.ios_max = 0;
             }
         }

@@ -149,6 +149,7 @@ fn ours(report: &RunReport) -> Result<Value, serde_json::Error> {
             json!({
                 "jobname": job.name,
                 "priority": job.priority,
+                "priority_write": job.priority_write,
                 "read": side(&job.read),
                 "write": side(&job.write),
             })

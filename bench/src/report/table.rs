@@ -101,7 +101,7 @@ fn direction_lines(
     let mut text = format!(
         "{:wide$}  {:11}  {name:5}  {:>8}  {mib:>9.1}{}\n",
         job.name,
-        show::word(job.priority),
+        show::word(if name == "write" { job.priority_write } else { job.priority }),
         scaled(direction.iops()),
         latencies(&direction.total, columns),
     );
