@@ -18,6 +18,7 @@ fn sample() -> RunReport {
             name: name.into(),
             group_id: 0,
             priority,
+            priority_write: Priority::Write,
             options: vec![("bs".into(), "4k".into())],
             error: 0,
             runtime_ns: 1_000_000_000,
