@@ -7,7 +7,7 @@
 //! 3. enter the backend once: hand over what is staged, sleep if there is nothing else to do;
 //! 4. reap completions, tell their origins, wake their waiters.
 //!
-//! A pinned thread drives it in production ([`Reactor::run`]); the simulator drives many, on one
+//! A pinned thread drives it in production (`Reactor::run`); the simulator drives many, on one
 //! thread. Nothing here uses a thread, a clock or a random source of its own.
 
 pub(crate) mod drain;

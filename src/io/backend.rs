@@ -1,4 +1,4 @@
-//! The seam: everything that touches the world goes through [`Backend`].
+//! The seam: everything that touches the world goes through `Backend`.
 //!
 //! Two implementations: io_uring, and the simulator's disks under a virtual clock. The reactor
 //! above is a state machine that knows neither threads nor clocks.
