@@ -487,6 +487,8 @@ impl ReactorState {
             return Wait::None;
         }
         self.shared.metrics.sleeps.add(1);
+        // A sleeper does not publish again: what is read while it sleeps must be true.
+        self.lanes.iter().for_each(Lane::publish_queued);
         let batch = self.tuning.completion_batch;
         let patient = batch > 1
             && active >= 2 * batch

@@ -54,7 +54,7 @@ pub struct ReactorMetrics {
     pub(crate) sleeps: Counter,
     /// Wake-ups signalled to it, written by every producer.
     pub(crate) wakes: Counter,
-    /// CPU time of its thread in nanoseconds, as of its last sleep or every few milliseconds.
+    /// CPU time of its thread in nanoseconds, at most 20 ms of work old.
     pub(crate) cpu_ns: Counter,
     /// User part of it.
     pub(crate) user_ns: Counter,
