@@ -54,7 +54,8 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
     let single_class = config.priorities_off.then_some(Priority::NormalRead);
     let (lanes, routes) = make_lanes(&placement.lanes, single_class, &disks, &limits, &shared);
     let start = Instant::now();
-    let start_order = StartOrder { config, placement: &placement, disks: &disks, start };
+    let start_order =
+        StartOrder { config, topology: &topology, placement: &placement, disks: &disks, start };
     let files = duplicate_all(&devices)?;
     let (reactors, arenas) = start_order.start_all(lanes, &shared, wakes, &files)?;
     let closing = AtomicBool::new(false);
@@ -231,6 +232,7 @@ fn duplicate_all(devices: &[Option<Device>]) -> Result<Arc<[Option<OwnedFd>]>, O
 
 struct StartOrder<'a> {
     config: &'a IoConfig,
+    topology: &'a Topology,
     placement: &'a Placement,
     disks: &'a Arc<[DiskFacts]>,
     start: Instant,
@@ -305,6 +307,7 @@ impl StartOrder<'_> {
         let reactors = &self.config.reactors;
         let seed = Seed {
             slot: self.placement.reactors[number].clone(),
+            node_cpus: self.node_cpus(number),
             lanes,
             shared,
             wake,
@@ -329,6 +332,13 @@ impl StartOrder<'_> {
             .spawn(move || crate::engine::thread::main(seed))
             .map_err(|source| OpenError::System { action: "start a reactor's thread", source })?;
         Ok(Starting { arena_made, arenas, ready, ended, thread })
+    }
+
+    /// CPUs of a reactor's node, or all where there are no nodes.
+    fn node_cpus(&self, number: usize) -> Vec<u32> {
+        let node = self.placement.reactors[number].node;
+        let found = self.topology.nodes.iter().find(|other| Some(other.os_index) == node);
+        found.map_or_else(|| self.topology.cpus(), |found| found.cpus.clone())
     }
 
     /// The first reactor of each node maps the node's arena.

@@ -41,6 +41,8 @@ pub(super) struct ArenaOrder {
 /// Everything that a reactor's thread starts with.
 pub(super) struct Seed {
     pub(super) slot: ReactorSlot,
+    /// CPUs of its node, or all.
+    pub(super) node_cpus: Vec<u32>,
     pub(super) lanes: Vec<Lane>,
     pub(super) shared: Arc<ReactorShared>,
     pub(super) wake: Arc<WakeEvent>,
@@ -115,7 +117,7 @@ fn assemble(
     }
     let files: Vec<RawFd> = seed.files.iter().map(raw).collect();
     interrupt.register_files(&files)?;
-    interrupt.keep_workers_here();
+    interrupt.keep_workers_on(&seed.node_cpus);
     let mut polled = if seed.disks.iter().any(|disk| disk.polled) {
         let mut ring = Ring::new(&RingConfig { polled: true, ..config })?;
         ring.register_files(&files)?;

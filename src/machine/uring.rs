@@ -216,18 +216,15 @@ impl Ring {
         Ok(())
     }
 
-    /// Keeps work that the kernel hands to worker threads on this thread's processor set.
-    pub fn keep_workers_here(&self) {
-        if let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) {
-            let mut raw: libc::cpu_set_t = zeroed_cpu_set();
-            for cpu in 0..nix::sched::CpuSet::count() {
-                if set.is_set(cpu).unwrap_or(false) {
-                    set_cpu(&mut raw, cpu);
-                }
-            }
-            // A kernel before 5.14 refuses: its workers run anywhere, which costs but works.
-            let _ = self.ring.submitter().register_iowq_aff(&raw);
-        }
+    /// Keeps work that the kernel hands to worker threads (flushes, discards) on these CPUs: those
+    /// of the reactor's node, not its own CPU alone, where a busy reactor would hold them up.
+    pub fn keep_workers_on(&self, cpus: &[u32]) {
+        let mut set: libc::cpu_set_t = zeroed_cpu_set();
+        let fitting = cpus.iter().map(|cpu| *cpu as usize);
+        let fitting = fitting.filter(|cpu| *cpu < nix::sched::CpuSet::count());
+        fitting.for_each(|cpu| set_cpu(&mut set, cpu));
+        // A kernel before 5.14 refuses: its workers run anywhere, which costs but works.
+        let _ = self.ring.submitter().register_iowq_aff(&set);
     }
 
     /// Free submission entries.
