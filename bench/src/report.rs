@@ -201,8 +201,6 @@ pub struct ReactorReport {
     pub reaps: u64,
     /// Times it slept and was woken.
     pub wakes: u64,
-    /// Time asleep.
-    pub asleep_ns: u64,
 }
 
 /// How many requests failed in one way.

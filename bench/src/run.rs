@@ -348,8 +348,8 @@ impl<'a> Measurement<'a> {
             system_ns: until.1.system_ns.saturating_sub(from.1.system_ns),
             context_switches: (until.1.voluntary_switches + until.1.involuntary_switches)
                 .saturating_sub(from.1.voluntary_switches + from.1.involuntary_switches),
-            major_faults: 0,
-            minor_faults: 0,
+            major_faults: until.1.major_faults.saturating_sub(from.1.major_faults),
+            minor_faults: until.1.minor_faults.saturating_sub(from.1.minor_faults),
             depth: job.depth,
             depth_seen: sizes.0,
             submit_sizes: sizes.1,
@@ -388,7 +388,6 @@ impl<'a> Measurement<'a> {
                 submits: delta.submits,
                 reaps: delta.reaps,
                 wakes: delta.wakes,
-                asleep_ns: 0,
             }
         });
         let sum = |of: fn(&ClassSnapshot) -> u64| {

@@ -47,6 +47,10 @@ pub struct ThreadUsage {
     pub voluntary_switches: u64,
     /// Times the CPU was taken away.
     pub involuntary_switches: u64,
+    /// Page faults that read from a disk.
+    pub major_faults: u64,
+    /// Page faults that did not.
+    pub minor_faults: u64,
 }
 
 /// What the calling thread has cost since it started.
@@ -58,6 +62,8 @@ pub fn thread_usage() -> ThreadUsage {
         usage.user_ns = seen.user_time().num_nanoseconds().max(0) as u64;
         usage.system_ns = seen.system_time().num_nanoseconds().max(0) as u64;
         usage.voluntary_switches = seen.voluntary_context_switches().max(0) as u64;
+        usage.major_faults = seen.major_page_faults().max(0) as u64;
+        usage.minor_faults = seen.minor_page_faults().max(0) as u64;
         usage.involuntary_switches = seen.involuntary_context_switches().max(0) as u64;
     }
     usage

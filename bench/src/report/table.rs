@@ -208,13 +208,12 @@ fn path(report: &RunReport) -> String {
 fn reactor_line(reactor: &ReactorReport, elapsed_ns: u64) -> String {
     let percent = |time_ns: u64| 100.0 * ratio(time_ns, elapsed_ns);
     format!(
-        "CPU {} (node {}): {} IOPS, user {:.0} %, system {:.0} %, asleep {:.0} %, {} wakes",
+        "CPU {} (node {}): {} IOPS, user {:.0} %, system {:.0} %, {} wakes",
         reactor.cpu,
         reactor.node,
         scaled(per_second(reactor.ios, elapsed_ns)),
         percent(reactor.user_ns),
         percent(reactor.system_ns),
-        percent(reactor.asleep_ns),
         reactor.wakes,
     )
 }
