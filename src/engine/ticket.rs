@@ -112,6 +112,8 @@ impl Ticket {
         if on_reactor_thread() {
             return Err(WaitOnReactor(self));
         }
+        // A thread's waker is its one allocation: made at its first wait, not at its first park.
+        with_thread_waker(|_| ());
         for _ in 0..SPINS {
             if let Some(completion) = self.take() {
                 return Ok(completion);
