@@ -6,4 +6,5 @@
 pub mod call_table;
 pub mod mailbox;
 pub mod sync;
+pub(crate) mod thread_wait;
 pub mod waiters;

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod error;
+pub mod metrics;
 pub mod op;
 pub(crate) mod op_table;
 pub(crate) mod uring_backend;

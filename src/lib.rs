@@ -21,8 +21,8 @@
 //! ```
 //!
 //! Modules in layer order, lowest first; each names only those above it in this list, and
-//! `tests/tidy.rs` holds them to it: [`machine`], [`concurrency`], [`memory`], [`placement`],
-//! [`io`], [`metrics`], [`scheduler`], [`reactor`], [`engine`].
+//! `tests/tidy.rs` holds them to it: [`machine`], [`metrics`], [`memory`], [`concurrency`],
+//! [`placement`], [`io`], [`scheduler`], [`reactor`], [`engine`].
 
 pub mod concurrency;
 pub mod engine;
@@ -37,6 +37,6 @@ pub mod scheduler;
 pub mod sim;
 
 pub use engine::{CloseError, DiskConfig, IoConfig, IoScheduler, OpenError, SubmitError, Ticket};
+pub use io::metrics::Metrics;
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};
 pub use memory::{BufferList, DmaBuf};
-pub use metrics::Metrics;

@@ -3,6 +3,8 @@
 pub mod arena;
 mod buddy;
 pub mod buffer;
+pub mod table;
 
 pub use arena::{Arena, ArenaStatus, BufferUnavailable};
 pub use buffer::{BufferList, DmaBuf};
+pub use table::HugeTable;

@@ -14,16 +14,17 @@ use std::path::Path;
 /// Edges that look odd and why they are there:
 /// - `io` → `concurrency`: an operation remembers the call that it answers (`Origin::Call`).
 /// - `scheduler` → `concurrency`: its lists end with the call table's `NIL`.
-/// - `metrics` → `io`: counters are kept by class, operation and kind of error.
+/// - `concurrency` → `machine`, `memory`: locks and generations lie in huge-page memory, and a
+///   reader asks whether the thread that left a cell half written still lives.
 /// - `reactor` → `machine`: it publishes its thread's CPU time.
 /// - `sim` → `engine`: the simulated world submits through the engine's own gate and tickets.
 const LAYERS: &[(&str, &[&str])] = &[
     ("machine", &[]),
-    ("concurrency", &[]),
+    ("metrics", &[]),
     ("memory", &["machine"]),
+    ("concurrency", &["machine", "metrics", "memory"]),
     ("placement", &["machine"]),
-    ("io", &["machine", "concurrency", "memory"]),
-    ("metrics", &["io"]),
+    ("io", &["machine", "metrics", "memory", "concurrency"]),
     ("scheduler", &["io", "concurrency"]),
     ("reactor", &["machine", "concurrency", "memory", "io", "metrics", "scheduler"]),
     (

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use dynamicfs::engine::status::Status;
+use dynamicfs::io::metrics::ClassSnapshot;
 use dynamicfs::machine::mapping::Pages;
-use dynamicfs::metrics::{ClassSnapshot, HistogramSnapshot};
+use dynamicfs::metrics::HistogramSnapshot;
 use dynamicfs::{DiskId, IoScheduler, Metrics, Priority};
 
 use crate::args::{self, Target};

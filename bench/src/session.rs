@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dynamicfs::engine::config::{ConfigError, DiskAccess, Polled as PolledConfig};
+use dynamicfs::io::metrics::ReactorSnapshot;
 use dynamicfs::machine::device::{DeviceError, DeviceErrorClass};
 use dynamicfs::machine::mapping::PagePolicy;
 use dynamicfs::machine::write_gate::{ForceSignatures, WriteGate, WriteRefusal};
-use dynamicfs::metrics::ReactorSnapshot;
 use dynamicfs::{DiskConfig, DiskId, DmaBuf, IoConfig, IoScheduler, Metrics, OpenError};
 
 use crate::args::{Buffers, Client, Polled, Switch};

@@ -1,19 +1,27 @@
 //! The atomics, locks and cells of this layer: the standard library's, or `loom`'s under
-//! `--cfg loom`.
+//! `--cfg loom`, or `shuttle`'s under `--cfg shuttle`.
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-#[cfg(not(loom))]
-pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-#[cfg(loom)]
-pub use loom::sync::Mutex;
-#[cfg(not(loom))]
-pub use std::sync::Mutex;
+pub use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU32, AtomicU64, Ordering, fence},
+};
+#[cfg(shuttle)]
+pub use shuttle::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU32, AtomicU64, Ordering, fence},
+};
+#[cfg(not(any(loom, shuttle)))]
+pub use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU32, AtomicU64, Ordering, fence},
+};
 
 #[cfg(loom)]
 pub use loom::hint::spin_loop;
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+pub use shuttle::hint::spin_loop;
+#[cfg(not(any(loom, shuttle)))]
 pub use std::hint::spin_loop;
 
 #[cfg(loom)]

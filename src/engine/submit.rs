@@ -3,9 +3,10 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::concurrency::thread_wait::{on_reactor_thread, with_thread_waker};
 use crate::engine::error::SubmitError;
 use crate::engine::io_scheduler::IoScheduler;
-use crate::engine::ticket::{Ticket, on_reactor_thread, with_thread_waker};
+use crate::engine::ticket::Ticket;
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{BufferList, DmaBuf};
 

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
+use crate::concurrency::thread_wait::mark_reactor_thread;
 use crate::engine::error::OpenError;
 use crate::engine::io_scheduler::ReactorEnd;
 use crate::engine::status::ReactorStatus;
-use crate::engine::ticket::mark_reactor_thread;
 use crate::io::backend::{Backend, DiskFacts};
 use crate::io::error::ErrorKind;
 use crate::io::uring_backend::UringBackend;

@@ -1,51 +1,19 @@
 //! A ticket: the promise of a completion, for threads and for tasks alike.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll};
 
 use crate::concurrency::call_table::CallerKey;
+use crate::concurrency::thread_wait::{on_reactor_thread, with_thread_waker};
 use crate::io::op::Completion;
 use crate::reactor::shared::Calls;
-
-thread_local! {
-    static ON_REACTOR: Cell<bool> = const { Cell::new(false) };
-    static THREAD_WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-}
 
 /// Looks at the reply this often before the thread parks: some 25 us on current processors,
 /// about what a park and a wake-up across cores cost. It also lets a thread with many tickets
 /// take a whole batch at a time.
 const SPINS: u32 = 1_000;
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Marks the calling thread as a reactor's: it must not wait for completions that it brings.
-pub(crate) fn mark_reactor_thread() {
-    ON_REACTOR.set(true);
-}
-
-pub(crate) fn on_reactor_thread() -> bool {
-    ON_REACTOR.get()
-}
-
-/// Runs `f` with a waker that unparks this thread.
-pub(crate) fn with_thread_waker<R>(f: impl FnOnce(&Waker) -> R) -> R {
-    THREAD_WAKER.with(f)
-}
 
 /// Waiting on a reactor's own thread would never end. The ticket comes back.
 #[derive(Debug)]

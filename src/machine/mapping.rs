@@ -12,6 +12,9 @@ use std::ptr::NonNull;
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 const GIGANTIC_PAGE_BYTES: usize = 1 << 30;
 const NORMAL_PAGE_BYTES: usize = 4096;
+/// Lengths are rounded up to this; a model that is run a million times pays for one page only.
+const ROUND_BYTES: usize =
+    if cfg!(any(loom, shuttle)) { NORMAL_PAGE_BYTES } else { HUGE_PAGE_BYTES };
 
 /// The largest pages to try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +65,7 @@ pub struct Mapping {
 impl Mapping {
     /// Maps `bytes` (rounded up to whole 2 MiB) and touches every page from this thread.
     pub fn new(bytes: usize, policy: PagePolicy) -> Result<Mapping, MappingError> {
-        let bytes = bytes.max(1).next_multiple_of(HUGE_PAGE_BYTES);
+        let bytes = bytes.max(1).next_multiple_of(ROUND_BYTES);
         if policy == PagePolicy::Gigantic
             && let Some(mapping) = Mapping::explicit(bytes, 30, Pages::Gigantic)
         {

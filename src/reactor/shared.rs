@@ -9,9 +9,9 @@ use crossbeam_utils::CachePadded;
 use crate::concurrency::call_table::{CallTable, ServerKey};
 use crate::concurrency::mailbox::{Mailbox, Wake};
 use crate::concurrency::waiters::Waiters;
+use crate::io::metrics::{LaneMetrics, ReactorMetrics};
 use crate::io::op::{Completion, Request};
 use crate::machine::affinity::thread_usage;
-use crate::metrics::lane::{LaneMetrics, ReactorMetrics};
 use crate::reactor::local::LocalTask;
 
 /// A request on its way to a reactor.
