@@ -4,7 +4,10 @@
 //! models in `tests/loom.rs` explore the very code that production runs.
 
 pub mod call_table;
+pub mod extent_locks;
+pub mod lock;
 pub mod mailbox;
+pub mod metadata_locks;
 pub mod sync;
 pub(crate) mod thread_wait;
 pub mod waiters;

@@ -36,6 +36,13 @@ pub mod scheduler;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 
+pub use concurrency::extent_locks::{
+    ExtentLockManager, ExtentReadGuard, ExtentWriteGuard, LockConfig, LockedExtents,
+};
+pub use concurrency::lock::acquire::LockRefusal;
+pub use concurrency::lock::metrics::LockMetrics;
+pub use concurrency::lock::word::LockMode;
+pub use concurrency::metadata_locks::{ExtentMapLocks, InodeLocks};
 pub use engine::{CloseError, DiskConfig, IoConfig, IoScheduler, OpenError, SubmitError, Ticket};
 pub use io::metrics::Metrics;
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};

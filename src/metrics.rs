@@ -5,6 +5,8 @@
 
 pub mod counter;
 pub mod histogram;
+pub mod per_thread;
 
 pub use counter::Counter;
 pub use histogram::{Histogram, HistogramSnapshot};
+pub use per_thread::PerThread;

@@ -63,6 +63,12 @@ impl Histogram {
         }
     }
 
+    /// Records one value, from any thread.
+    pub fn record_shared(&self, ns: u64) {
+        self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
+        self.max.fetch_max(ns, Ordering::Relaxed);
+    }
+
     /// Records a zero, in fewer steps. Only the histogram's one writer may call this.
     #[inline(always)]
     pub fn record_zero(&self) {

@@ -1,0 +1,384 @@
+//! The table of extent locks: found without a mutex, made and given to other extents under the
+//! mutex of their shard.
+//!
+//! A slot is one cache line: a lock, the extent it belongs to, and two links. An extent's home is
+//! the slot that its hash names. If another extent's lock is held there, the newcomer gets any idle
+//! slot of the shard, and the home's chain leads to it. An idle lock stays findable until somebody
+//! needs its slot, so that nothing has to be done when a lock is let go, and a billion touched
+//! extents need no more memory than one.
+//!
+//! - Keys and links change under the shard's mutex alone, and a key only while its lock is
+//!   `CHANGING`, with a new incarnation.
+//! - So under the mutex a search is exact. Without it, a search may miss a lock, and then goes on
+//!   under the mutex; but it cannot take a wrong one, because it compares and swaps the word, with
+//!   the incarnation in it, from before it looked at the key.
+
+use std::task::Waker;
+
+use crossbeam_utils::CachePadded;
+use uuid::Uuid;
+
+use crate::concurrency::lock::acquire::{Found, LockRefusal};
+use crate::concurrency::lock::metrics::LockCounters;
+use crate::concurrency::lock::raw::{Attempt, LockRef, Parking, ParkingGuard, RawLock, Take};
+use crate::concurrency::lock::word::{LockMode, State};
+use crate::concurrency::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_loop};
+use crate::machine::mapping::{MappingError, PagePolicy};
+use crate::memory::arena::ArenaStatus;
+use crate::memory::table::HugeTable;
+
+/// A lock that lies at home, or nowhere yet.
+const AT_HOME: u32 = u32::MAX;
+/// The end of a chain.
+const END: u32 = u32::MAX - 1;
+/// A search without the mutex follows a chain no further than this.
+const STEPS_MAX: usize = 16;
+
+/// An extent as the table sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    words: [u64; 2],
+    home: u32,
+}
+
+impl Key {
+    pub(super) fn uuid(self) -> u128 {
+        u128::from(self.words[0]) << 64 | u128::from(self.words[1])
+    }
+}
+
+/// A lock's place: one cache line.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Slot {
+    lock: RawLock,
+    key: [AtomicU64; 2],
+    /// First lock that has its home here and lies elsewhere.
+    chain: AtomicU32,
+    /// If this lock lies away from its home: the next such one.
+    link: AtomicU32,
+}
+
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(size_of::<Slot>() == 64, "a lock is one cache line");
+
+impl Slot {
+    fn new() -> Slot {
+        Slot {
+            lock: RawLock::new(),
+            key: [AtomicU64::new(0), AtomicU64::new(0)],
+            chain: AtomicU32::new(END),
+            link: AtomicU32::new(AT_HOME),
+        }
+    }
+
+    // Relaxed: the word that was loaded before, and is swapped after, orders these.
+    #[inline(always)]
+    fn is_of(&self, key: Key) -> bool {
+        self.key[0].load(Ordering::Relaxed) == key.words[0]
+            && self.key[1].load(Ordering::Relaxed) == key.words[1]
+    }
+}
+
+/// What the threads that make locks in a shard contend for, on cache lines of its own.
+#[derive(Debug)]
+struct Shard {
+    parking: Parking,
+    /// Where the search for an idle slot goes on. Changed under the mutex.
+    hand: AtomicU32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct LockTable {
+    slots: HugeTable<Slot>,
+    shards: HugeTable<CachePadded<Shard>>,
+    /// From a hash to a slot, from a slot to its shard.
+    home_shift: u32,
+    shard_shift: u32,
+    pub(super) counters: LockCounters,
+}
+
+/// Spreads a UUID of any version: one wide multiplication folded, as wyhash does, with constants
+/// of its own. Whoever can choose UUIDs at will can make one shard full, and is told so.
+#[inline(always)]
+fn spread(words: [u64; 2]) -> u64 {
+    let wide =
+        u128::from(words[0] ^ 0xA076_1D64_78BD_642F) * u128::from(words[1] ^ 0xE703_7ED1_A0B4_28DB);
+    (wide as u64 ^ (wide >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+impl LockTable {
+    /// A table of `1 << slots_log2` locks in `1 << shards_log2` shards.
+    pub(super) fn new(
+        slots_log2: u32,
+        shards_log2: u32,
+        overtakes_max: u8,
+        pages: PagePolicy,
+    ) -> Result<LockTable, MappingError> {
+        let shard = |_| {
+            let parking = Parking::new(overtakes_max);
+            CachePadded::new(Shard { parking, hand: AtomicU32::new(0) })
+        };
+        Ok(LockTable {
+            slots: HugeTable::from_fn(1 << slots_log2, pages, |_| Slot::new())?,
+            shards: HugeTable::from_fn(1 << shards_log2, pages, shard)?,
+            home_shift: 64 - slots_log2,
+            shard_shift: slots_log2 - shards_log2,
+            counters: LockCounters::default(),
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn key(&self, extent: &Uuid) -> Key {
+        let (high, low) = extent.as_u64_pair();
+        // A table of one slot shifts by 64: everything lies in slot 0.
+        let home = spread([high, low]).checked_shr(self.home_shift).unwrap_or(0) as u32;
+        Key { words: [high, low], home }
+    }
+
+    pub(super) fn shard_of(&self, key: Key) -> u32 {
+        key.home >> self.shard_shift
+    }
+
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    pub(super) fn places(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn status(&self) -> [ArenaStatus; 2] {
+        [self.slots.status(), self.shards.status()]
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> &Slot {
+        &self.slots[index as usize]
+    }
+
+    fn shard(&self, key: Key) -> &Shard {
+        &self.shards[self.shard_of(key) as usize]
+    }
+
+    #[inline(always)]
+    fn lock_ref(&self, slot: u32) -> LockRef<'_> {
+        let shard = &self.shards[(slot >> self.shard_shift) as usize];
+        LockRef { lock: &self.slot(slot).lock, parking: &shard.parking }
+    }
+
+    /// Locks that are held or waited for now.
+    pub(super) fn live(&self) -> usize {
+        self.slots.iter().filter(|slot| !slot.lock.word.load().is_idle()).count()
+    }
+
+    // ---- without the mutex
+
+    #[inline(always)]
+    pub(super) fn take_known(&self, key: Key, mode: LockMode) -> Found<'_> {
+        let slot = self.slot(key.home);
+        let seen = slot.lock.word.load();
+        let lock = self.lock_ref(key.home);
+        if slot.is_of(key) && lock.take(seen, mode) == Take::Taken {
+            return Found::Taken(lock);
+        }
+        self.take_known_elsewhere(key, mode)
+    }
+
+    #[inline(never)]
+    fn take_known_elsewhere(&self, key: Key, mode: LockMode) -> Found<'_> {
+        let mut at = key.home;
+        for _ in 0..STEPS_MAX {
+            match self.take_at(at, key, mode) {
+                Seen::Taken => return Found::Taken(self.lock_ref(at)),
+                Seen::Held => return Found::Held,
+                Seen::Changing => return Found::Unknown,
+                Seen::Other => (),
+            }
+            let slot = self.slot(at);
+            let next = if at == key.home { &slot.chain } else { &slot.link };
+            // Relaxed: wherever a link leads, the word and the key found there decide.
+            at = next.load(Ordering::Relaxed);
+            if at as usize >= self.slots.len() || at == key.home {
+                return Found::Unknown;
+            }
+        }
+        Found::Unknown
+    }
+
+    /// Takes the lock in a slot if it is the extent's.
+    fn take_at(&self, at: u32, key: Key, mode: LockMode) -> Seen {
+        let (slot, lock) = (self.slot(at), self.lock_ref(at));
+        loop {
+            let seen = slot.lock.word.load();
+            if seen.is_changing() {
+                return Seen::Changing;
+            }
+            if !slot.is_of(key) {
+                return Seen::Other;
+            }
+            match lock.take(seen, mode) {
+                Take::Taken => return Seen::Taken,
+                Take::Held => {
+                    // The key was this extent's when the lock was held, if the slot has not
+                    // changed hands since. Acquire pairs with the Release that ended the change.
+                    fence(Ordering::Acquire);
+                    if seen.same_lock(slot.lock.word.load()) {
+                        return Seen::Held;
+                    }
+                }
+                Take::Raced => spin_loop(),
+            }
+        }
+    }
+
+    // ---- under the mutex of the shard
+
+    /// Finds the extent's lock, or gives it an idle slot, held as `mode`.
+    fn find_or_make(&self, key: Key, mode: LockMode) -> Result<Made, LockRefusal> {
+        if let Some(at) = self.search(key) {
+            return Ok(Made::Found(at));
+        }
+        let Some(at) = self.make(key, mode) else {
+            let (shard, places) = (self.shard_of(key), 1 << self.shard_shift);
+            return Err(LockRefusal::TableFull { shard, places });
+        };
+        self.counters.created();
+        Ok(Made::Taken(at))
+    }
+
+    /// Under the mutex a search is exact: only whoever holds it changes keys and links.
+    fn search(&self, key: Key) -> Option<u32> {
+        if self.slot(key.home).is_of(key) {
+            return Some(key.home);
+        }
+        let mut at = self.slot(key.home).chain.load(Ordering::Relaxed);
+        while at != END {
+            if self.slot(at).is_of(key) {
+                return Some(at);
+            }
+            at = self.slot(at).link.load(Ordering::Relaxed);
+        }
+        None
+    }
+
+    /// Gives an idle slot to the extent: its home, or one of its home's chain, so that chains do not
+    /// grow beyond what is held at once, or the next one in the shard.
+    fn make(&self, key: Key, mode: LockMode) -> Option<u32> {
+        if let Some(changing) = self.seize(key.home) {
+            self.install(key.home, key, changing, mode);
+            return Some(key.home);
+        }
+        let mut at = self.slot(key.home).chain.load(Ordering::Relaxed);
+        while at != END {
+            if let Some(changing) = self.seize(at) {
+                self.install(at, key, changing, mode);
+                return Some(at);
+            }
+            at = self.slot(at).link.load(Ordering::Relaxed);
+        }
+        let places = 1u32 << self.shard_shift;
+        let first = self.shard_of(key) << self.shard_shift;
+        let hand = &self.shard(key).hand;
+        let start = hand.load(Ordering::Relaxed);
+        for step in 0..places {
+            let at = first + (start.wrapping_add(step) & (places - 1));
+            if let Some(changing) = self.seize(at) {
+                hand.store(start.wrapping_add(step + 1), Ordering::Relaxed);
+                self.install(at, key, changing, mode);
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Takes an idle lock away from its extent; nobody can take it until `install`.
+    fn seize(&self, at: u32) -> Option<State> {
+        let word = &self.slot(at).lock.word;
+        let seen = word.load();
+        let changing = seen.changing();
+        (seen.is_idle() && word.change(seen, changing).is_ok()).then_some(changing)
+    }
+
+    fn install(&self, at: u32, key: Key, changing: State, mode: LockMode) {
+        let slot = self.slot(at);
+        self.unchain(at);
+        for (word, value) in slot.key.iter().zip(key.words) {
+            word.store(value, Ordering::Relaxed);
+        }
+        if at != key.home {
+            let home = &self.slot(key.home).chain;
+            slot.link.store(home.load(Ordering::Relaxed), Ordering::Relaxed);
+            home.store(at, Ordering::Relaxed);
+        }
+        slot.lock.word.end_change(changing.changed(mode));
+    }
+
+    /// Takes a slot out of the chain of its old extent's home, if it lies away from it.
+    fn unchain(&self, at: u32) {
+        let slot = self.slot(at);
+        let after = slot.link.load(Ordering::Relaxed);
+        if after == AT_HOME {
+            return;
+        }
+        let old = [slot.key[0].load(Ordering::Relaxed), slot.key[1].load(Ordering::Relaxed)];
+        let mut before = &self.slot(self.key(&Uuid::from_u64_pair(old[0], old[1])).home).chain;
+        loop {
+            let next = before.load(Ordering::Relaxed);
+            assert_ne!(next, END, "a lock away from home is in its home's chain");
+            if next == at {
+                break;
+            }
+            before = &self.slot(next).link;
+        }
+        before.store(after, Ordering::Relaxed);
+        slot.link.store(AT_HOME, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_or_queue(
+        &self,
+        key: Key,
+        mode: LockMode,
+        waker: Waker,
+    ) -> Result<(LockRef<'_>, Attempt), LockRefusal> {
+        let mut parking: ParkingGuard<'_> = self.shard(key).parking.enter();
+        match self.find_or_make(key, mode)? {
+            Made::Taken(at) => Ok((self.lock_ref(at), Attempt::Taken)),
+            Made::Found(at) => {
+                let lock = self.lock_ref(at);
+                let attempt = parking.take_or_queue(lock.lock, mode, waker);
+                Ok((lock, attempt))
+            }
+        }
+    }
+
+    pub(super) fn take_or_refuse(
+        &self,
+        key: Key,
+        mode: LockMode,
+    ) -> Result<LockRef<'_>, LockRefusal> {
+        let _parking = self.shard(key).parking.enter();
+        match self.find_or_make(key, mode)? {
+            Made::Taken(at) => Ok(self.lock_ref(at)),
+            Made::Found(at) => match self.take_at(at, key, mode) {
+                Seen::Taken => Ok(self.lock_ref(at)),
+                Seen::Held | Seen::Changing | Seen::Other => Err(LockRefusal::Held),
+            },
+        }
+    }
+}
+
+/// What a look at one slot found.
+enum Seen {
+    Taken,
+    Held,
+    Changing,
+    Other,
+}
+
+/// A lock under the mutex: it was there, or it was made and is held.
+enum Made {
+    Found(u32),
+    Taken(u32),
+}
