@@ -209,11 +209,37 @@ impl<R: Pod> GenerationTable<R> {
     /// call takes.
     #[inline]
     pub fn read(&self, cell: CellIndex) -> Result<(u64, R), ReadError> {
-        let cell = self.cell(cell);
-        match copy_whole(cell) {
+        match self.read_once(cell) {
             Some(copied) => Ok(copied),
-            None => read_contended(cell),
+            None => self.read_contended(cell),
         }
+    }
+
+    /// As [`GenerationTable::read`], but looks once. For callers that keep their slow path, which
+    /// is a copy through memory, out of their fast one.
+    #[inline(always)]
+    pub(crate) fn read_once(&self, cell: CellIndex) -> Option<(u64, R)> {
+        copy_whole(self.cell(cell))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_contended(&self, cell: CellIndex) -> Result<(u64, R), ReadError> {
+        let cell = self.cell(cell);
+        for look in 0..SPINS + YIELDS {
+            if look < SPINS {
+                spin_loop();
+            } else {
+                yield_now();
+            }
+            if let Some(copied) = copy_whole(cell) {
+                return Ok(copied);
+            }
+        }
+        Err(match dead_writer(cell.state) {
+            Some(thread) => ReadError::WriterDied { thread },
+            None => ReadError::BeingWritten,
+        })
     }
 
     /// Whether the cell still is of exactly this generation: of what was read before this call,
@@ -247,7 +273,7 @@ impl<R: Pod> GenerationTable<R> {
         let mut seen = cell.state.load(Ordering::Relaxed);
         loop {
             if let Some(thread) = writer_of(seen) {
-                return Err(match dead_writer(cell) {
+                return Err(match dead_writer(cell.state) {
                     Some(thread) => WriteError::WriterDied { thread },
                     None => WriteError::BeingWritten { thread },
                 });
@@ -363,11 +389,12 @@ const fn writer_of(state: u64) -> Option<u32> {
 }
 
 /// The thread that left the cell odd, if it ended.
-fn dead_writer(cell: Cell<'_>) -> Option<u32> {
-    let seen = cell.state.load(Ordering::Relaxed);
+#[cold]
+fn dead_writer(state: &AtomicU64) -> Option<u32> {
+    let seen = state.load(Ordering::Relaxed);
     let thread = writer_of(seen)?;
     // Looked at again: a writer that ended its write before itself has left an even word.
-    (!thread_lives(thread) && cell.state.load(Ordering::Relaxed) == seen).then_some(thread)
+    (!thread_lives(thread) && state.load(Ordering::Relaxed) == seen).then_some(thread)
 }
 
 // ---- the record
@@ -385,25 +412,6 @@ fn copy_whole<R: Pod>(cell: Cell<'_>) -> Option<(u64, R)> {
     // (a) of the module: the copies come before the second look.
     fence(Ordering::Acquire);
     (cell.state.load(Ordering::Relaxed) == state).then_some((generation, record))
-}
-
-#[cold]
-#[inline(never)]
-fn read_contended<R: Pod>(cell: Cell<'_>) -> Result<(u64, R), ReadError> {
-    for look in 0..SPINS + YIELDS {
-        if look < SPINS {
-            spin_loop();
-        } else {
-            yield_now();
-        }
-        if let Some(copied) = copy_whole(cell) {
-            return Ok(copied);
-        }
-    }
-    Err(match dead_writer(cell) {
-        Some(thread) => ReadError::WriterDied { thread },
-        None => ReadError::BeingWritten,
-    })
 }
 
 /// From the fence to the last word of the writer's column. The state word is odd before and
