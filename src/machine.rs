@@ -3,6 +3,7 @@
 pub mod affinity;
 pub mod device;
 pub mod mapping;
+pub mod thread;
 pub mod topology;
 pub mod uring;
 pub mod wake;

@@ -19,6 +19,8 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
+#[path = "loom/generation.rs"]
+mod generation;
 #[path = "loom/planted.rs"]
 mod planted;
 

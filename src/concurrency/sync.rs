@@ -25,6 +25,13 @@ pub use shuttle::hint::spin_loop;
 pub use std::hint::spin_loop;
 
 #[cfg(loom)]
+pub use loom::thread::yield_now;
+#[cfg(shuttle)]
+pub use shuttle::thread::yield_now;
+#[cfg(not(any(loom, shuttle)))]
+pub use std::thread::yield_now;
+
+#[cfg(loom)]
 pub use loom::cell::UnsafeCell;
 
 /// A cell whose accesses `loom` can watch; this is the plain one with the same face.

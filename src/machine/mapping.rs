@@ -114,7 +114,14 @@ impl Mapping {
 
     /// First byte; stays valid, and readable and writable for [`Mapping::bytes`], until drop.
     pub fn as_ptr(&self) -> NonNull<u8> {
-        NonNull::from(&self.map[self.start]).cast()
+        let first = self.map.as_ptr().cast_mut().wrapping_add(self.start);
+        // SAFETY: `start` is inside the mapping (`advised` maps the padding that it skips), so the
+        // address is not null. Of the whole mapping, not of a byte of it: tables read and write
+        // through it.
+        #[allow(unsafe_code)]
+        unsafe {
+            NonNull::new_unchecked(first)
+        }
     }
 
     /// Usable length in bytes, a multiple of 2 MiB.
