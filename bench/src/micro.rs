@@ -17,11 +17,13 @@
 //! cargo bench -p dynamicfs-bench --bench shards
 //! ```
 
+pub mod contention;
 pub mod keys;
 pub mod options;
 pub mod rounds;
 pub mod show;
 pub mod threads;
 
+pub use contention::Contention;
 pub use options::Options;
 pub use rounds::{Case, Figure, Side, Subject};

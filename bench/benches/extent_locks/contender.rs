@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use dynamicfs_bench::micro::keys::Step;
-use dynamicfs_bench::micro::{Side, Subject};
+use dynamicfs_bench::micro::{Contention, Side, Subject};
 use uuid::Uuid;
 
 use crate::many::Payload;
@@ -29,30 +29,9 @@ pub(crate) trait KeyedLocks: Sync {
     /// Runs `work` while `key` is locked exclusively.
     fn exclusive<R>(&self, key: &Uuid, work: impl FnOnce() -> R) -> R;
 
-    /// Counts since `with_keys`, where they are kept.
+    /// Running counts, where they are kept.
     fn contention(&self) -> Option<Contention> {
         None
-    }
-}
-
-/// How many acquisitions there were, and how many of them had to wait.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Contention {
-    /// All acquisitions.
-    pub(crate) acquired: u64,
-    /// Those that did not get the lock at once.
-    pub(crate) waited: u64,
-}
-
-impl Contention {
-    /// The share that waited between two readings; NaN when there is nothing to divide.
-    pub(crate) fn share(before: Option<Contention>, after: Option<Contention>) -> f64 {
-        let (Some(before), Some(after)) = (before, after) else { return f64::NAN };
-        let acquired = after.acquired - before.acquired;
-        if acquired == 0 {
-            return f64::NAN;
-        }
-        (after.waited - before.waited) as f64 / acquired as f64
     }
 }
 
@@ -113,8 +92,8 @@ pub(crate) fn subjects<'a>(
     contenders: &'a [Box<dyn Contender>],
     turn: impl Fn(&dyn Contender, Duration) -> Vec<f64> + Copy + 'a,
 ) -> Vec<Subject<'a>> {
-    let subject = |contender: &'a Box<dyn Contender>| {
-        Subject::new(contender.name(), contender.side(), move |window| turn(&**contender, window))
+    let subject = |contender: &'a dyn Contender| {
+        Subject::new(contender.name(), contender.side(), move |window| turn(contender, window))
     };
-    contenders.iter().map(subject).collect()
+    contenders.iter().map(|contender| subject(&**contender)).collect()
 }

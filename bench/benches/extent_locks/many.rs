@@ -15,9 +15,9 @@ use std::time::Duration;
 use dynamicfs_bench::failure::Failure;
 use dynamicfs_bench::micro::keys::{self, Popularity, Step, Walk};
 use dynamicfs_bench::micro::show::Table;
-use dynamicfs_bench::micro::{Figure, Options, threads};
+use dynamicfs_bench::micro::{Contention, Figure, Options, threads};
 
-use crate::contender::{Contender, Contention, KeyedLocks, subjects};
+use crate::contender::{Contender, KeyedLocks, subjects};
 use crate::field;
 
 const FIGURES: &[Figure] = &[
@@ -64,7 +64,7 @@ pub(crate) fn measure(options: &Options) -> Result<(), Failure> {
     let mut table = Table::new("Many threads", FIGURES, options);
     for (name, count, popularity, length) in FIELDS {
         let name_of =
-            |writes: u32, threads: usize| format!("many/{name}/{writes}% writes/{threads}");
+            |writes: u32, threads: usize| format!("many/{name}/{writes}% writes/{threads} threads");
         let cases = WRITES_PERCENT.iter().flat_map(|w| THREADS.iter().map(move |t| (*w, *t)));
         let cases: Vec<_> = cases.filter(|(w, t)| options.wants(&name_of(*w, *t))).collect();
         if cases.is_empty() {
@@ -117,8 +117,8 @@ pub(crate) fn run<L: KeyedLocks>(
     assert_eq!(added, writes.into_inner(), "{}: two writers at once", L::NAME);
     let slowest = timed.operations.iter().min().copied().unwrap_or(0);
     let fastest = timed.operations.iter().max().copied().unwrap_or(0);
-    let waited = Contention::share(before.1, locks.contention());
-    vec![timed.per_second() / 1e6, slowest as f64, fastest as f64, waited * 100.0]
+    let waited = Contention::percent_between(before.1, locks.contention());
+    vec![timed.per_second() / 1e6, slowest as f64, fastest as f64, waited]
 }
 
 /// Writes that left their mark.

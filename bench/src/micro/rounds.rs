@@ -93,8 +93,8 @@ pub struct Row {
     pub side: Side,
     /// Medians over the rounds, one per figure of the case.
     pub medians: Vec<f64>,
-    /// How many times better than the best rival, round by round; above one is better. For the
-    /// best rival itself it is one.
+    /// How many times better than the best rival (where there are none, than the best of all),
+    /// round by round; above one is better. For the best itself it is one.
     pub ratio: Spread,
     /// The compared figure of every round, so that a report can be worked out again.
     pub rounds: Vec<f64>,
@@ -147,8 +147,9 @@ impl Case {
         }
         let compared = |index: usize| seen[index].iter().map(|figures| figures[0]);
         let better = self.figures[0].better;
-        let rivals = (0..count).filter(|index| subjects[*index].side == Side::Rival);
-        let best = best_of(rivals.map(|index| (index, median(compared(index)))), better);
+        let measured_by = measured_by(subjects);
+        let among = (0..count).filter(|index| subjects[*index].side == measured_by);
+        let best = best_of(among.map(|index| (index, median(compared(index)))), better);
         let rows = subjects.iter().enumerate().map(|(index, subject)| Row {
             subject: subject.name,
             side: subject.side,
@@ -165,6 +166,12 @@ impl Case {
         });
         rows.collect()
     }
+}
+
+/// Whose best the ratios are taken to: the rivals', if there are any.
+pub(super) fn measured_by(subjects: &[Subject<'_>]) -> Side {
+    let rivals = subjects.iter().any(|subject| subject.side == Side::Rival);
+    if rivals { Side::Rival } else { Side::Ours }
 }
 
 fn best_of(medians: impl Iterator<Item = (usize, f64)>, better: Better) -> Option<usize> {
@@ -222,6 +229,16 @@ mod tests {
         let rows = case.measure(&mut subjects, &options(1));
         assert!((rows[2].ratio.median - 1.5).abs() < 1e-9);
         assert!((rows[0].ratio.median - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn without_rivals_the_best_of_all_is_the_measure() {
+        let mut subjects =
+            [scripted("16", Side::Ours, &[1.0, 2.0]), scripted("64", Side::Ours, &[2.0, 4.0])];
+        let case = Case::new("case".to_owned(), &[Figure::rate("ops/s", 0)]);
+        let rows = case.measure(&mut subjects, &options(2));
+        assert!((rows[0].ratio.median - 0.5).abs() < 1e-9);
+        assert!((rows[1].ratio.median - 1.0).abs() < 1e-9);
     }
 
     #[test]

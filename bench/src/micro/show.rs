@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::rounds::Row;
+use super::rounds::{Row, measured_by};
 use super::{Case, Figure, Options, Side, Subject};
 use crate::failure::Failure;
 use crate::output::deliver;
@@ -19,7 +19,8 @@ const NAME_WIDTH: usize = 36;
 pub struct Table<'a> {
     options: &'a Options,
     figures: &'a [Figure],
-    heading: Option<String>,
+    /// Gone once it is printed.
+    title: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -32,7 +33,7 @@ impl<'a> Table<'a> {
     /// A table under `title`. Nothing is printed before it has a row.
     #[must_use]
     pub fn new(title: &str, figures: &'a [Figure], options: &'a Options) -> Table<'a> {
-        Table { options, figures, heading: Some(heading(title, figures)) }
+        Table { options, figures, title: Some(title.to_owned()) }
     }
 
     /// Measures a case and prints its rows, unless it was not asked for.
@@ -55,16 +56,19 @@ impl<'a> Table<'a> {
                 })?;
             return deliver(&format!("{line}\n"), None);
         }
-        let text = self.heading.take().unwrap_or_default();
-        deliver(&(text + &lines(&case, &rows)), None)
+        let measured_by = measured_by(subjects);
+        let title = self.title.take();
+        let text = title.map(|title| heading(&title, self.figures, measured_by));
+        deliver(&(text.unwrap_or_default() + &lines(&case, &rows, measured_by)), None)
     }
 }
 
-fn heading(title: &str, figures: &[Figure]) -> String {
+fn heading(title: &str, figures: &[Figure], measured_by: Side) -> String {
+    let ratio = if measured_by == Side::Rival { "times best rival" } else { "times best" };
     let mut text =
         format!("\n## {title}\n\n| {:NAME_WIDTH$} | {:NAME_WIDTH$} |", "case", "subject");
     let mut rule = format!("\n| {:-<NAME_WIDTH$} | {:-<NAME_WIDTH$} |", "", "");
-    for name in figures.iter().map(|figure| figure.name).chain(["times best rival", "min..max"]) {
+    for name in figures.iter().map(|figure| figure.name).chain([ratio, "min..max"]) {
         let width = width_of(name);
         // Writing to a string cannot fail.
         let _ = write!(text, " {name:>width$} |");
@@ -77,12 +81,14 @@ fn width_of(name: &str) -> usize {
     name.chars().count().max(11)
 }
 
-fn lines(case: &Case, rows: &[Row]) -> String {
+fn lines(case: &Case, rows: &[Row], measured_by: Side) -> String {
+    let ratio_width = if measured_by == Side::Rival { 16 } else { 11 };
     let mut text = String::new();
     for row in rows {
-        let name = match row.side {
-            Side::Ours => format!("**{}**", row.subject),
-            Side::Rival => row.subject.to_owned(),
+        // Ours stands out where there is something to stand out from.
+        let name = match (row.side, measured_by) {
+            (Side::Ours, Side::Rival) => format!("**{}**", row.subject),
+            _ => row.subject.to_owned(),
         };
         let _ = write!(text, "| {:NAME_WIDTH$} | {name:NAME_WIDTH$} |", case.name);
         for (figure, value) in case.figures.iter().zip(&row.medians) {
@@ -91,7 +97,7 @@ fn lines(case: &Case, rows: &[Row]) -> String {
         }
         let ratio = number(row.ratio.median, 2);
         let spread = format!("{:.2}..{:.2}", row.ratio.min, row.ratio.max);
-        let _ = writeln!(text, " {ratio:>16} | {spread:>11} |");
+        let _ = writeln!(text, " {ratio:>ratio_width$} | {spread:>11} |");
     }
     text
 }
