@@ -2,8 +2,8 @@
 //!
 //! Under the lock a thread reads, or rewrites, two words that belong to the key. A writer adds one
 //! to each with a plain load and store: were there ever two writers, one addition would be lost,
-//! and were there a reader beside a writer, it would see the words differ. Both are looked for
-//! after every window.
+//! and were there a reader beside a writer, it would see the words differ. The reader looks
+//! for the second every time, the count after every window for the first.
 //!
 //! With more threads than cores, the window must be long against the kernel's time slices for the
 //! slowest and the fastest thread to say something about the lock: with 256 threads, 2 seconds.
