@@ -12,6 +12,7 @@ pub mod environment;
 pub mod eta;
 pub mod failure;
 pub mod load;
+pub mod micro;
 pub mod output;
 pub mod plan;
 pub mod report;
