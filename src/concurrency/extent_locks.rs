@@ -1,12 +1,14 @@
 //! Locks of extents, by UUID: shared and exclusive, for threads and tasks, in a bounded table.
 //!
-//! A lock that exists is taken and let go with one read-modify-write each, on one cache line, and no
-//! other lock. **Fairness:** a waiter is overtaken by later arrivals at most
+//! A lock that exists is taken and let go with one read-modify-write each, on one cache line, and
+//! no other lock. **Fairness:** a waiter is overtaken by later arrivals at most
 //! [`LockConfig::overtakes_max`] times for itself and for each waiter before it; shared ones that
 //! wait next to each other go in together. So neither kind starves.
 
 mod many;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::task::Waker;
 

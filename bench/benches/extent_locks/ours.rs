@@ -1,10 +1,46 @@
 //! dynamicfs's own locks as a contender.
 
+use dynamicfs::ExtentLockManager;
+use dynamicfs_bench::micro::{Contention, Side};
 use uuid::Uuid;
 
-use crate::contender::Contender;
+use crate::contender::{Contender, KeyedLocks};
+
+/// The manager as an embedder gets it by default.
+struct Ours(ExtentLockManager);
+
+impl KeyedLocks for Ours {
+    const NAME: &'static str = "dynamicfs";
+    const SIDE: Side = Side::Ours;
+
+    fn with_keys(keys: &[Uuid]) -> Self {
+        let locks = ExtentLockManager::new().expect("memory for the lock table");
+        for key in keys {
+            drop(locks.write(*key).wait().expect("an idle table has room"));
+        }
+        Ours(locks)
+    }
+
+    #[inline(always)]
+    fn shared<R>(&self, key: &Uuid, work: impl FnOnce() -> R) -> R {
+        let _guard = self.0.read(*key).wait().expect("the table has room for every thread");
+        work()
+    }
+
+    #[inline(always)]
+    fn exclusive<R>(&self, key: &Uuid, work: impl FnOnce() -> R) -> R {
+        let _guard = self.0.write(*key).wait().expect("the table has room for every thread");
+        work()
+    }
+
+    fn contention(&self) -> Option<Contention> {
+        let metrics = self.0.metrics();
+        let (acquired, waited) = (metrics.lock_acquisitions, metrics.lock_contentions);
+        Some(Contention { acquired, waited })
+    }
+}
 
 /// Our contenders, ready for `keys`.
-pub(crate) fn all(_keys: &[Uuid]) -> Vec<Box<dyn Contender>> {
-    Vec::new()
+pub(crate) fn all(keys: &[Uuid]) -> Vec<Box<dyn Contender>> {
+    vec![Box::new(Ours::with_keys(keys))]
 }

@@ -168,9 +168,15 @@ impl LockTable {
         LockRef { lock: &self.slot(slot).lock, parking: &shard.parking }
     }
 
-    /// Locks that are held or waited for now.
+    /// Locks that are held or waited for.
     pub(super) fn live(&self) -> usize {
         self.slots.iter().filter(|slot| !slot.lock.word.load().is_idle()).count()
+    }
+
+    /// Places of waiters that are in use.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.shards.iter().map(|shard| shard.parking.enter().waiting()).sum()
     }
 
     // ---- without the mutex
@@ -263,8 +269,8 @@ impl LockTable {
         None
     }
 
-    /// Gives an idle slot to the extent: its home, or one of its home's chain, so that chains do not
-    /// grow beyond what is held at once, or the next one in the shard.
+    /// Gives an idle slot to the extent: its home, or one of its home's chain, so that chains do
+    /// not grow beyond what is held at once, or the next one in the shard.
     fn make(&self, key: Key, mode: LockMode) -> Option<u32> {
         if let Some(changing) = self.seize(key.home) {
             self.install(key.home, key, changing, mode);

@@ -310,7 +310,7 @@ pub(crate) mod sealed {
 }
 
 /// A lock that was asked for: await it, [`wait`](Acquire::wait) for it, or wait
-/// [until](Acquire::wait_until) a deadline. Nothing happens before; dropping it is safe at any time.
+/// [until](Acquire::wait_until) a deadline. Nothing happens before; it may be dropped at any time.
 #[must_use = "a lock is taken by waiting for it"]
 pub struct Acquire<'a, G: Guard<'a>> {
     raw: RawAcquire<'a, G::Source>,

@@ -150,7 +150,7 @@ impl Waiters {
         self.places[id.0 as usize].waker.replace(waker)
     }
 
-    /// Places that nobody uses.
+    /// Places of those who wait, or do not know yet that they need not.
     #[cfg(test)]
     pub(crate) fn in_use(&self) -> usize {
         let mut free = 0;

@@ -2,10 +2,10 @@
 //!
 //! - A taker compares and swaps the [word](super::word). While others wait it overtakes them, and
 //!   the word counts that; at the bound only the head of the queue may come in.
-//! - Who finds the lock held joins the queue under the shard's mutex, and sets `QUEUED` by the very
-//!   swap that still found it held: whoever lets go later sees it.
-//! - Who lets go, and leaves somebody waiting and nobody woken, wakes the head of the queue and sets
-//!   `NOTIFIED`. The lock is free meanwhile: on a busy lock the time of a wake-up is not lost.
+//! - Who finds the lock held joins the queue under the shard's mutex, and sets `QUEUED` by the
+//!   very swap that still found it held: whoever lets go later sees it.
+//! - Who lets go, and leaves somebody waiting and nobody woken, wakes the head of the queue and
+//!   sets `NOTIFIED`. The lock is free meanwhile: on a busy lock the time of a wake-up is not lost.
 //! - The woken head looks again under the mutex. It takes the lock, with all shared ones next in
 //!   the queue if it is shared; or clears `NOTIFIED` by the very swap that still found it held, so
 //!   that whoever lets go later wakes it again. If it gives up instead, it hands the notice on.
