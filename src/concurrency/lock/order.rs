@@ -18,7 +18,7 @@ pub(crate) use unchecked::{CalledFrom, Held, ShardHeld, check};
 
 /// A lock's place in the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(not(debug_assertions), allow(dead_code))]
+#[cfg_attr(any(loom, shuttle, not(debug_assertions)), allow(dead_code))]
 pub(crate) enum Rank {
     Extent { shard: u32, uuid: u128 },
     Inode { stripe: u32 },
@@ -27,7 +27,7 @@ pub(crate) enum Rank {
 
 /// Who holds or waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(not(debug_assertions), allow(dead_code))]
+#[cfg_attr(any(loom, shuttle, not(debug_assertions)), allow(dead_code))]
 pub(crate) enum Owner {
     Thread(u64),
     Task(usize, usize),
