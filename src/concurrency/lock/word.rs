@@ -93,12 +93,17 @@ impl State {
         (self.0 ^ other.0) / INCARNATION == 0 && !other.is_changing()
     }
 
+    /// After one more holder, when nobody is in the way and nobody waits.
+    #[inline(always)]
+    pub(crate) fn taken_free(self, mode: LockMode) -> Option<State> {
+        (self.0 & (mode.blockers() | QUEUED) == 0).then(|| State(self.0 + mode.unit()))
+    }
+
     /// After one more holder who waits for nobody; none if it has to wait. Those who arrive while
     /// others wait overtake the head of the queue, and are counted, until the bound.
-    #[inline(always)]
     pub(crate) fn taken(self, mode: LockMode, overtakes_max: u8) -> Option<State> {
-        if self.0 & (mode.blockers() | QUEUED) == 0 {
-            return Some(State(self.0 + mode.unit()));
+        if let Some(next) = self.taken_free(mode) {
+            return Some(next);
         }
         let may_overtake = self.0 & OVERTAKES < u64::from(overtakes_max) * OVERTAKE;
         (self.admits(mode) && may_overtake).then(|| State(self.0 + mode.unit() + OVERTAKE))
