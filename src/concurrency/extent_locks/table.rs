@@ -261,34 +261,52 @@ impl LockTable {
         None
     }
 
-    /// Gives an idle slot to the extent: its home, or one of its home's chain, so that chains do
-    /// not grow beyond what is held at once, or the next one in the shard.
+    /// Gives an idle slot to the extent: one that nobody ever had, first of all its home, so that
+    /// the locks of extents which come again stay; else its home, or one of its home's chain, so
+    /// that chains do not grow beyond what is held at once; else the next idle one in the shard.
     fn make(&self, key: Key, mode: LockMode) -> Option<usize> {
-        if let Some(changing) = self.seize(key.home) {
-            self.install(key.home, key, changing, mode);
-            return Some(key.home);
+        if self.slot(key.home).lock.word.load().is_unused() {
+            return self.give(key.home, key, mode);
         }
-        let mut at = self.slot(key.home).chain.load(Ordering::Relaxed) as usize;
-        while at != END as usize {
-            if let Some(changing) = self.seize(at) {
-                self.install(at, key, changing, mode);
-                return Some(at);
-            }
-            at = self.slot(at).link.load(Ordering::Relaxed) as usize;
-        }
-        let places = 1u32 << self.shard_shift;
+        let places = 1usize << self.shard_shift;
         let first = key.home >> self.shard_shift << self.shard_shift;
         let hand = &self.shard(key).hand;
-        let start = hand.load(Ordering::Relaxed);
-        for step in 0..places {
-            let at = first + (start.wrapping_add(step) & (places - 1)) as usize;
-            if let Some(changing) = self.seize(at) {
-                hand.store(start.wrapping_add(step + 1), Ordering::Relaxed);
-                self.install(at, key, changing, mode);
-                return Some(at);
+        // First the hand goes once over the shard and finds the slots that nobody ever had.
+        let mut at = hand.load(Ordering::Relaxed) as usize;
+        while at < places {
+            let slot = first + at;
+            at += 1;
+            if self.slot(slot).lock.word.load().is_unused() {
+                hand.store(at as u32, Ordering::Relaxed);
+                return self.give(slot, key, mode);
             }
         }
-        None
+        // From then on it counts on, and goes round and round.
+        hand.store(at as u32, Ordering::Relaxed);
+        if let Some(slot) = self.give(key.home, key, mode) {
+            return Some(slot);
+        }
+        let mut chained = self.slot(key.home).chain.load(Ordering::Relaxed);
+        while chained != END {
+            let slot = chained as usize;
+            chained = self.slot(slot).link.load(Ordering::Relaxed);
+            if let Some(slot) = self.give(slot, key, mode) {
+                return Some(slot);
+            }
+        }
+        (0..places).find_map(|step| {
+            let slot = self.give(first + ((at + step) & (places - 1)), key, mode)?;
+            let next = places + ((at + step + 1) & (places - 1));
+            hand.store(next as u32, Ordering::Relaxed);
+            Some(slot)
+        })
+    }
+
+    /// Gives a slot to the extent, held as `mode`, if it is idle.
+    fn give(&self, at: usize, key: Key, mode: LockMode) -> Option<usize> {
+        let changing = self.seize(at)?;
+        self.install(at, key, changing, mode);
+        Some(at)
     }
 
     /// Takes an idle lock away from its extent; nobody can take it until `install`.

@@ -75,6 +75,11 @@ impl State {
         self.0 & (READERS | EXCLUSIVE | QUEUED | CHANGING) == 0
     }
 
+    /// Whether it has been free since the table was made, or once in 2^38 times looks like it.
+    pub(crate) fn is_unused(self) -> bool {
+        self.0 == 0
+    }
+
     #[inline(always)]
     pub(crate) fn is_changing(self) -> bool {
         self.0 & CHANGING != 0
