@@ -5,7 +5,11 @@
 
 // Only the test functions themselves are exempt by clippy.toml, not what they call.
 #![allow(clippy::unwrap_used)]
+// Foreign wakers and plain memory under a lock cannot be had without it.
+#![allow(unsafe_code)]
 
+mod edges;
+mod foreign;
 mod order;
 mod rig;
 mod stress;

@@ -72,26 +72,35 @@ pub(crate) enum Found<'a> {
 /// A lock that is held, in either mode. It is let go on drop.
 #[derive(Debug)]
 pub(crate) struct RawGuard<'a> {
+    /// Dropped first: letting go wakes others, and a waker may run a task at once on this thread,
+    /// which no longer holds this.
+    _held: Held,
+    hold: Hold<'a>,
+}
+
+/// A lock that is held and not yet remembered. It is let go on drop, also when a waker panics
+/// before there is a guard.
+#[derive(Debug)]
+struct Hold<'a> {
     lock: LockRef<'a>,
     mode: LockMode,
-    _held: Held,
 }
 
 impl<'a> RawGuard<'a> {
     pub(crate) fn mode(&self) -> LockMode {
-        self.mode
+        self.hold.mode
     }
 
     /// From exclusive to shared, with nobody in between.
     pub(crate) fn downgrade(mut self) -> RawGuard<'a> {
-        assert_eq!(self.mode, LockMode::Exclusive, "only an exclusive lock is downgraded");
-        self.mode = LockMode::Shared;
-        self.lock.downgrade();
+        assert_eq!(self.mode(), LockMode::Exclusive, "only an exclusive lock is downgraded");
+        self.hold.mode = LockMode::Shared;
+        self.hold.lock.downgrade();
         self
     }
 }
 
-impl Drop for RawGuard<'_> {
+impl Drop for Hold<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         self.lock.release(self.mode);
@@ -122,12 +131,17 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
 
     #[inline(always)]
     fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
+        self.guard_of(Hold { lock, mode: self.mode }, owner)
+    }
+
+    #[inline(always)]
+    fn guard_of(&self, hold: Hold<'a>, owner: Owner) -> RawGuard<'a> {
         self.source.counters().acquired();
         if let Some(began) = self.began {
             self.source.counters().waited(began.elapsed().as_nanos() as u64);
         }
         let held = Held::new(self.source.manager(), owner, self.source.rank(), self.from);
-        RawGuard { lock, mode: self.mode, _held: held }
+        RawGuard { _held: held, hold }
     }
 
     fn contended(&mut self) {
@@ -157,26 +171,39 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
     }
 
     fn poll_as(&mut self, owner: Owner, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
-        let (lock, attempt) = match self.queued.take() {
-            Some((lock, id)) => (lock, look_again(lock, id, waker)),
-            None => {
-                if let Found::Taken(lock) = self.source.take_known(self.mode) {
-                    return Poll::Ready(Ok(self.guard(lock, owner)));
-                }
-                match self.source.take_or_queue(self.mode, waker.clone()) {
-                    Ok(queued) => queued,
-                    Err(refusal) => return Poll::Ready(Err(refusal)),
-                }
-            }
-        };
-        match attempt {
-            Attempt::Taken => Poll::Ready(Ok(self.guard(lock, owner))),
-            Attempt::Waiting(id) => {
+        if let Some((lock, id)) = self.queued {
+            return match self.look_again(lock, id, waker) {
+                Some(hold) => Poll::Ready(Ok(self.guard_of(hold, owner))),
+                None => Poll::Pending,
+            };
+        }
+        if let Found::Taken(lock) = self.source.take_known(self.mode) {
+            return Poll::Ready(Ok(self.guard(lock, owner)));
+        }
+        match self.source.take_or_queue(self.mode, waker.clone()) {
+            Ok((lock, Attempt::Taken)) => Poll::Ready(Ok(self.guard(lock, owner))),
+            Ok((lock, Attempt::Waiting(id))) => {
                 self.queued = Some((lock, id));
                 self.contended();
                 Poll::Pending
             }
+            Err(refusal) => Poll::Ready(Err(refusal)),
         }
+    }
+
+    /// One that waits looks again. A waker is foreign code and may panic: until the lock is taken
+    /// this stays queued, and then it is held, so that neither the place nor the lock is lost.
+    fn look_again(&mut self, lock: LockRef<'a>, id: WaiterId, waker: &Waker) -> Option<Hold<'a>> {
+        // Cloned before the mutex and dropped after it.
+        let mut waker = Some(waker.clone());
+        let mut woken = Woken::default();
+        let attempt = lock.parking.enter().look_again(lock.lock, id, &mut waker, &mut woken);
+        let hold = (attempt == Attempt::Taken).then(|| {
+            self.queued = None;
+            Hold { lock, mode: self.mode }
+        });
+        woken.wake();
+        hold
     }
 
     /// Blocks until it has the lock or the deadline has passed.
@@ -259,15 +286,6 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
 enum Looks {
     Spin,
     Queue,
-}
-
-fn look_again(lock: LockRef<'_>, id: WaiterId, waker: &Waker) -> Attempt {
-    // Cloned before the mutex and dropped after it: a waker is foreign code.
-    let mut waker = Some(waker.clone());
-    let mut woken = Woken::default();
-    let attempt = lock.parking.enter().look_again(lock.lock, id, &mut waker, &mut woken);
-    woken.wake();
-    attempt
 }
 
 impl<'a, S: Source<'a>> Drop for RawAcquire<'a, S> {

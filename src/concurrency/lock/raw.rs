@@ -69,8 +69,23 @@ impl Woken {
         }
     }
 
-    pub(crate) fn wake(self) {
-        self.wake.into_iter().flatten().for_each(Waker::wake);
+    pub(crate) fn wake(mut self) {
+        self.wake_left();
+    }
+
+    fn wake_left(&mut self) {
+        for waker in &mut self.wake {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// A waker that panics does not cost the others their wake-up.
+impl Drop for Woken {
+    fn drop(&mut self) {
+        self.wake_left();
     }
 }
 
