@@ -10,6 +10,7 @@ pub mod generation;
 pub mod lock;
 pub mod mailbox;
 pub mod metadata_locks;
+pub mod optimistic_read;
 pub mod snapshot;
 pub mod sync;
 pub(crate) mod thread_wait;

@@ -237,6 +237,10 @@ impl ExtentSource<'_> {
 
 impl<'a> Source<'a> for ExtentSource<'a> {
     #[inline(always)]
+    fn take_free(self, mode: LockMode) -> Option<LockRef<'a>> {
+        self.manager.table.take_free(self.key, mode)
+    }
+
     fn take_known(self, mode: LockMode) -> Found<'a> {
         self.manager.table.take_known(self.key, mode)
     }

@@ -15,7 +15,7 @@ use crate::concurrency::lock::acquire::{
 };
 use crate::concurrency::lock::metrics::{LockCounters, LockMetrics};
 use crate::concurrency::lock::order::{CalledFrom, Rank};
-use crate::concurrency::lock::raw::{Attempt, LockRef, Parking, RawLock, Take};
+use crate::concurrency::lock::raw::{Attempt, LockRef, Parking, Parkings, RawLock, Take};
 use crate::concurrency::lock::word::LockMode;
 use crate::machine::mapping::{MappingError, PagePolicy};
 use crate::memory::table::HugeTable;
@@ -23,16 +23,14 @@ use crate::memory::table::HugeTable;
 /// Stripes of each kind.
 pub const STRIPES: usize = 1024;
 
-/// A stripe is alone on its cache lines, with the mutex of its waiters.
-#[derive(Debug)]
-struct Stripe {
-    lock: RawLock,
-    parking: Parking,
-}
+/// Stripes whose waiters share a mutex are this many apart.
+const PARKINGS: usize = 64;
 
 #[derive(Debug)]
 struct Stripes {
-    stripes: HugeTable<CachePadded<Stripe>>,
+    /// Each alone on its cache lines.
+    stripes: HugeTable<CachePadded<RawLock>>,
+    parkings: Parkings,
     counters: LockCounters,
     /// The manager beside which these are: one order holds for all.
     manager: u64,
@@ -45,12 +43,11 @@ impl Stripes {
         rank: fn(u32) -> Rank,
         pages: PagePolicy,
     ) -> Result<Arc<Stripes>, MappingError> {
-        let stripe = |_| {
-            let parking = Parking::new(extents.overtakes_max());
-            CachePadded::new(Stripe { lock: RawLock::new(), parking })
-        };
+        let stripe = |index| CachePadded::new(RawLock::new((index % PARKINGS) as u32));
+        let parking = |_| CachePadded::new(Parking::new(extents.overtakes_max()));
         Ok(Arc::new(Stripes {
             stripes: HugeTable::from_fn(STRIPES, pages, stripe)?,
+            parkings: HugeTable::from_fn(PARKINGS, pages, parking)?,
             counters: LockCounters::default(),
             manager: extents.manager(),
             rank,
@@ -73,13 +70,18 @@ pub struct StripeSource<'a> {
 
 impl<'a> StripeSource<'a> {
     fn lock(self) -> LockRef<'a> {
-        let stripe: &'a Stripe = &self.stripes.stripes[self.stripe as usize];
-        LockRef { lock: &stripe.lock, parking: &stripe.parking }
+        let Stripes { stripes, parkings, .. } = self.stripes;
+        LockRef { lock: &stripes[self.stripe as usize], parkings }
     }
 }
 
 impl<'a> Source<'a> for StripeSource<'a> {
     #[inline(always)]
+    fn take_free(self, mode: LockMode) -> Option<LockRef<'a>> {
+        let lock = self.lock();
+        lock.take_free(lock.lock.word.load(), mode).then_some(lock)
+    }
+
     fn take_known(self, mode: LockMode) -> Found<'a> {
         match take_settled(self.lock(), mode) {
             Take::Taken => Found::Taken(self.lock()),
@@ -93,7 +95,7 @@ impl<'a> Source<'a> for StripeSource<'a> {
         waker: Waker,
     ) -> Result<(LockRef<'a>, Attempt), LockRefusal> {
         let (lock, mut waker) = (self.lock(), Some(waker));
-        let attempt = lock.parking.enter().take_or_queue(lock.lock, mode, &mut waker);
+        let attempt = lock.parking().enter().take_or_queue(lock.lock, mode, &mut waker);
         Ok((lock, attempt))
     }
 

@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::ptr::NonNull;
 
 use crate::machine::affinity::node_of;
 use crate::machine::mapping::{Mapping, MappingError, PagePolicy};
@@ -16,10 +17,19 @@ use crate::memory::arena::ArenaStatus;
 /// that type until the table is dropped.
 #[derive(Debug)]
 pub struct HugeTable<T> {
-    mapping: Mapping,
+    /// The first value, in `mapping`: kept, because every access asks for it.
+    first: NonNull<T>,
     count: usize,
+    mapping: Mapping,
     values: PhantomData<T>,
 }
+
+// SAFETY: the table owns its values, as a boxed slice would; the pointer is to its own memory.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Send for HugeTable<T> {}
+// SAFETY: a shared table gives out shared references to its values alone.
+#[allow(unsafe_code)]
+unsafe impl<T: Sync> Sync for HugeTable<T> {}
 
 #[allow(unsafe_code)]
 impl<T> HugeTable<T> {
@@ -38,22 +48,19 @@ impl<T> HugeTable<T> {
             return Err(MappingError { bytes, source: std::io::ErrorKind::OutOfMemory.into() });
         }
         // The count grows with the values, so that a panic in `value` drops those that exist.
-        let mut table: HugeTable<T> =
-            HugeTable { mapping: Mapping::new(bytes, policy)?, count: 0, values: PhantomData };
+        let mapping = Mapping::new(bytes, policy)?;
+        let first = mapping.as_ptr().cast();
+        let mut table: HugeTable<T> = HugeTable { first, count: 0, mapping, values: PhantomData };
         for index in 0..count {
             let value = value(index);
             // SAFETY: the mapping has room for `count` values, and `index` is below it.
-            let place = unsafe { table.first().add(index) };
+            let place = unsafe { table.first.as_ptr().add(index) };
             // SAFETY: the place is inside the mapping, aligned by the assertion above and by the
             // size of T, and nobody else has it before `from_fn` returns.
             unsafe { place.write(value) };
             table.count = index + 1;
         }
         Ok(table)
-    }
-
-    fn first(&self) -> *mut T {
-        self.mapping.as_ptr().as_ptr().cast()
     }
 
     /// What became of its memory.
@@ -75,14 +82,14 @@ impl<T> Deref for HugeTable<T> {
     #[inline(always)]
     fn deref(&self) -> &[T] {
         // SAFETY: `from_fn` wrote the first `count` values; the mapping lives as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.first(), self.count) }
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
     }
 }
 
 #[allow(unsafe_code)]
 impl<T> Drop for HugeTable<T> {
     fn drop(&mut self) {
-        let values = std::ptr::slice_from_raw_parts_mut(self.first(), self.count);
+        let values = std::ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.count);
         // SAFETY: the values were written by `from_fn`, nobody borrows them any more, and the
         // mapping, a field, is unmapped after this.
         unsafe { values.drop_in_place() };

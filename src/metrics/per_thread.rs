@@ -47,22 +47,23 @@ impl Drop for Registration {
     }
 }
 
-#[cold]
-fn register() -> usize {
-    let number = REGISTRATION.try_with(|registration| registration.0).unwrap_or(SHARED);
-    NUMBER.set(number);
-    number
+/// Gives the thread its number.
+fn register() {
+    NUMBER.set(REGISTRATION.try_with(|registration| registration.0).unwrap_or(SHARED));
 }
 
 /// `N` counters for each thread.
 pub struct PerThread<const N: usize> {
-    sets: Box<[CachePadded<[AtomicU64; N]>]>,
+    /// An array, not a slice: a thread's number needs no check against it.
+    sets: Box<[CachePadded<[AtomicU64; N]>; THREADS + 1]>,
 }
 
 impl<const N: usize> Default for PerThread<N> {
     fn default() -> Self {
         let set = |_| CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0)));
-        PerThread { sets: (0..=THREADS).map(set).collect() }
+        let sets: Box<[_]> = (0..=THREADS).map(set).collect();
+        let Ok(sets) = sets.try_into() else { unreachable!("the iterator has that many items") };
+        PerThread { sets }
     }
 }
 
@@ -76,19 +77,24 @@ impl<const N: usize> PerThread<N> {
     /// Raises counter `which` (below `N`) by one.
     #[inline(always)]
     pub fn raise(&self, which: usize) {
-        let mut number = NUMBER.get();
+        let number = NUMBER.get();
         if number >= SHARED {
-            if number == UNKNOWN {
-                number = register();
-            }
-            if number == SHARED {
-                self.sets[SHARED][which].fetch_add(1, Ordering::Relaxed);
-                return;
-            }
+            return self.raise_first(number, which);
         }
         // One writer: no other living thread has this number.
         let counter = &self.sets[number][which];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// By a thread that has no number yet, or none of its own.
+    #[cold]
+    #[inline(never)]
+    fn raise_first(&self, number: usize, which: usize) {
+        if number == UNKNOWN {
+            // From the next time on; this once is counted with the shared ones.
+            register();
+        }
+        self.sets[SHARED][which].fetch_add(1, Ordering::Relaxed);
     }
 
     /// All threads' counts of `which` together, as of a moment ago.

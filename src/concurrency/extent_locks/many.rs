@@ -8,7 +8,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use crate::concurrency::extent_locks::ExtentSource;
-use crate::concurrency::lock::acquire::{LockRefusal, RawAcquire, RawGuard};
+use crate::concurrency::lock::acquire::{Asked, LockRefusal, RawAcquire, RawGuard};
 use crate::concurrency::lock::order::CalledFrom;
 use crate::concurrency::lock::word::LockMode;
 
@@ -58,7 +58,7 @@ impl<'a> LockMany<'a> {
 
     fn wait_for(mut self, deadline: Option<Instant>) -> Result<LockedExtents<'a>, LockRefusal> {
         while let Some((source, mode)) = self.wanted.pop() {
-            let guard = RawAcquire::new(source, mode, self.from).wait(deadline)?;
+            let guard = Asked::new(source, mode, self.from).wait(deadline)?;
             self.held.push(guard);
         }
         Ok(LockedExtents { held: self.held })
@@ -80,7 +80,8 @@ impl<'a> Future for LockMany<'a> {
                         let held = std::mem::take(&mut this.held);
                         return Poll::Ready(Ok(LockedExtents { held }));
                     };
-                    this.current.insert(RawAcquire::new(source, mode, this.from))
+                    let asked = Asked::new(source, mode, this.from);
+                    this.current.insert(RawAcquire::new(asked))
                 }
             };
             let Poll::Ready(result) = acquire.poll(context.waker()) else { return Poll::Pending };

@@ -20,7 +20,9 @@ use uuid::Uuid;
 
 use crate::concurrency::lock::acquire::{Found, LockRefusal};
 use crate::concurrency::lock::metrics::LockCounters;
-use crate::concurrency::lock::raw::{Attempt, LockRef, Parking, ParkingGuard, RawLock, Take};
+use crate::concurrency::lock::raw::{
+    Attempt, LockRef, Parking, ParkingGuard, Parkings, RawLock, Take,
+};
 use crate::concurrency::lock::word::{LockMode, State};
 use crate::concurrency::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_loop};
 use crate::machine::mapping::{MappingError, PagePolicy};
@@ -38,7 +40,8 @@ const STEPS_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     words: [u64; 2],
-    home: u32,
+    /// A slot; a whole word, so that a copy has no holes, which would go through memory.
+    home: usize,
 }
 
 impl Key {
@@ -63,9 +66,9 @@ struct Slot {
 const _: () = assert!(size_of::<Slot>() == 64, "a lock is one cache line");
 
 impl Slot {
-    fn new() -> Slot {
+    fn new(shard: u32) -> Slot {
         Slot {
-            lock: RawLock::new(),
+            lock: RawLock::new(shard),
             key: [AtomicU64::new(0), AtomicU64::new(0)],
             chain: AtomicU32::new(END),
             link: AtomicU32::new(AT_HOME),
@@ -80,19 +83,12 @@ impl Slot {
     }
 }
 
-/// What the threads that make locks in a shard contend for, on cache lines of its own.
-#[derive(Debug)]
-struct Shard {
-    parking: Parking,
-    /// Where the search for an idle slot goes on. Changed under the mutex.
-    hand: AtomicU32,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct LockTable {
     slots: HugeTable<Slot>,
-    shards: HugeTable<CachePadded<Shard>>,
+    /// A shard is its mutex with those who wait: all that threads in it contend for.
+    shards: Parkings,
     /// From a hash to a slot, from a slot to its shard.
     home_shift: u32,
     shard_shift: u32,
@@ -116,15 +112,15 @@ impl LockTable {
         overtakes_max: u8,
         pages: PagePolicy,
     ) -> Result<LockTable, MappingError> {
-        let shard = |_| {
-            let parking = Parking::new(overtakes_max);
-            CachePadded::new(Shard { parking, hand: AtomicU32::new(0) })
-        };
+        let shard = |_| CachePadded::new(Parking::new(overtakes_max));
+        let shard_shift = slots_log2 - shards_log2;
+        let slot = |index| Slot::new((index >> shard_shift) as u32);
         Ok(LockTable {
-            slots: HugeTable::from_fn(1 << slots_log2, pages, |_| Slot::new())?,
+            slots: HugeTable::from_fn(1 << slots_log2, pages, slot)?,
             shards: HugeTable::from_fn(1 << shards_log2, pages, shard)?,
-            home_shift: 64 - slots_log2,
-            shard_shift: slots_log2 - shards_log2,
+            // Two shifts of less than 64, since a table of one slot needs one of 64.
+            home_shift: 63 - slots_log2,
+            shard_shift,
             counters: LockCounters::default(),
         })
     }
@@ -132,13 +128,12 @@ impl LockTable {
     #[inline(always)]
     pub(super) fn key(&self, extent: &Uuid) -> Key {
         let (high, low) = extent.as_u64_pair();
-        // A table of one slot shifts by 64: everything lies in slot 0.
-        let home = spread([high, low]).checked_shr(self.home_shift).unwrap_or(0) as u32;
-        Key { words: [high, low], home }
+        let home = spread([high, low]) >> 1 >> self.home_shift;
+        Key { words: [high, low], home: home as usize }
     }
 
     pub(super) fn shard_of(&self, key: Key) -> u32 {
-        key.home >> self.shard_shift
+        (key.home >> self.shard_shift) as u32
     }
 
     pub(super) fn shards(&self) -> usize {
@@ -154,18 +149,17 @@ impl LockTable {
     }
 
     #[inline(always)]
-    fn slot(&self, index: u32) -> &Slot {
-        &self.slots[index as usize]
+    fn slot(&self, index: usize) -> &Slot {
+        &self.slots[index]
     }
 
-    fn shard(&self, key: Key) -> &Shard {
+    fn shard(&self, key: Key) -> &Parking {
         &self.shards[self.shard_of(key) as usize]
     }
 
     #[inline(always)]
-    fn lock_ref(&self, slot: u32) -> LockRef<'_> {
-        let shard = &self.shards[(slot >> self.shard_shift) as usize];
-        LockRef { lock: &self.slot(slot).lock, parking: &shard.parking }
+    fn lock_ref(&self, slot: usize) -> LockRef<'_> {
+        LockRef { lock: &self.slot(slot).lock, parkings: &self.shards }
     }
 
     /// Locks that are held or waited for.
@@ -176,24 +170,22 @@ impl LockTable {
     /// Places of waiters that are in use.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.shards.iter().map(|shard| shard.parking.enter().waiting()).sum()
+        self.shards.iter().map(|shard| shard.enter().waiting()).sum()
     }
 
     // ---- without the mutex
 
+    /// Takes a lock that lies at home and is free.
     #[inline(always)]
-    pub(super) fn take_known(&self, key: Key, mode: LockMode) -> Found<'_> {
+    pub(super) fn take_free(&self, key: Key, mode: LockMode) -> Option<LockRef<'_>> {
         let slot = self.slot(key.home);
         let seen = slot.lock.word.load();
-        let lock = self.lock_ref(key.home);
-        if slot.is_of(key) && lock.take(seen, mode) == Take::Taken {
-            return Found::Taken(lock);
-        }
-        self.take_known_elsewhere(key, mode)
+        let lock = LockRef { lock: &slot.lock, parkings: &self.shards };
+        (slot.is_of(key) && lock.take_free(seen, mode)).then_some(lock)
     }
 
-    #[inline(never)]
-    fn take_known_elsewhere(&self, key: Key, mode: LockMode) -> Found<'_> {
+    /// Takes a lock wherever it is found.
+    pub(super) fn take_known(&self, key: Key, mode: LockMode) -> Found<'_> {
         let mut at = key.home;
         for _ in 0..STEPS_MAX {
             match self.take_at(at, key, mode) {
@@ -205,8 +197,8 @@ impl LockTable {
             let slot = self.slot(at);
             let next = if at == key.home { &slot.chain } else { &slot.link };
             // Relaxed: wherever a link leads, the word and the key found there decide.
-            at = next.load(Ordering::Relaxed);
-            if at as usize >= self.slots.len() || at == key.home {
+            at = next.load(Ordering::Relaxed) as usize;
+            if at >= self.slots.len() || at == key.home {
                 return Found::Unknown;
             }
         }
@@ -214,7 +206,7 @@ impl LockTable {
     }
 
     /// Takes the lock in a slot if it is the extent's.
-    fn take_at(&self, at: u32, key: Key, mode: LockMode) -> Seen {
+    fn take_at(&self, at: usize, key: Key, mode: LockMode) -> Seen {
         let (slot, lock) = (self.slot(at), self.lock_ref(at));
         loop {
             let seen = slot.lock.word.load();
@@ -255,59 +247,77 @@ impl LockTable {
     }
 
     /// Under the mutex a search is exact: only whoever holds it changes keys and links.
-    fn search(&self, key: Key) -> Option<u32> {
+    fn search(&self, key: Key) -> Option<usize> {
         if self.slot(key.home).is_of(key) {
             return Some(key.home);
         }
-        let mut at = self.slot(key.home).chain.load(Ordering::Relaxed);
-        while at != END {
+        let mut at = self.slot(key.home).chain.load(Ordering::Relaxed) as usize;
+        while at != END as usize {
             if self.slot(at).is_of(key) {
                 return Some(at);
             }
-            at = self.slot(at).link.load(Ordering::Relaxed);
+            at = self.slot(at).link.load(Ordering::Relaxed) as usize;
         }
         None
     }
 
-    /// Gives an idle slot to the extent: its home, or one of its home's chain, so that chains do
-    /// not grow beyond what is held at once, or the next one in the shard.
-    fn make(&self, key: Key, mode: LockMode) -> Option<u32> {
-        if let Some(changing) = self.seize(key.home) {
-            self.install(key.home, key, changing, mode);
-            return Some(key.home);
+    /// Gives an idle slot to the extent: one that nobody ever had, first of all its home, so that
+    /// the locks of extents which come again stay; else its home, or one of its home's chain, so
+    /// that chains do not grow beyond what is held at once; else the next idle one in the shard.
+    fn make(&self, key: Key, mode: LockMode) -> Option<usize> {
+        if self.slot(key.home).lock.word.load().is_unused() {
+            return self.give(key.home, key, mode);
         }
-        let mut at = self.slot(key.home).chain.load(Ordering::Relaxed);
-        while at != END {
-            if let Some(changing) = self.seize(at) {
-                self.install(at, key, changing, mode);
-                return Some(at);
-            }
-            at = self.slot(at).link.load(Ordering::Relaxed);
-        }
-        let places = 1u32 << self.shard_shift;
-        let first = self.shard_of(key) << self.shard_shift;
+        let places = 1usize << self.shard_shift;
+        let first = key.home >> self.shard_shift << self.shard_shift;
         let hand = &self.shard(key).hand;
-        let start = hand.load(Ordering::Relaxed);
-        for step in 0..places {
-            let at = first + (start.wrapping_add(step) & (places - 1));
-            if let Some(changing) = self.seize(at) {
-                hand.store(start.wrapping_add(step + 1), Ordering::Relaxed);
-                self.install(at, key, changing, mode);
-                return Some(at);
+        // First the hand goes once over the shard and finds the slots that nobody ever had.
+        let mut at = hand.load(Ordering::Relaxed) as usize;
+        while at < places {
+            let slot = first + at;
+            at += 1;
+            if self.slot(slot).lock.word.load().is_unused() {
+                hand.store(at as u32, Ordering::Relaxed);
+                return self.give(slot, key, mode);
             }
         }
-        None
+        // From then on it counts on, and goes round and round.
+        hand.store(at as u32, Ordering::Relaxed);
+        if let Some(slot) = self.give(key.home, key, mode) {
+            return Some(slot);
+        }
+        let mut chained = self.slot(key.home).chain.load(Ordering::Relaxed);
+        while chained != END {
+            let slot = chained as usize;
+            chained = self.slot(slot).link.load(Ordering::Relaxed);
+            if let Some(slot) = self.give(slot, key, mode) {
+                return Some(slot);
+            }
+        }
+        (0..places).find_map(|step| {
+            let slot = self.give(first + ((at + step) & (places - 1)), key, mode)?;
+            let next = places + ((at + step + 1) & (places - 1));
+            hand.store(next as u32, Ordering::Relaxed);
+            Some(slot)
+        })
+    }
+
+    /// Gives a slot to the extent, held as `mode`, if it is idle.
+    fn give(&self, at: usize, key: Key, mode: LockMode) -> Option<usize> {
+        let changing = self.seize(at)?;
+        self.install(at, key, changing, mode);
+        Some(at)
     }
 
     /// Takes an idle lock away from its extent; nobody can take it until `install`.
-    fn seize(&self, at: u32) -> Option<State> {
+    fn seize(&self, at: usize) -> Option<State> {
         let word = &self.slot(at).lock.word;
         let seen = word.load();
         let changing = seen.changing();
         (seen.is_idle() && word.change(seen, changing).is_ok()).then_some(changing)
     }
 
-    fn install(&self, at: u32, key: Key, changing: State, mode: LockMode) {
+    fn install(&self, at: usize, key: Key, changing: State, mode: LockMode) {
         let slot = self.slot(at);
         self.unchain(at);
         for (word, value) in slot.key.iter().zip(key.words) {
@@ -316,13 +326,13 @@ impl LockTable {
         if at != key.home {
             let home = &self.slot(key.home).chain;
             slot.link.store(home.load(Ordering::Relaxed), Ordering::Relaxed);
-            home.store(at, Ordering::Relaxed);
+            home.store(at as u32, Ordering::Relaxed);
         }
         slot.lock.word.end_change(changing.changed(mode));
     }
 
     /// Takes a slot out of the chain of its old extent's home, if it lies away from it.
-    fn unchain(&self, at: u32) {
+    fn unchain(&self, at: usize) {
         let slot = self.slot(at);
         let after = slot.link.load(Ordering::Relaxed);
         if after == AT_HOME {
@@ -333,10 +343,10 @@ impl LockTable {
         loop {
             let next = before.load(Ordering::Relaxed);
             assert_ne!(next, END, "a lock away from home is in its home's chain");
-            if next == at {
+            if next as usize == at {
                 break;
             }
-            before = &self.slot(next).link;
+            before = &self.slot(next as usize).link;
         }
         before.store(after, Ordering::Relaxed);
         slot.link.store(AT_HOME, Ordering::Relaxed);
@@ -350,7 +360,7 @@ impl LockTable {
     ) -> Result<(LockRef<'_>, Attempt), LockRefusal> {
         // Declared before the mutex is taken: what is left of it is dropped after.
         let mut waker = Some(waker);
-        let mut parking: ParkingGuard<'_> = self.shard(key).parking.enter();
+        let mut parking: ParkingGuard<'_> = self.shard(key).enter();
         match self.find_or_make(key, mode)? {
             Made::Taken(at) => Ok((self.lock_ref(at), Attempt::Taken)),
             Made::Found(at) => {
@@ -366,7 +376,7 @@ impl LockTable {
         key: Key,
         mode: LockMode,
     ) -> Result<LockRef<'_>, LockRefusal> {
-        let _parking = self.shard(key).parking.enter();
+        let _parking = self.shard(key).enter();
         match self.find_or_make(key, mode)? {
             Made::Taken(at) => Ok(self.lock_ref(at)),
             Made::Found(at) => match self.take_at(at, key, mode) {
@@ -387,6 +397,6 @@ enum Seen {
 
 /// A lock under the mutex: it was there, or it was made and is held.
 enum Made {
-    Found(u32),
-    Taken(u32),
+    Found(usize),
+    Taken(usize),
 }

@@ -1,6 +1,6 @@
 //! The manager with threads and with tasks that are polled by hand.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -116,7 +116,7 @@ fn a_waiting_task_is_woken_once_and_gets_the_lock() {
     let locks = locks(64, 4, 63);
     let holder = locks.try_write(A).unwrap();
     let (bell, waker) = task();
-    let mut waiting = locks.write(A);
+    let mut waiting = locks.write(A).into_future();
     assert!(poll(&mut waiting, &waker).is_pending());
     assert!(poll(&mut waiting, &waker).is_pending(), "a poll too many does no harm");
     assert_eq!(bell.rung(), 0);
@@ -132,8 +132,8 @@ fn a_notice_to_one_who_gave_up_goes_to_the_next() {
     let locks = locks(64, 4, 63);
     let holder = locks.try_write(A).unwrap();
     let ((first_bell, first), (bell, waker)) = (task(), task());
-    let mut gives_up = locks.write(A);
-    let mut waits = locks.read(A);
+    let mut gives_up = locks.write(A).into_future();
+    let mut waits = locks.read(A).into_future();
     assert!(poll(&mut gives_up, &first).is_pending());
     assert!(poll(&mut waits, &waker).is_pending());
     drop(holder);
@@ -148,7 +148,7 @@ fn readers_that_wait_together_go_in_together() {
     let locks = locks(64, 4, 63);
     let holder = locks.try_write(A).unwrap();
     let tasks: Vec<_> = (0..20).map(|_| task()).collect();
-    let mut waiting: Vec<_> = tasks.iter().map(|_| locks.read(A)).collect();
+    let mut waiting: Vec<_> = tasks.iter().map(|_| locks.read(A).into_future()).collect();
     for (read, (_, waker)) in waiting.iter_mut().zip(&tasks) {
         assert!(poll(read, waker).is_pending());
     }
@@ -182,7 +182,7 @@ fn a_granted_task_that_is_dropped_lets_go() {
     let locks = locks(64, 4, 63);
     let holder = locks.try_write(A).unwrap();
     let ((_, first), (second_bell, second)) = (task(), task());
-    let (mut head, mut granted) = (locks.read(A), locks.read(A));
+    let (mut head, mut granted) = (locks.read(A).into_future(), locks.read(A).into_future());
     assert!(poll(&mut head, &first).is_pending());
     assert!(poll(&mut granted, &second).is_pending());
     drop(holder);
@@ -200,7 +200,7 @@ fn no_more_than_the_bound_overtake_the_head() {
         let locks = locks(64, 4, bound);
         let holder = locks.try_read(A).unwrap();
         let (_, waker) = task();
-        let mut writer = locks.write(A);
+        let mut writer = locks.write(A).into_future();
         assert!(poll(&mut writer, &waker).is_pending());
         let passed: Vec<_> = std::iter::from_fn(|| locks.try_read(A).ok()).take(100).collect();
         assert_eq!(passed.len(), usize::from(bound));
@@ -290,7 +290,7 @@ fn what_happens_is_counted() {
     let locks = locks(64, 4, 63);
     let holder = locks.try_write(A).unwrap();
     let (_, waker) = task();
-    let mut waiting = locks.write(A);
+    let mut waiting = locks.write(A).into_future();
     assert!(poll(&mut waiting, &waker).is_pending());
     drop(holder);
     assert!(matches!(poll(&mut waiting, &waker), Poll::Ready(Ok(_))));

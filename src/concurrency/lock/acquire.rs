@@ -1,6 +1,6 @@
 //! Waiting for a lock: one future for tasks, which a thread can also block on.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -14,8 +14,11 @@ use crate::concurrency::lock::word::LockMode;
 use crate::concurrency::sync::spin_loop;
 use crate::concurrency::thread_wait::{on_reactor_thread, with_thread_waker};
 
-/// A thread looks this often, with pauses that double, before it yields.
-const SPIN_ROUNDS: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 8 };
+/// A thread looks this often before it yields, with pauses that double up to `PAUSES_MAX`: about
+/// 5 us, a tenth of what a sleep and a wake-up take.
+const SPIN_ROUNDS: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 20 };
+/// So rare that the holder is not disturbed, so often that no lock lies free for long.
+const PAUSES_MAX: u32 = 16;
 /// Then this often with a yield between, before it joins the queue and sleeps.
 const YIELD_ROUNDS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 8 };
 
@@ -46,7 +49,9 @@ pub enum LockRefusal {
 
 /// Where a lock is found.
 pub(crate) trait Source<'a>: Copy + Unpin {
-    /// Takes the lock without any mutex, if it is known and free.
+    /// Takes the lock if it is where it should be, and free. The fast path: a few instructions.
+    fn take_free(self, mode: LockMode) -> Option<LockRef<'a>>;
+    /// Takes the lock without any mutex, if it is known and may be taken.
     fn take_known(self, mode: LockMode) -> Found<'a>;
     /// Takes the lock, making it if need be, or joins its queue.
     fn take_or_queue(
@@ -107,103 +112,37 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// The way to one lock, in one mode.
-#[derive(Debug)]
-pub(crate) struct RawAcquire<'a, S: Source<'a>> {
+/// What was asked for. Plain data, so that the fast path has nothing to drop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<S> {
     source: S,
     mode: LockMode,
     from: CalledFrom,
-    /// Its place in a queue, once it waits.
-    queued: Option<(LockRef<'a>, WaiterId)>,
-    /// When it found the lock held.
-    began: Option<Instant>,
 }
 
-impl<'a, S: Source<'a>> RawAcquire<'a, S> {
+impl<'a, S: Source<'a>> Asked<S> {
     #[inline(always)]
     pub(crate) fn new(source: S, mode: LockMode, from: CalledFrom) -> Self {
-        RawAcquire { source, mode, from, queued: None, began: None }
-    }
-
-    fn check_order(&self, owner: Owner) {
-        order::check(self.source.manager(), owner, self.source.rank(), self.from);
-    }
-
-    #[inline(always)]
-    fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
-        self.guard_of(Hold { lock, mode: self.mode }, owner)
-    }
-
-    #[inline(always)]
-    fn guard_of(&self, hold: Hold<'a>, owner: Owner) -> RawGuard<'a> {
-        self.source.counters().acquired();
-        if let Some(began) = self.began {
-            self.source.counters().waited(began.elapsed().as_nanos() as u64);
-        }
-        let held = Held::new(self.source.manager(), owner, self.source.rank(), self.from);
-        RawGuard { _held: held, hold }
-    }
-
-    fn contended(&mut self) {
-        if self.began.is_none() {
-            self.began = Some(Instant::now());
-            self.source.counters().contended();
-        }
+        Asked { source, mode, from }
     }
 
     /// Takes it now or not at all.
     #[inline(always)]
     pub(crate) fn try_now(self) -> Result<RawGuard<'a>, LockRefusal> {
+        match self.source.take_free(self.mode) {
+            Some(lock) => Ok(self.guard(lock, Owner::thread())),
+            None => self.try_long(),
+        }
+    }
+
+    #[inline(never)]
+    fn try_long(self) -> Result<RawGuard<'a>, LockRefusal> {
         let lock = match self.source.take_known(self.mode) {
             Found::Taken(lock) => lock,
             Found::Held => return Err(LockRefusal::Held),
             Found::Unknown => self.source.take_or_refuse(self.mode)?,
         };
         Ok(self.guard(lock, Owner::thread()))
-    }
-
-    pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
-        let owner = Owner::task(waker);
-        if self.queued.is_none() {
-            self.check_order(owner);
-        }
-        self.poll_as(owner, waker)
-    }
-
-    fn poll_as(&mut self, owner: Owner, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
-        if let Some((lock, id)) = self.queued {
-            return match self.look_again(lock, id, waker) {
-                Some(hold) => Poll::Ready(Ok(self.guard_of(hold, owner))),
-                None => Poll::Pending,
-            };
-        }
-        if let Found::Taken(lock) = self.source.take_known(self.mode) {
-            return Poll::Ready(Ok(self.guard(lock, owner)));
-        }
-        match self.source.take_or_queue(self.mode, waker.clone()) {
-            Ok((lock, Attempt::Taken)) => Poll::Ready(Ok(self.guard(lock, owner))),
-            Ok((lock, Attempt::Waiting(id))) => {
-                self.queued = Some((lock, id));
-                self.contended();
-                Poll::Pending
-            }
-            Err(refusal) => Poll::Ready(Err(refusal)),
-        }
-    }
-
-    /// One that waits looks again. A waker is foreign code and may panic: until the lock is taken
-    /// this stays queued, and then it is held, so that neither the place nor the lock is lost.
-    fn look_again(&mut self, lock: LockRef<'a>, id: WaiterId, waker: &Waker) -> Option<Hold<'a>> {
-        // Cloned before the mutex and dropped after it.
-        let mut waker = Some(waker.clone());
-        let mut woken = Woken::default();
-        let attempt = lock.parking.enter().look_again(lock.lock, id, &mut waker, &mut woken);
-        let hold = (attempt == Attempt::Taken).then(|| {
-            self.queued = None;
-            Hold { lock, mode: self.mode }
-        });
-        woken.wake();
-        hold
     }
 
     /// Blocks until it has the lock or the deadline has passed.
@@ -214,26 +153,143 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
         }
         let owner = Owner::thread();
         self.check_order(owner);
-        match self.source.take_known(self.mode) {
-            Found::Taken(lock) => Ok(self.guard(lock, owner)),
-            Found::Held => self.wait_long(owner, deadline, Looks::Spin),
-            Found::Unknown => self.wait_long(owner, deadline, Looks::Queue),
+        match self.source.take_free(self.mode) {
+            Some(lock) => Ok(self.guard(lock, owner)),
+            None => wait_long(self, owner, deadline),
         }
     }
 
-    #[cold]
-    fn wait_long(
+    #[inline(always)]
+    fn check_order(&self, owner: Owner) {
+        order::check(self.source.manager(), owner, self.source.rank(), self.from);
+    }
+
+    #[inline(always)]
+    fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
+        RawGuard { _held: self.remember(owner), hold: Hold { lock, mode: self.mode } }
+    }
+
+    #[inline(always)]
+    fn remember(&self, owner: Owner) -> Held {
+        self.source.counters().acquired();
+        Held::new(self.source.manager(), owner, self.source.rank(), self.from)
+    }
+}
+
+/// A place in a lock's queue. It is left on drop; a lock that was granted meanwhile is let go.
+#[derive(Debug)]
+struct Place<'a> {
+    lock: LockRef<'a>,
+    mode: LockMode,
+    /// None once it was left.
+    id: Option<WaiterId>,
+}
+
+impl<'a> Place<'a> {
+    /// Looks whether it is its turn. A waker is foreign code and may panic: until the lock is taken
+    /// the place is kept, and from then on the lock is held, so that neither is lost.
+    fn look_again(&mut self, waker: &Waker) -> Option<Hold<'a>> {
+        let Some(id) = self.id else { unreachable!("nobody looks after it has left") };
+        // Cloned before the mutex and dropped after it.
+        let mut waker = Some(waker.clone());
+        let mut woken = Woken::default();
+        let parking = self.lock.parking();
+        let attempt = parking.enter().look_again(self.lock.lock, id, &mut waker, &mut woken);
+        let hold = (attempt == Attempt::Taken).then(|| {
+            self.id = None;
+            Hold { lock: self.lock, mode: self.mode }
+        });
+        woken.wake();
+        hold
+    }
+
+    /// Leaves the queue. The lock comes back if it was granted meanwhile.
+    fn give_up(&mut self) -> Option<LockRef<'a>> {
+        let id = self.id.take()?;
+        let mut woken = Woken::default();
+        let granted = self.lock.parking().enter().give_up(self.lock.lock, id, &mut woken);
+        woken.wake();
+        granted.then_some(self.lock)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(lock) = self.give_up() {
+            lock.release(self.mode);
+        }
+    }
+}
+
+/// The way to one lock, in one mode.
+#[derive(Debug)]
+pub(crate) struct RawAcquire<'a, S: Source<'a>> {
+    asked: Asked<S>,
+    /// Its place in a queue, once it waits.
+    place: Option<Place<'a>>,
+    /// When it found the lock held.
+    began: Option<Instant>,
+}
+
+impl<'a, S: Source<'a>> RawAcquire<'a, S> {
+    pub(crate) fn new(asked: Asked<S>) -> Self {
+        RawAcquire { asked, place: None, began: None }
+    }
+
+    fn contended(&mut self) {
+        if self.began.is_none() {
+            self.began = Some(Instant::now());
+            self.asked.source.counters().contended();
+        }
+    }
+
+    fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
+        self.guard_of(Hold { lock, mode: self.asked.mode }, owner)
+    }
+
+    fn guard_of(&self, hold: Hold<'a>, owner: Owner) -> RawGuard<'a> {
+        if let Some(began) = self.began {
+            self.asked.source.counters().waited(began.elapsed().as_nanos() as u64);
+        }
+        RawGuard { _held: self.asked.remember(owner), hold }
+    }
+
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
+        let owner = Owner::task(waker);
+        if self.place.is_none() {
+            self.asked.check_order(owner);
+        }
+        self.poll_as(owner, waker)
+    }
+
+    fn poll_as(&mut self, owner: Owner, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
+        if let Some(place) = &mut self.place {
+            return match place.look_again(waker) {
+                Some(hold) => Poll::Ready(Ok(self.guard_of(hold, owner))),
+                None => Poll::Pending,
+            };
+        }
+        let Asked { source, mode, .. } = self.asked;
+        if let Found::Taken(lock) = source.take_known(mode) {
+            return Poll::Ready(Ok(self.guard(lock, owner)));
+        }
+        match source.take_or_queue(mode, waker.clone()) {
+            Ok((lock, Attempt::Taken)) => Poll::Ready(Ok(self.guard(lock, owner))),
+            Ok((lock, Attempt::Waiting(id))) => {
+                self.place = Some(Place { lock, mode, id: Some(id) });
+                self.contended();
+                Poll::Pending
+            }
+            Err(refusal) => Poll::Ready(Err(refusal)),
+        }
+    }
+
+    /// Sleeps until it has the lock or the deadline has passed.
+    fn sleep(
         mut self,
         owner: Owner,
         deadline: Option<Instant>,
-        looks: Looks,
     ) -> Result<RawGuard<'a>, LockRefusal> {
-        if looks == Looks::Spin {
-            self.contended();
-            if let Some(lock) = self.spin() {
-                return Ok(self.guard(lock, owner));
-            }
-        }
         loop {
             let polled = with_thread_waker(|waker| self.poll_as(owner, waker));
             if let Poll::Ready(result) = polled {
@@ -245,7 +301,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return match self.give_up() {
+                return match self.place.as_mut().and_then(Place::give_up) {
                     Some(lock) => Ok(self.guard(lock, owner)),
                     None => Err(LockRefusal::Expired),
                 };
@@ -253,50 +309,44 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
             std::thread::park_timeout(left);
         }
     }
-
-    /// Looks for a while, since most locks are held for less than a sleep and a wake-up take.
-    fn spin(&self) -> Option<LockRef<'a>> {
-        for round in 0..SPIN_ROUNDS + YIELD_ROUNDS {
-            if round < SPIN_ROUNDS {
-                (0..1 << round).for_each(|_| spin_loop());
-            } else {
-                std::thread::yield_now();
-            }
-            match self.source.take_known(self.mode) {
-                Found::Taken(lock) => return Some(lock),
-                Found::Held => (),
-                Found::Unknown => return None,
-            }
-        }
-        None
-    }
-
-    /// Leaves the queue. The lock comes back if it was granted meanwhile.
-    fn give_up(&mut self) -> Option<LockRef<'a>> {
-        let (lock, id) = self.queued.take()?;
-        let mut woken = Woken::default();
-        let granted = lock.parking.enter().give_up(lock.lock, id, &mut woken);
-        woken.wake();
-        granted.then_some(lock)
-    }
 }
 
-/// How a thread begins to wait.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Looks {
-    Spin,
-    Queue,
+/// Waits for a lock that could not be taken at once.
+#[inline(never)]
+fn wait_long<'a, S: Source<'a>>(
+    asked: Asked<S>,
+    owner: Owner,
+    deadline: Option<Instant>,
+) -> Result<RawGuard<'a>, LockRefusal> {
+    let mut acquire = RawAcquire::new(asked);
+    match asked.source.take_known(asked.mode) {
+        Found::Taken(lock) => return Ok(acquire.guard(lock, owner)),
+        Found::Held => {
+            acquire.contended();
+            if let Some(lock) = spin(asked) {
+                return Ok(acquire.guard(lock, owner));
+            }
+        }
+        Found::Unknown => (),
+    }
+    acquire.sleep(owner, deadline)
 }
 
-impl<'a, S: Source<'a>> Drop for RawAcquire<'a, S> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if self.queued.is_some()
-            && let Some(lock) = self.give_up()
-        {
-            lock.release(self.mode);
+/// Looks for a while, since most locks are held for less than a sleep and a wake-up take.
+fn spin<'a, S: Source<'a>>(asked: Asked<S>) -> Option<LockRef<'a>> {
+    for round in 0..SPIN_ROUNDS + YIELD_ROUNDS {
+        if round < SPIN_ROUNDS {
+            (0..(1 << round).min(PAUSES_MAX)).for_each(|_| spin_loop());
+        } else {
+            std::thread::yield_now();
+        }
+        match asked.source.take_known(asked.mode) {
+            Found::Taken(lock) => return Some(lock),
+            Found::Held => (),
+            Found::Unknown => return None,
         }
     }
+    None
 }
 
 /// Takes a lock by its word until nobody interferes.
@@ -328,10 +378,10 @@ pub(crate) mod sealed {
 }
 
 /// A lock that was asked for: await it, [`wait`](Acquire::wait) for it, or wait
-/// [until](Acquire::wait_until) a deadline. Nothing happens before; it may be dropped at any time.
+/// [until](Acquire::wait_until) a deadline. Nothing happens before.
 #[must_use = "a lock is taken by waiting for it"]
 pub struct Acquire<'a, G: Guard<'a>> {
-    raw: RawAcquire<'a, G::Source>,
+    asked: Asked<G::Source>,
     guard: PhantomData<fn() -> G>,
 }
 
@@ -344,12 +394,12 @@ impl<'a, G: Guard<'a>> std::fmt::Debug for Acquire<'a, G> {
 impl<'a, G: Guard<'a>> Acquire<'a, G> {
     #[inline(always)]
     pub(crate) fn new(source: G::Source, from: CalledFrom) -> Self {
-        Acquire { raw: RawAcquire::new(source, G::MODE, from), guard: PhantomData }
+        Acquire { asked: Asked::new(source, G::MODE, from), guard: PhantomData }
     }
 
     #[inline(always)]
     pub(crate) fn try_now(self) -> Result<G, LockRefusal> {
-        self.raw.try_now().map(G::from_raw)
+        self.asked.try_now().map(G::from_raw)
     }
 
     /// Blocks this thread until it has the lock: it looks for some microseconds, then sleeps.
@@ -358,7 +408,7 @@ impl<'a, G: Guard<'a>> Acquire<'a, G> {
     /// [`LockRefusal::TableFull`], or [`LockRefusal::OnReactor`] on a reactor's own thread.
     #[inline(always)]
     pub fn wait(self) -> Result<G, LockRefusal> {
-        self.raw.wait(None).map(G::from_raw)
+        self.asked.wait(None).map(G::from_raw)
     }
 
     /// As [`Acquire::wait`], until `deadline` at the latest.
@@ -367,17 +417,18 @@ impl<'a, G: Guard<'a>> Acquire<'a, G> {
     /// [`LockRefusal::Expired`] after the deadline, and those of [`Acquire::wait`].
     #[inline(always)]
     pub fn wait_until(self, deadline: Instant) -> Result<G, LockRefusal> {
-        self.raw.wait(Some(deadline)).map(G::from_raw)
+        self.asked.wait(Some(deadline)).map(G::from_raw)
     }
 
     /// Waits as a task until `timer`, any future of the caller's runtime, is ready.
     ///
     /// # Errors
     /// [`LockRefusal::Expired`] when the timer was first, and [`LockRefusal::TableFull`].
-    pub async fn until(mut self, timer: impl Future<Output = ()>) -> Result<G, LockRefusal> {
+    pub async fn until(self, timer: impl Future<Output = ()>) -> Result<G, LockRefusal> {
+        let mut acquiring = self.into_future();
         let mut timer = pin!(timer);
         std::future::poll_fn(move |context| {
-            if let Poll::Ready(result) = Pin::new(&mut self).poll(context) {
+            if let Poll::Ready(result) = Pin::new(&mut acquiring).poll(context) {
                 return Poll::Ready(result);
             }
             timer.as_mut().poll(context).map(|()| Err(LockRefusal::Expired))
@@ -386,7 +437,30 @@ impl<'a, G: Guard<'a>> Acquire<'a, G> {
     }
 }
 
-impl<'a, G: Guard<'a>> Future for Acquire<'a, G> {
+impl<'a, G: Guard<'a>> IntoFuture for Acquire<'a, G> {
+    type Output = Result<G, LockRefusal>;
+    type IntoFuture = Acquiring<'a, G>;
+
+    fn into_future(self) -> Acquiring<'a, G> {
+        Acquiring { raw: RawAcquire::new(self.asked), guard: PhantomData }
+    }
+}
+
+/// A task's wait for a lock: what an [`Acquire`] becomes when it is awaited. Dropping it is safe at
+/// any time: it leaves the queue, and hands on a notice that it got.
+#[must_use = "a future does nothing until it is polled"]
+pub struct Acquiring<'a, G: Guard<'a>> {
+    raw: RawAcquire<'a, G::Source>,
+    guard: PhantomData<fn() -> G>,
+}
+
+impl<'a, G: Guard<'a>> std::fmt::Debug for Acquiring<'a, G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acquiring").field("mode", &G::MODE).finish_non_exhaustive()
+    }
+}
+
+impl<'a, G: Guard<'a>> Future for Acquiring<'a, G> {
     type Output = Result<G, LockRefusal>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

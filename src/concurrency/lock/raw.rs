@@ -16,10 +16,13 @@
 use std::sync::PoisonError;
 use std::task::Waker;
 
+use crossbeam_utils::CachePadded;
+
 use crate::concurrency::lock::order;
 use crate::concurrency::lock::queue::{QueueEnds, WaiterId, Waiters};
 use crate::concurrency::lock::word::{LockMode, LockWord, Notice, Queue, State};
-use crate::concurrency::sync::{Mutex, MutexGuard};
+use crate::concurrency::sync::{AtomicU32, Mutex, MutexGuard};
+use crate::memory::table::HugeTable;
 
 /// Shared waiters that one woken head lets in with itself; the next ones follow by a notice.
 const GROUP: usize = 8;
@@ -29,19 +32,26 @@ const GROUP: usize = 8;
 pub(crate) struct RawLock {
     pub(crate) word: LockWord,
     ends: QueueEnds,
+    /// Which of its table's parkings keeps its waiters.
+    shard: u32,
 }
 
 impl RawLock {
-    pub(crate) fn new() -> RawLock {
-        RawLock { word: LockWord::new(), ends: QueueEnds::new() }
+    pub(crate) fn new(shard: u32) -> RawLock {
+        RawLock { word: LockWord::new(), ends: QueueEnds::new(), shard }
     }
 }
+
+/// The parkings of a table of locks, each on cache lines of its own.
+pub(crate) type Parkings = HugeTable<CachePadded<Parking>>;
 
 /// Where the waiters of several locks are kept.
 #[derive(Debug)]
 pub(crate) struct Parking {
     waiters: Mutex<Waiters>,
     overtakes_max: u8,
+    /// Where the search for an idle lock of the shard goes on. Changed under the mutex.
+    pub(crate) hand: AtomicU32,
 }
 
 /// The right to touch the queues of one shard, and to give its idle locks to other keys.
@@ -98,7 +108,8 @@ pub(crate) enum Attempt {
 
 impl Parking {
     pub(crate) fn new(overtakes_max: u8) -> Parking {
-        Parking { waiters: Mutex::new(Waiters::new()), overtakes_max }
+        let (waiters, hand) = (Mutex::new(Waiters::new()), AtomicU32::new(0));
+        Parking { waiters, overtakes_max, hand }
     }
 
     pub(crate) fn enter(&self) -> ParkingGuard<'_> {
@@ -238,14 +249,29 @@ impl ParkingGuard<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LockRef<'a> {
     pub(crate) lock: &'a RawLock,
-    pub(crate) parking: &'a Parking,
+    pub(crate) parkings: &'a Parkings,
 }
 
-impl LockRef<'_> {
-    /// Takes the lock from the state that was seen, or says why not.
+impl<'a> LockRef<'a> {
+    /// Where its waiters are; only they and those who wake them need to know.
+    pub(crate) fn parking(&self) -> &'a Parking {
+        &self.parkings[self.lock.shard as usize]
+    }
+
+    /// Takes the lock if nobody holds it in another way and nobody waits.
     #[inline(always)]
+    pub(crate) fn take_free(&self, seen: State, mode: LockMode) -> bool {
+        match seen.taken_free(mode) {
+            Some(next) => self.lock.word.change(seen, next).is_ok(),
+            None => false,
+        }
+    }
+
+    /// Takes the lock from the state that was seen, or says why not.
     pub(crate) fn take(&self, seen: State, mode: LockMode) -> Take {
-        let Some(next) = seen.taken(mode, self.parking.overtakes_max) else { return Take::Held };
+        let Some(next) = seen.taken(mode, self.parking().overtakes_max) else {
+            return Take::Held;
+        };
         match self.lock.word.change(seen, next) {
             Ok(()) => Take::Taken,
             Err(_) => Take::Raced,
@@ -270,7 +296,7 @@ impl LockRef<'_> {
     #[cold]
     fn notify(&self) {
         let mut woken = Woken::default();
-        self.parking.enter().notify(self.lock, &mut woken);
+        self.parking().enter().notify(self.lock, &mut woken);
         woken.wake();
     }
 }

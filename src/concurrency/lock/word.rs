@@ -75,6 +75,11 @@ impl State {
         self.0 & (READERS | EXCLUSIVE | QUEUED | CHANGING) == 0
     }
 
+    /// Whether it has been free since the table was made, or once in 2^38 times looks like it.
+    pub(crate) fn is_unused(self) -> bool {
+        self.0 == 0
+    }
+
     #[inline(always)]
     pub(crate) fn is_changing(self) -> bool {
         self.0 & CHANGING != 0
@@ -93,12 +98,17 @@ impl State {
         (self.0 ^ other.0) / INCARNATION == 0 && !other.is_changing()
     }
 
+    /// After one more holder, when nobody is in the way and nobody waits.
+    #[inline(always)]
+    pub(crate) fn taken_free(self, mode: LockMode) -> Option<State> {
+        (self.0 & (mode.blockers() | QUEUED) == 0).then(|| State(self.0 + mode.unit()))
+    }
+
     /// After one more holder who waits for nobody; none if it has to wait. Those who arrive while
     /// others wait overtake the head of the queue, and are counted, until the bound.
-    #[inline(always)]
     pub(crate) fn taken(self, mode: LockMode, overtakes_max: u8) -> Option<State> {
-        if self.0 & (mode.blockers() | QUEUED) == 0 {
-            return Some(State(self.0 + mode.unit()));
+        if let Some(next) = self.taken_free(mode) {
+            return Some(next);
         }
         let may_overtake = self.0 & OVERTAKES < u64::from(overtakes_max) * OVERTAKE;
         (self.admits(mode) && may_overtake).then(|| State(self.0 + mode.unit() + OVERTAKE))
