@@ -67,6 +67,8 @@ const UNSAFE_PLACES: &[&str] = &[
     "bench/src/bare_ring.rs",
     "tests/loom/planted.rs",
     "tests/allocations.rs",
+    "tests/locks/foreign.rs",
+    "tests/locks/plain.rs",
 ];
 
 /// Where something may be printed in `src/`: by the admin tool, and by the simulator the seed of

@@ -94,8 +94,8 @@ impl<'a> Source<'a> for StripeSource<'a> {
         mode: LockMode,
         waker: Waker,
     ) -> Result<(LockRef<'a>, Attempt), LockRefusal> {
-        let lock = self.lock();
-        let attempt = lock.parking().enter().take_or_queue(lock.lock, mode, waker);
+        let (lock, mut waker) = (self.lock(), Some(waker));
+        let attempt = lock.parking().enter().take_or_queue(lock.lock, mode, &mut waker);
         Ok((lock, attempt))
     }
 

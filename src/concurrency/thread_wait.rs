@@ -33,7 +33,10 @@ pub(crate) fn on_reactor_thread() -> bool {
 }
 
 /// Runs `f` with a waker that unparks this thread. The waker is a thread's one allocation, made at
-/// the first call.
+/// the first call; a destructor of a thread-local that waits after the waker's own gets a new one.
 pub(crate) fn with_thread_waker<R>(f: impl FnOnce(&Waker) -> R) -> R {
-    THREAD_WAKER.with(f)
+    match THREAD_WAKER.try_with(Waker::clone) {
+        Ok(waker) => f(&waker),
+        Err(_) => f(&Waker::from(Arc::new(Unpark(std::thread::current())))),
+    }
 }

@@ -22,6 +22,8 @@ pub struct LockMany<'a> {
     current: Option<RawAcquire<'a, ExtentSource<'a>>>,
     held: Vec<RawGuard<'a>>,
     from: CalledFrom,
+    /// It was ready once: what it held is no longer here.
+    ended: bool,
 }
 
 impl<'a> LockMany<'a> {
@@ -35,7 +37,7 @@ impl<'a> LockMany<'a> {
         wanted.sort_unstable_by_key(|(source, mode)| std::cmp::Reverse((source.order(), *mode)));
         wanted.dedup_by_key(|(source, _)| source.order());
         let held = Vec::with_capacity(wanted.len());
-        LockMany { wanted, current: None, held, from }
+        LockMany { wanted, current: None, held, from, ended: false }
     }
 
     /// Blocks this thread until it has them all.
@@ -68,11 +70,13 @@ impl<'a> Future for LockMany<'a> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        assert!(!this.ended, "several locks were polled after they were ready");
         loop {
             let acquire = match &mut this.current {
                 Some(acquire) => acquire,
                 None => {
                     let Some((source, mode)) = this.wanted.pop() else {
+                        this.ended = true;
                         let held = std::mem::take(&mut this.held);
                         return Poll::Ready(Ok(LockedExtents { held }));
                     };
@@ -85,6 +89,7 @@ impl<'a> Future for LockMany<'a> {
             match result {
                 Ok(guard) => this.held.push(guard),
                 Err(refusal) => {
+                    this.ended = true;
                     this.wanted.clear();
                     this.held.clear();
                     return Poll::Ready(Err(refusal));

@@ -358,12 +358,14 @@ impl LockTable {
         mode: LockMode,
         waker: Waker,
     ) -> Result<(LockRef<'_>, Attempt), LockRefusal> {
+        // Declared before the mutex is taken: what is left of it is dropped after.
+        let mut waker = Some(waker);
         let mut parking: ParkingGuard<'_> = self.shard(key).enter();
         match self.find_or_make(key, mode)? {
             Made::Taken(at) => Ok((self.lock_ref(at), Attempt::Taken)),
             Made::Found(at) => {
                 let lock = self.lock_ref(at);
-                let attempt = parking.take_or_queue(lock.lock, mode, waker);
+                let attempt = parking.take_or_queue(lock.lock, mode, &mut waker);
                 Ok((lock, attempt))
             }
         }

@@ -77,26 +77,35 @@ pub(crate) enum Found<'a> {
 /// A lock that is held, in either mode. It is let go on drop.
 #[derive(Debug)]
 pub(crate) struct RawGuard<'a> {
+    /// Dropped first: letting go wakes others, and a waker may run a task at once on this thread,
+    /// which no longer holds this.
+    _held: Held,
+    hold: Hold<'a>,
+}
+
+/// A lock that is held and not yet remembered. It is let go on drop, also when a waker panics
+/// before there is a guard.
+#[derive(Debug)]
+struct Hold<'a> {
     lock: LockRef<'a>,
     mode: LockMode,
-    _held: Held,
 }
 
 impl<'a> RawGuard<'a> {
     pub(crate) fn mode(&self) -> LockMode {
-        self.mode
+        self.hold.mode
     }
 
     /// From exclusive to shared, with nobody in between.
     pub(crate) fn downgrade(mut self) -> RawGuard<'a> {
-        assert_eq!(self.mode, LockMode::Exclusive, "only an exclusive lock is downgraded");
-        self.mode = LockMode::Shared;
-        self.lock.downgrade();
+        assert_eq!(self.mode(), LockMode::Exclusive, "only an exclusive lock is downgraded");
+        self.hold.mode = LockMode::Shared;
+        self.hold.lock.downgrade();
         self
     }
 }
 
-impl Drop for RawGuard<'_> {
+impl Drop for Hold<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         self.lock.release(self.mode);
@@ -157,9 +166,13 @@ impl<'a, S: Source<'a>> Asked<S> {
 
     #[inline(always)]
     fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
+        RawGuard { _held: self.remember(owner), hold: Hold { lock, mode: self.mode } }
+    }
+
+    #[inline(always)]
+    fn remember(&self, owner: Owner) -> Held {
         self.source.counters().acquired();
-        let held = Held::new(self.source.manager(), owner, self.source.rank(), self.from);
-        RawGuard { lock, mode: self.mode, _held: held }
+        Held::new(self.source.manager(), owner, self.source.rank(), self.from)
     }
 }
 
@@ -173,19 +186,21 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// Looks whether it is its turn.
-    fn look_again(&mut self, waker: &Waker) -> Attempt {
+    /// Looks whether it is its turn. A waker is foreign code and may panic: until the lock is taken
+    /// the place is kept, and from then on the lock is held, so that neither is lost.
+    fn look_again(&mut self, waker: &Waker) -> Option<Hold<'a>> {
         let Some(id) = self.id else { unreachable!("nobody looks after it has left") };
-        // Cloned before the mutex and dropped after it: a waker is foreign code.
+        // Cloned before the mutex and dropped after it.
         let mut waker = Some(waker.clone());
         let mut woken = Woken::default();
         let parking = self.lock.parking();
         let attempt = parking.enter().look_again(self.lock.lock, id, &mut waker, &mut woken);
-        if attempt == Attempt::Taken {
+        let hold = (attempt == Attempt::Taken).then(|| {
             self.id = None;
-        }
+            Hold { lock: self.lock, mode: self.mode }
+        });
         woken.wake();
-        attempt
+        hold
     }
 
     /// Leaves the queue. The lock comes back if it was granted meanwhile.
@@ -229,10 +244,14 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
     }
 
     fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
+        self.guard_of(Hold { lock, mode: self.asked.mode }, owner)
+    }
+
+    fn guard_of(&self, hold: Hold<'a>, owner: Owner) -> RawGuard<'a> {
         if let Some(began) = self.began {
             self.asked.source.counters().waited(began.elapsed().as_nanos() as u64);
         }
-        self.asked.guard(lock, owner)
+        RawGuard { _held: self.asked.remember(owner), hold }
     }
 
     pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
@@ -245,10 +264,9 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
 
     fn poll_as(&mut self, owner: Owner, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
         if let Some(place) = &mut self.place {
-            let lock = place.lock;
             return match place.look_again(waker) {
-                Attempt::Taken => Poll::Ready(Ok(self.guard(lock, owner))),
-                Attempt::Waiting(_) => Poll::Pending,
+                Some(hold) => Poll::Ready(Ok(self.guard_of(hold, owner))),
+                None => Poll::Pending,
             };
         }
         let Asked { source, mode, .. } = self.asked;

@@ -2,9 +2,13 @@
 //! then extent maps. A shard's mutex is held for a few instructions and never while waiting.
 //!
 //! A thread that blocks, or a task that awaits, panics if it holds a lock of the same manager that
-//! comes later in the order, or the same one; the panic names both places. A task is known by its
-//! waker. Locks got by `try_` are remembered, not checked: who does not wait cannot be in a cycle.
-//! A lock that a task got by `try_` counts as its thread's, which never blocks if it is a reactor.
+//! comes later in the order, or the same one; the panic names both places. Locks got by `try_` are
+//! remembered, not checked: who does not wait cannot be in a cycle. A lock that a task got by
+//! `try_` counts as its thread's, which never blocks if it is a reactor.
+//!
+//! A guard counts as its taker's until it is dropped, wherever it was moved. A task is known by its
+//! waker and the thread that polls it: the waker alone may lie where that of an ended task lay,
+//! whose guard lives on elsewhere. So what a task took before it moved to this thread is not seen.
 
 #[cfg(all(debug_assertions, not(any(loom, shuttle))))]
 mod checked;
@@ -30,7 +34,11 @@ pub(crate) enum Rank {
 #[cfg_attr(any(loom, shuttle, not(debug_assertions)), allow(dead_code))]
 pub(crate) enum Owner {
     Thread(u64),
-    Task(usize, usize),
+    Task {
+        data: usize,
+        vtable: usize,
+        thread: u64,
+    },
     /// A waker without data says nothing about its task.
     Unknown,
 }

@@ -53,9 +53,14 @@ impl Waiters {
     }
 
     /// Puts a waiter at the end of a queue.
-    pub(crate) fn append(&mut self, ends: &QueueEnds, mode: LockMode, waker: Waker) -> WaiterId {
+    pub(crate) fn append(
+        &mut self,
+        ends: &QueueEnds,
+        mode: LockMode,
+        waker: Option<Waker>,
+    ) -> WaiterId {
         let last = ends.last.load(Ordering::Relaxed);
-        let waiter = Waiter { mode, granted: false, waker: Some(waker), previous: last, next: NIL };
+        let waiter = Waiter { mode, granted: false, waker, previous: last, next: NIL };
         let id = match self.places.get(self.free as usize) {
             Some(place) => {
                 let id = self.free;

@@ -79,8 +79,23 @@ impl Woken {
         }
     }
 
-    pub(crate) fn wake(self) {
-        self.wake.into_iter().flatten().for_each(Waker::wake);
+    pub(crate) fn wake(mut self) {
+        self.wake_left();
+    }
+
+    fn wake_left(&mut self) {
+        for waker in &mut self.wake {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// A waker that panics does not cost the others their wake-up.
+impl Drop for Woken {
+    fn drop(&mut self) {
+        self.wake_left();
     }
 }
 
@@ -104,19 +119,22 @@ impl Parking {
 }
 
 impl ParkingGuard<'_> {
-    /// Takes the lock, or joins its queue.
+    /// Takes the lock, or joins its queue and takes `waker` along. A waker that is not needed stays
+    /// with the caller, who drops it outside the mutex.
     pub(crate) fn take_or_queue(
         &mut self,
         lock: &RawLock,
         mode: LockMode,
-        waker: Waker,
+        waker: &mut Option<Waker>,
     ) -> Attempt {
         let mut seen = lock.word.load();
         loop {
             let next = seen.taken(mode, self.overtakes_max);
             match lock.word.change(seen, next.unwrap_or(seen.queued())) {
                 Ok(()) if next.is_some() => return Attempt::Taken,
-                Ok(()) => return Attempt::Waiting(self.waiters.append(&lock.ends, mode, waker)),
+                Ok(()) => {
+                    return Attempt::Waiting(self.waiters.append(&lock.ends, mode, waker.take()));
+                }
                 Err(now) => seen = now,
             }
         }

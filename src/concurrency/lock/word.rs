@@ -223,8 +223,9 @@ impl LockWord {
     pub(crate) fn release(&self, mode: LockMode) -> Notice {
         let left = State(self.0.fetch_sub(mode.unit(), Ordering::Release) - mode.unit());
         // Of several shared holders the last one gives notice: while one is left only another
-        // shared one could come in, and that one does not wait at the head.
-        if left.wants_notice() && left.0 & READERS == 0 {
+        // shared one could come in, and that one waits at the head only if there were too many.
+        let readers = left.0 & READERS;
+        if left.wants_notice() && (readers == 0 || readers == READERS_MAX - 1) {
             Notice::Needed
         } else {
             Notice::NotNeeded

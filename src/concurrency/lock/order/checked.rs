@@ -49,9 +49,10 @@ impl Owner {
     }
 
     pub(crate) fn task(waker: &Waker) -> Owner {
-        match waker.data() as usize {
-            0 => Owner::Unknown,
-            data => Owner::Task(data, std::ptr::from_ref(waker.vtable()) as usize),
+        let vtable = std::ptr::from_ref(waker.vtable()) as usize;
+        match (waker.data() as usize, Owner::thread()) {
+            (data @ 1.., Owner::Thread(thread)) => Owner::Task { data, vtable, thread },
+            _ => Owner::Unknown,
         }
     }
 }
