@@ -160,17 +160,18 @@ impl<'a, S: Source<'a>> Asked<S> {
     }
 
     #[inline(always)]
-    fn check_order(&self, owner: Owner) {
+    fn check_order(&self, owner: Owner<'_>) {
         order::check(self.source.manager(), owner, self.source.rank(), self.from);
     }
 
     #[inline(always)]
-    fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
-        RawGuard { _held: self.remember(owner), hold: Hold { lock, mode: self.mode } }
+    fn guard(&self, lock: LockRef<'a>, owner: Owner<'_>) -> RawGuard<'a> {
+        let hold = Hold { lock, mode: self.mode };
+        RawGuard { _held: self.remember(owner), hold }
     }
 
     #[inline(always)]
-    fn remember(&self, owner: Owner) -> Held {
+    fn remember(&self, owner: Owner<'_>) -> Held {
         self.source.counters().acquired();
         Held::new(self.source.manager(), owner, self.source.rank(), self.from)
     }
@@ -243,11 +244,11 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
         }
     }
 
-    fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
+    fn guard(&self, lock: LockRef<'a>, owner: Owner<'_>) -> RawGuard<'a> {
         self.guard_of(Hold { lock, mode: self.asked.mode }, owner)
     }
 
-    fn guard_of(&self, hold: Hold<'a>, owner: Owner) -> RawGuard<'a> {
+    fn guard_of(&self, hold: Hold<'a>, owner: Owner<'_>) -> RawGuard<'a> {
         if let Some(began) = self.began {
             self.asked.source.counters().waited(began.elapsed().as_nanos() as u64);
         }
@@ -262,7 +263,11 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
         self.poll_as(owner, waker)
     }
 
-    fn poll_as(&mut self, owner: Owner, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
+    fn poll_as(
+        &mut self,
+        owner: Owner<'_>,
+        waker: &Waker,
+    ) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
         if let Some(place) = &mut self.place {
             return match place.look_again(waker) {
                 Some(hold) => Poll::Ready(Ok(self.guard_of(hold, owner))),
@@ -287,7 +292,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
     /// Sleeps until it has the lock or the deadline has passed.
     fn sleep(
         mut self,
-        owner: Owner,
+        owner: Owner<'_>,
         deadline: Option<Instant>,
     ) -> Result<RawGuard<'a>, LockRefusal> {
         loop {
@@ -315,7 +320,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
 #[inline(never)]
 fn wait_long<'a, S: Source<'a>>(
     asked: Asked<S>,
-    owner: Owner,
+    owner: Owner<'_>,
     deadline: Option<Instant>,
 ) -> Result<RawGuard<'a>, LockRefusal> {
     let mut acquire = RawAcquire::new(asked);
