@@ -15,7 +15,7 @@ use std::task::Waker;
 use uuid::Uuid;
 
 use crate::concurrency::lock::acquire::{
-    Acquire, Found, Guard, LockRefusal, RawGuard, Source, sealed,
+    Acquire, Found, LockKind, LockRefusal, RawGuard, Source, sealed,
 };
 use crate::concurrency::lock::metrics::{LockCounters, LockMetrics};
 use crate::concurrency::lock::order::{CalledFrom, Rank, new_manager};
@@ -138,14 +138,14 @@ impl ExtentLockManager {
     /// Asks for an extent, shared with other readers.
     #[inline(always)]
     #[track_caller]
-    pub fn read(&self, extent: Uuid) -> Acquire<'_, ExtentReadGuard<'_>> {
+    pub fn read(&self, extent: Uuid) -> Acquire<'_, ExtentRead> {
         Acquire::new(self.source(&extent), CalledFrom::here())
     }
 
     /// Asks for an extent, exclusively.
     #[inline(always)]
     #[track_caller]
-    pub fn write(&self, extent: Uuid) -> Acquire<'_, ExtentWriteGuard<'_>> {
+    pub fn write(&self, extent: Uuid) -> Acquire<'_, ExtentWrite> {
         Acquire::new(self.source(&extent), CalledFrom::here())
     }
 
@@ -293,25 +293,36 @@ impl<'a> ExtentWriteGuard<'a> {
     }
 }
 
-impl sealed::Sealed for ExtentReadGuard<'_> {}
-impl sealed::Sealed for ExtentWriteGuard<'_> {}
+/// An extent, asked for shared.
+#[derive(Debug)]
+pub enum ExtentRead {}
+
+impl sealed::Sealed for ExtentRead {}
+
+/// An extent, asked for exclusively.
+#[derive(Debug)]
+pub enum ExtentWrite {}
+
+impl sealed::Sealed for ExtentWrite {}
 
 #[allow(private_interfaces)]
-impl<'a> Guard<'a> for ExtentReadGuard<'a> {
-    type Source = ExtentSource<'a>;
+impl LockKind for ExtentRead {
+    type Source<'a> = ExtentSource<'a>;
+    type Guard<'a> = ExtentReadGuard<'a>;
     const MODE: LockMode = LockMode::Shared;
     #[inline(always)]
-    fn from_raw(raw: RawGuard<'a>) -> Self {
+    fn guard(raw: RawGuard<'_>) -> ExtentReadGuard<'_> {
         ExtentReadGuard { _raw: raw }
     }
 }
 
 #[allow(private_interfaces)]
-impl<'a> Guard<'a> for ExtentWriteGuard<'a> {
-    type Source = ExtentSource<'a>;
+impl LockKind for ExtentWrite {
+    type Source<'a> = ExtentSource<'a>;
+    type Guard<'a> = ExtentWriteGuard<'a>;
     const MODE: LockMode = LockMode::Exclusive;
     #[inline(always)]
-    fn from_raw(raw: RawGuard<'a>) -> Self {
+    fn guard(raw: RawGuard<'_>) -> ExtentWriteGuard<'_> {
         ExtentWriteGuard(raw)
     }
 }

@@ -11,7 +11,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::concurrency::extent_locks::ExtentLockManager;
 use crate::concurrency::lock::acquire::{
-    Acquire, Found, Guard, LockRefusal, RawGuard, Source, sealed, take_settled,
+    Acquire, Found, LockKind, LockRefusal, RawGuard, Source, sealed, take_settled,
 };
 use crate::concurrency::lock::metrics::{LockCounters, LockMetrics};
 use crate::concurrency::lock::order::{CalledFrom, Rank};
@@ -158,13 +158,13 @@ impl InodeLocks {
 
     /// Asks for an inode's stripe, shared.
     #[track_caller]
-    pub fn read(&self, inode: u64) -> Acquire<'_, InodeReadGuard<'_>> {
+    pub fn read(&self, inode: u64) -> Acquire<'_, InodeRead> {
         Acquire::new(self.0.source(inode), CalledFrom::here())
     }
 
     /// Asks for an inode's stripe, exclusively.
     #[track_caller]
-    pub fn write(&self, inode: u64) -> Acquire<'_, InodeWriteGuard<'_>> {
+    pub fn write(&self, inode: u64) -> Acquire<'_, InodeWrite> {
         Acquire::new(self.0.source(inode), CalledFrom::here())
     }
 
@@ -185,13 +185,13 @@ impl ExtentMapLocks {
 
     /// Asks for the stripe of an inode's extent map, shared.
     #[track_caller]
-    pub fn read(&self, inode: u64) -> Acquire<'_, ExtentMapReadGuard<'_>> {
+    pub fn read(&self, inode: u64) -> Acquire<'_, ExtentMapRead> {
         Acquire::new(self.0.source(inode), CalledFrom::here())
     }
 
     /// Asks for the stripe of an inode's extent map, exclusively.
     #[track_caller]
-    pub fn write(&self, inode: u64) -> Acquire<'_, ExtentMapWriteGuard<'_>> {
+    pub fn write(&self, inode: u64) -> Acquire<'_, ExtentMapWrite> {
         Acquire::new(self.0.source(inode), CalledFrom::here())
     }
 
@@ -201,43 +201,66 @@ impl ExtentMapLocks {
     }
 }
 
-impl sealed::Sealed for InodeReadGuard<'_> {}
-impl sealed::Sealed for InodeWriteGuard<'_> {}
-impl sealed::Sealed for ExtentMapReadGuard<'_> {}
-impl sealed::Sealed for ExtentMapWriteGuard<'_> {}
+/// An inode's stripe, asked for shared.
+#[derive(Debug)]
+pub enum InodeRead {}
+
+impl sealed::Sealed for InodeRead {}
+
+/// An inode's stripe, asked for exclusively.
+#[derive(Debug)]
+pub enum InodeWrite {}
+
+impl sealed::Sealed for InodeWrite {}
+
+/// An extent map's stripe, asked for shared.
+#[derive(Debug)]
+pub enum ExtentMapRead {}
+
+impl sealed::Sealed for ExtentMapRead {}
+
+/// An extent map's stripe, asked for exclusively.
+#[derive(Debug)]
+pub enum ExtentMapWrite {}
+
+impl sealed::Sealed for ExtentMapWrite {}
 
 #[allow(private_interfaces)]
-impl<'a> Guard<'a> for InodeReadGuard<'a> {
-    type Source = StripeSource<'a>;
+impl LockKind for InodeRead {
+    type Source<'a> = StripeSource<'a>;
+    type Guard<'a> = InodeReadGuard<'a>;
     const MODE: LockMode = LockMode::Shared;
-    fn from_raw(raw: RawGuard<'a>) -> Self {
+    fn guard(raw: RawGuard<'_>) -> InodeReadGuard<'_> {
         InodeReadGuard { _raw: raw }
     }
 }
 
 #[allow(private_interfaces)]
-impl<'a> Guard<'a> for InodeWriteGuard<'a> {
-    type Source = StripeSource<'a>;
+impl LockKind for InodeWrite {
+    type Source<'a> = StripeSource<'a>;
+    type Guard<'a> = InodeWriteGuard<'a>;
     const MODE: LockMode = LockMode::Exclusive;
-    fn from_raw(raw: RawGuard<'a>) -> Self {
+    fn guard(raw: RawGuard<'_>) -> InodeWriteGuard<'_> {
         InodeWriteGuard(raw)
     }
 }
 
 #[allow(private_interfaces)]
-impl<'a> Guard<'a> for ExtentMapReadGuard<'a> {
-    type Source = StripeSource<'a>;
+impl LockKind for ExtentMapRead {
+    type Source<'a> = StripeSource<'a>;
+    type Guard<'a> = ExtentMapReadGuard<'a>;
     const MODE: LockMode = LockMode::Shared;
-    fn from_raw(raw: RawGuard<'a>) -> Self {
+    fn guard(raw: RawGuard<'_>) -> ExtentMapReadGuard<'_> {
         ExtentMapReadGuard { _raw: raw }
     }
 }
 
 #[allow(private_interfaces)]
-impl<'a> Guard<'a> for ExtentMapWriteGuard<'a> {
-    type Source = StripeSource<'a>;
+impl LockKind for ExtentMapWrite {
+    type Source<'a> = StripeSource<'a>;
+    type Guard<'a> = ExtentMapWriteGuard<'a>;
     const MODE: LockMode = LockMode::Exclusive;
-    fn from_raw(raw: RawGuard<'a>) -> Self {
+    fn guard(raw: RawGuard<'_>) -> ExtentMapWriteGuard<'_> {
         ExtentMapWriteGuard(raw)
     }
 }

@@ -34,7 +34,7 @@ fn a_reader_too_many_waits_for_one_and_not_for_all() {
     assert_eq!(locks.try_write(extent(0)).err(), Some(LockRefusal::Held));
     let (bell, waker) = Bell::new();
     bell.take();
-    let mut waiting: Vec<_> = (0..3).map(|_| locks.read(extent(0))).collect();
+    let mut waiting: Vec<_> = (0..3).map(|_| locks.read(extent(0)).into_future()).collect();
     for read in &mut waiting {
         assert!(poll(read, &waker).is_pending());
     }
@@ -67,7 +67,7 @@ fn forgotten_readers_keep_writers_out_and_nothing_overflows() {
 fn a_forgotten_waiter_costs_its_own_lock_alone() {
     let locks = table(2, 1, 3);
     let holder = locks.try_write(extent(0)).unwrap();
-    let mut forgotten = locks.write(extent(0));
+    let mut forgotten = locks.write(extent(0)).into_future();
     assert!(poll(&mut forgotten, Waker::noop()).is_pending());
     forget(forgotten);
     drop(holder);
@@ -88,7 +88,8 @@ fn a_forgotten_waiter_costs_its_own_lock_alone() {
 fn a_forgotten_grant_is_a_reader_that_stays() {
     let locks = table(64, 1, 63);
     let holder = locks.try_write(extent(0)).unwrap();
-    let (mut head, mut granted) = (locks.read(extent(0)), locks.read(extent(0)));
+    let (mut head, mut granted) =
+        (locks.read(extent(0)).into_future(), locks.read(extent(0)).into_future());
     assert!(poll(&mut head, Waker::noop()).is_pending());
     assert!(poll(&mut granted, Waker::noop()).is_pending());
     drop(holder);

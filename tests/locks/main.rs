@@ -8,7 +8,10 @@
 // Foreign wakers and plain memory under a lock cannot be had without it.
 #![allow(unsafe_code)]
 
+mod cancel;
 mod edges;
+mod executors;
+mod fairness;
 mod foreign;
 mod order;
 mod rig;

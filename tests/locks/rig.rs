@@ -183,6 +183,11 @@ impl Bell {
     pub(crate) fn take(&self) -> bool {
         self.rung.swap(false, Ordering::AcqRel)
     }
+
+    /// Whether it rang; it is not forgotten.
+    pub(crate) fn rang(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
 }
 
 impl Wake for Bell {
@@ -194,8 +199,8 @@ impl Wake for Bell {
 
 /// Runs a future on this thread. It is polled when it was woken and at no other time, so that a
 /// lost wake-up is not repaired here.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
+pub(crate) fn block_on<F: IntoFuture>(future: F) -> F::Output {
+    let mut future = pin!(future.into_future());
     let (bell, waker) = Bell::new();
     loop {
         while !bell.take() {

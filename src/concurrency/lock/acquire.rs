@@ -160,17 +160,18 @@ impl<'a, S: Source<'a>> Asked<S> {
     }
 
     #[inline(always)]
-    fn check_order(&self, owner: Owner) {
+    fn check_order(&self, owner: Owner<'_>) {
         order::check(self.source.manager(), owner, self.source.rank(), self.from);
     }
 
     #[inline(always)]
-    fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
-        RawGuard { _held: self.remember(owner), hold: Hold { lock, mode: self.mode } }
+    fn guard(&self, lock: LockRef<'a>, owner: Owner<'_>) -> RawGuard<'a> {
+        let hold = Hold { lock, mode: self.mode };
+        RawGuard { _held: self.remember(owner), hold }
     }
 
     #[inline(always)]
-    fn remember(&self, owner: Owner) -> Held {
+    fn remember(&self, owner: Owner<'_>) -> Held {
         self.source.counters().acquired();
         Held::new(self.source.manager(), owner, self.source.rank(), self.from)
     }
@@ -243,11 +244,11 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
         }
     }
 
-    fn guard(&self, lock: LockRef<'a>, owner: Owner) -> RawGuard<'a> {
+    fn guard(&self, lock: LockRef<'a>, owner: Owner<'_>) -> RawGuard<'a> {
         self.guard_of(Hold { lock, mode: self.asked.mode }, owner)
     }
 
-    fn guard_of(&self, hold: Hold<'a>, owner: Owner) -> RawGuard<'a> {
+    fn guard_of(&self, hold: Hold<'a>, owner: Owner<'_>) -> RawGuard<'a> {
         if let Some(began) = self.began {
             self.asked.source.counters().waited(began.elapsed().as_nanos() as u64);
         }
@@ -262,7 +263,11 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
         self.poll_as(owner, waker)
     }
 
-    fn poll_as(&mut self, owner: Owner, waker: &Waker) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
+    fn poll_as(
+        &mut self,
+        owner: Owner<'_>,
+        waker: &Waker,
+    ) -> Poll<Result<RawGuard<'a>, LockRefusal>> {
         if let Some(place) = &mut self.place {
             return match place.look_again(waker) {
                 Some(hold) => Poll::Ready(Ok(self.guard_of(hold, owner))),
@@ -287,7 +292,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
     /// Sleeps until it has the lock or the deadline has passed.
     fn sleep(
         mut self,
-        owner: Owner,
+        owner: Owner<'_>,
         deadline: Option<Instant>,
     ) -> Result<RawGuard<'a>, LockRefusal> {
         loop {
@@ -315,7 +320,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
 #[inline(never)]
 fn wait_long<'a, S: Source<'a>>(
     asked: Asked<S>,
-    owner: Owner,
+    owner: Owner<'_>,
     deadline: Option<Instant>,
 ) -> Result<RawGuard<'a>, LockRefusal> {
     let mut acquire = RawAcquire::new(asked);
@@ -360,46 +365,51 @@ pub(crate) fn take_settled(lock: LockRef<'_>, mode: LockMode) -> Take {
     }
 }
 
-/// A guard that an [`Acquire`] ends in.
+/// One kind of lock, held in one way: what an [`Acquire`] asks for.
+///
+/// It has no lifetime of its own, and its guard is named through it: a bound between the lifetimes
+/// of the two would keep the compiler from seeing that a task which awaits a lock is `Send`.
 #[allow(private_interfaces, private_bounds)]
-pub trait Guard<'a>: Sized + sealed::Sealed {
+pub trait LockKind: sealed::Sealed + 'static {
     /// Where its lock is found.
     #[doc(hidden)]
-    type Source: Source<'a>;
+    type Source<'a>: Source<'a>;
+    /// What it is held by.
+    type Guard<'a>;
     /// How it is held.
     const MODE: LockMode;
     #[doc(hidden)]
-    fn from_raw(raw: RawGuard<'a>) -> Self;
+    fn guard(raw: RawGuard<'_>) -> Self::Guard<'_>;
 }
 
 pub(crate) mod sealed {
-    /// Only this crate's guards are guards.
+    /// Only this crate's locks are locks.
     pub trait Sealed {}
 }
 
 /// A lock that was asked for: await it, [`wait`](Acquire::wait) for it, or wait
 /// [until](Acquire::wait_until) a deadline. Nothing happens before.
 #[must_use = "a lock is taken by waiting for it"]
-pub struct Acquire<'a, G: Guard<'a>> {
-    asked: Asked<G::Source>,
-    guard: PhantomData<fn() -> G>,
+pub struct Acquire<'a, K: LockKind> {
+    asked: Asked<K::Source<'a>>,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl<'a, G: Guard<'a>> std::fmt::Debug for Acquire<'a, G> {
+impl<'a, K: LockKind> std::fmt::Debug for Acquire<'a, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acquire").field("mode", &G::MODE).finish_non_exhaustive()
+        f.debug_struct("Acquire").field("mode", &K::MODE).finish_non_exhaustive()
     }
 }
 
-impl<'a, G: Guard<'a>> Acquire<'a, G> {
+impl<'a, K: LockKind> Acquire<'a, K> {
     #[inline(always)]
-    pub(crate) fn new(source: G::Source, from: CalledFrom) -> Self {
-        Acquire { asked: Asked::new(source, G::MODE, from), guard: PhantomData }
+    pub(crate) fn new(source: K::Source<'a>, from: CalledFrom) -> Self {
+        Acquire { asked: Asked::new(source, K::MODE, from), kind: PhantomData }
     }
 
     #[inline(always)]
-    pub(crate) fn try_now(self) -> Result<G, LockRefusal> {
-        self.asked.try_now().map(G::from_raw)
+    pub(crate) fn try_now(self) -> Result<K::Guard<'a>, LockRefusal> {
+        self.asked.try_now().map(K::guard)
     }
 
     /// Blocks this thread until it has the lock: it looks for some microseconds, then sleeps.
@@ -407,8 +417,8 @@ impl<'a, G: Guard<'a>> Acquire<'a, G> {
     /// # Errors
     /// [`LockRefusal::TableFull`], or [`LockRefusal::OnReactor`] on a reactor's own thread.
     #[inline(always)]
-    pub fn wait(self) -> Result<G, LockRefusal> {
-        self.asked.wait(None).map(G::from_raw)
+    pub fn wait(self) -> Result<K::Guard<'a>, LockRefusal> {
+        self.asked.wait(None).map(K::guard)
     }
 
     /// As [`Acquire::wait`], until `deadline` at the latest.
@@ -416,15 +426,15 @@ impl<'a, G: Guard<'a>> Acquire<'a, G> {
     /// # Errors
     /// [`LockRefusal::Expired`] after the deadline, and those of [`Acquire::wait`].
     #[inline(always)]
-    pub fn wait_until(self, deadline: Instant) -> Result<G, LockRefusal> {
-        self.asked.wait(Some(deadline)).map(G::from_raw)
+    pub fn wait_until(self, deadline: Instant) -> Result<K::Guard<'a>, LockRefusal> {
+        self.asked.wait(Some(deadline)).map(K::guard)
     }
 
     /// Waits as a task until `timer`, any future of the caller's runtime, is ready.
     ///
     /// # Errors
     /// [`LockRefusal::Expired`] when the timer was first, and [`LockRefusal::TableFull`].
-    pub async fn until(self, timer: impl Future<Output = ()>) -> Result<G, LockRefusal> {
+    pub async fn until(self, timer: impl Future<Output = ()>) -> Result<K::Guard<'a>, LockRefusal> {
         let mut acquiring = self.into_future();
         let mut timer = pin!(timer);
         std::future::poll_fn(move |context| {
@@ -437,33 +447,33 @@ impl<'a, G: Guard<'a>> Acquire<'a, G> {
     }
 }
 
-impl<'a, G: Guard<'a>> IntoFuture for Acquire<'a, G> {
-    type Output = Result<G, LockRefusal>;
-    type IntoFuture = Acquiring<'a, G>;
+impl<'a, K: LockKind> IntoFuture for Acquire<'a, K> {
+    type Output = Result<K::Guard<'a>, LockRefusal>;
+    type IntoFuture = Acquiring<'a, K>;
 
-    fn into_future(self) -> Acquiring<'a, G> {
-        Acquiring { raw: RawAcquire::new(self.asked), guard: PhantomData }
+    fn into_future(self) -> Acquiring<'a, K> {
+        Acquiring { raw: RawAcquire::new(self.asked), kind: PhantomData }
     }
 }
 
 /// A task's wait for a lock: what an [`Acquire`] becomes when it is awaited. Dropping it is safe at
 /// any time: it leaves the queue, and hands on a notice that it got.
 #[must_use = "a future does nothing until it is polled"]
-pub struct Acquiring<'a, G: Guard<'a>> {
-    raw: RawAcquire<'a, G::Source>,
-    guard: PhantomData<fn() -> G>,
+pub struct Acquiring<'a, K: LockKind> {
+    raw: RawAcquire<'a, K::Source<'a>>,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl<'a, G: Guard<'a>> std::fmt::Debug for Acquiring<'a, G> {
+impl<'a, K: LockKind> std::fmt::Debug for Acquiring<'a, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acquiring").field("mode", &G::MODE).finish_non_exhaustive()
+        f.debug_struct("Acquiring").field("mode", &K::MODE).finish_non_exhaustive()
     }
 }
 
-impl<'a, G: Guard<'a>> Future for Acquiring<'a, G> {
-    type Output = Result<G, LockRefusal>;
+impl<'a, K: LockKind> Future for Acquiring<'a, K> {
+    type Output = Result<K::Guard<'a>, LockRefusal>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.raw.poll(context.waker()).map(|result| result.map(G::from_raw))
+        self.raw.poll(context.waker()).map(|result| result.map(K::guard))
     }
 }

@@ -7,8 +7,11 @@
 //! `try_` counts as its thread's, which never blocks if it is a reactor.
 //!
 //! A guard counts as its taker's until it is dropped, wherever it was moved. A task is known by its
-//! waker and the thread that polls it: the waker alone may lie where that of an ended task lay,
-//! whose guard lives on elsewhere. So what a task took before it moved to this thread is not seen.
+//! waker, of which its guards keep a clone: no other task's can lie there meanwhile. So debug
+//! builds keep a task's memory while a guard lives that it took, and one that its executor lets
+//! lie, without dropping its future, keeps its locks.
+
+use std::task::Waker;
 
 #[cfg(all(debug_assertions, not(any(loom, shuttle))))]
 mod checked;
@@ -30,15 +33,11 @@ pub(crate) enum Rank {
 }
 
 /// Who holds or waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 #[cfg_attr(any(loom, shuttle, not(debug_assertions)), allow(dead_code))]
-pub(crate) enum Owner {
+pub(crate) enum Owner<'a> {
     Thread(u64),
-    Task {
-        data: usize,
-        vtable: usize,
-        thread: u64,
-    },
+    Task(&'a Waker),
     /// A waker without data says nothing about its task.
     Unknown,
 }

@@ -28,8 +28,17 @@ struct Entry {
     place: Place,
 }
 
-/// Locks held, by their manager and holder.
-type ByHolder = HashMap<(u64, Owner), Vec<Entry>>;
+/// A manager, and who holds locks of it.
+type Key = (u64, Holder);
+
+/// What an [`Owner`] is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    Thread(u64),
+    Task { data: usize, vtable: usize },
+}
+
+type ByHolder = HashMap<Key, Vec<Entry>>;
 
 static HELD: Mutex<Option<ByHolder>> = Mutex::new(None);
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -43,33 +52,39 @@ fn with_held<R>(f: impl FnOnce(&mut ByHolder) -> R) -> R {
     f(HELD.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(HashMap::new))
 }
 
-impl Owner {
-    pub(crate) fn thread() -> Owner {
+impl<'a> Owner<'a> {
+    pub(crate) fn thread() -> Self {
         THREAD.try_with(|thread| Owner::Thread(*thread)).unwrap_or(Owner::Unknown)
     }
 
-    pub(crate) fn task(waker: &Waker) -> Owner {
-        let vtable = std::ptr::from_ref(waker.vtable()) as usize;
-        match (waker.data() as usize, Owner::thread()) {
-            (data @ 1.., Owner::Thread(thread)) => Owner::Task { data, vtable, thread },
-            _ => Owner::Unknown,
-        }
+    pub(crate) fn task(waker: &'a Waker) -> Self {
+        if waker.data().is_null() { Owner::Unknown } else { Owner::Task(waker) }
+    }
+
+    fn key(self, manager: u64) -> Option<Key> {
+        let holder = match self {
+            Owner::Unknown => return None,
+            Owner::Thread(thread) => Holder::Thread(thread),
+            Owner::Task(waker) => {
+                let vtable = std::ptr::from_ref(waker.vtable()) as usize;
+                Holder::Task { data: waker.data() as usize, vtable }
+            }
+        };
+        Some((manager, holder))
     }
 }
 
 /// Panics if `owner` may not wait for a lock of this rank.
-pub(crate) fn check(manager: u64, owner: Owner, rank: Rank, from: CalledFrom) {
+pub(crate) fn check(manager: u64, owner: Owner<'_>, rank: Rank, from: CalledFrom) {
     assert_eq!(
         SHARDS_HELD.get(),
         0,
         "a thread waits for {rank:?} at {} with a shard's mutex in hand",
         from.0
     );
-    if owner == Owner::Unknown {
-        return;
-    }
+    let Some(key) = owner.key(manager) else { return };
     let broken = with_held(|held| {
-        let later = held.get(&(manager, owner))?.iter().find(|entry| entry.rank >= rank)?;
+        let later = held.get(&key)?.iter().find(|entry| entry.rank >= rank)?;
         Some((later.rank, later.place))
     });
     if let Some((held, place)) = broken {
@@ -84,25 +99,31 @@ pub(crate) fn check(manager: u64, owner: Owner, rank: Rank, from: CalledFrom) {
 /// The remembrance of a lock that is held.
 #[derive(Debug)]
 pub(crate) struct Held {
-    manager: u64,
-    owner: Owner,
+    key: Option<Key>,
     ticket: u64,
+    /// Keeps the task's address its own. Foreign code, so never dropped under the mutex.
+    _task: Option<Waker>,
 }
 
 impl Held {
-    pub(crate) fn new(manager: u64, owner: Owner, rank: Rank, from: CalledFrom) -> Held {
+    pub(crate) fn new(manager: u64, owner: Owner<'_>, rank: Rank, from: CalledFrom) -> Held {
         let ticket = NEXT.fetch_add(1, Ordering::Relaxed);
-        if owner != Owner::Unknown {
+        let task = match owner {
+            Owner::Task(waker) => Some(waker.clone()),
+            Owner::Thread(_) | Owner::Unknown => None,
+        };
+        let key = owner.key(manager);
+        if let Some(key) = key {
             let entry = Entry { ticket, rank, place: from.0 };
-            with_held(|held| held.entry((manager, owner)).or_default().push(entry));
+            with_held(|held| held.entry(key).or_default().push(entry));
         }
-        Held { manager, owner, ticket }
+        Held { key, ticket, _task: task }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let key = (self.manager, self.owner);
+        let Some(key) = self.key else { return };
         with_held(|held| {
             let Some(entries) = held.get_mut(&key) else { return };
             entries.retain(|entry| entry.ticket != self.ticket);

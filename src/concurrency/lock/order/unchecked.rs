@@ -14,27 +14,27 @@ impl CalledFrom {
     }
 }
 
-impl Owner {
+impl Owner<'_> {
     #[inline(always)]
-    pub(crate) fn thread() -> Owner {
+    pub(crate) fn thread() -> Self {
         Owner::Unknown
     }
 
     #[inline(always)]
-    pub(crate) fn task(_: &Waker) -> Owner {
+    pub(crate) fn task(_: &Waker) -> Self {
         Owner::Unknown
     }
 }
 
 #[inline(always)]
-pub(crate) fn check(_: u64, _: Owner, _: Rank, _: CalledFrom) {}
+pub(crate) fn check(_: u64, _: Owner<'_>, _: Rank, _: CalledFrom) {}
 
 #[derive(Debug)]
 pub(crate) struct Held;
 
 impl Held {
     #[inline(always)]
-    pub(crate) fn new(_: u64, _: Owner, _: Rank, _: CalledFrom) -> Held {
+    pub(crate) fn new(_: u64, _: Owner<'_>, _: Rank, _: CalledFrom) -> Held {
         Held
     }
 }
