@@ -11,7 +11,7 @@ use crate::concurrency::lock::order::{self, CalledFrom, Held, Owner, Rank};
 use crate::concurrency::lock::queue::WaiterId;
 use crate::concurrency::lock::raw::{Attempt, LockRef, Take, Woken};
 use crate::concurrency::lock::word::LockMode;
-use crate::concurrency::sync::spin_loop;
+use crate::concurrency::sync::{park, park_timeout, spin_loop, yield_now};
 use crate::concurrency::thread_wait::{on_reactor_thread, with_thread_waker};
 
 /// A thread looks this often, with pauses that double, before it yields.
@@ -213,7 +213,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
                 return result;
             }
             let Some(deadline) = deadline else {
-                std::thread::park();
+                park();
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -223,7 +223,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
                     None => Err(LockRefusal::Expired),
                 };
             }
-            std::thread::park_timeout(left);
+            park_timeout(left);
         }
     }
 
@@ -233,7 +233,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
             if round < SPIN_ROUNDS {
                 (0..1 << round).for_each(|_| spin_loop());
             } else {
-                std::thread::yield_now();
+                yield_now();
             }
             match self.source.take_known(self.mode) {
                 Found::Taken(lock) => return Some(lock),
