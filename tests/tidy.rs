@@ -65,7 +65,9 @@ const UNSAFE_PLACES: &[&str] = &[
     "src/io/uring_backend.rs",
     "src/engine/thread.rs",
     "bench/src/bare_ring.rs",
+    "tests/loom/extent_locks.rs",
     "tests/loom/planted.rs",
+    "tests/loom/planted_locks.rs",
     "tests/allocations.rs",
 ];
 
