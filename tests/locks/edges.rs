@@ -99,6 +99,26 @@ fn a_forgotten_grant_is_a_reader_that_stays() {
     assert_eq!(locks.try_write(extent(0)).err(), Some(LockRefusal::Held));
 }
 
+#[test]
+fn a_downgrade_lets_waiting_readers_in_at_once() {
+    let locks = table(64, 4, 63);
+    let writer = locks.try_write(extent(0)).unwrap();
+    let (bell, waker) = Bell::new();
+    let mut waiting: Vec<_> = (0..20).map(|_| locks.read(extent(0)).into_future()).collect();
+    for read in &mut waiting {
+        assert!(poll(read, &waker).is_pending());
+    }
+    bell.take();
+    let reader = writer.downgrade();
+    assert!(bell.take(), "the head is called");
+    for read in &mut waiting {
+        assert!(matches!(poll(read, &waker), Poll::Ready(Ok(_))), "all of them go in");
+    }
+    assert_eq!(locks.try_write(extent(0)).err(), Some(LockRefusal::Held));
+    drop(reader);
+    assert_all_free(&locks, 4);
+}
+
 struct LocksOnTheWayOut<'a>(&'a ExtentLockManager, &'a AtomicBool);
 
 impl Drop for LocksOnTheWayOut<'_> {

@@ -13,6 +13,8 @@ mod edges;
 mod executors;
 mod fairness;
 mod foreign;
+mod metadata;
 mod order;
+mod plain;
 mod rig;
 mod stress;

@@ -32,6 +32,19 @@ pub(crate) enum Rank {
     ExtentMap { stripe: u32 },
 }
 
+impl Rank {
+    /// Whether its holder may not wait for `next`: one that comes earlier, or the same; and of
+    /// metadata two of a kind, since nobody knows in which stripes they lie.
+    #[cfg_attr(any(loom, shuttle, not(debug_assertions)), allow(dead_code))]
+    fn forbids(self, next: Rank) -> bool {
+        match (self, next) {
+            (Rank::Inode { .. }, Rank::Inode { .. })
+            | (Rank::ExtentMap { .. }, Rank::ExtentMap { .. }) => true,
+            _ => self >= next,
+        }
+    }
+}
+
 /// Who holds or waits.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(any(loom, shuttle, not(debug_assertions)), allow(dead_code))]

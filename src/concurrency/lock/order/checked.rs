@@ -84,13 +84,14 @@ pub(crate) fn check(manager: u64, owner: Owner<'_>, rank: Rank, from: CalledFrom
     );
     let Some(key) = owner.key(manager) else { return };
     let broken = with_held(|held| {
-        let later = held.get(&key)?.iter().find(|entry| entry.rank >= rank)?;
+        let later = held.get(&key)?.iter().find(|entry| entry.rank.forbids(rank))?;
         Some((later.rank, later.place))
     });
     if let Some((held, place)) = broken {
         panic!(
             "lock order violated: {rank:?} is waited for at {}, while {held:?} is held, taken \
-             at {place}; the order is extents by shard and UUID, then inodes, then extent maps",
+             at {place}; the order is extents by shard and UUID, then inodes, then extent maps, of \
+             these one each",
             from.0
         );
     }
