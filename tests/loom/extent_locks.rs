@@ -237,9 +237,9 @@ fn an_extent_has_one_lock_even_if_its_slot_was_given_away_meanwhile() {
 
 #[test]
 fn nobody_is_refused_for_an_extent_that_nobody_holds() {
-    let takes_a = |extents: &Extents| extents.tries(A);
+    let tries_a = |extents: &Extents| extents.try_unheld(A);
     let tries_b = |extents: &Extents| extents.try_unheld(B);
-    explore_parts(TWO_THREADS, one_slot_of_a, &[takes_a, tries_b], all_idle);
+    explore_parts(Some(3), one_slot_of_a, &[tries_a, tries_b], all_idle);
 }
 
 #[test]
