@@ -1,10 +1,14 @@
 //! Models of what crosses threads, explored by `loom` over the code that production runs.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom`. Each model states what
-//! must hold in every interleaving that the memory model allows. Their twins in `loom/planted.rs`,
+//! must hold in every interleaving that the memory model allows. Their twins in `loom/planted*.rs`,
 //! marked `should_panic`, are small copies of the protocols with one rule broken, and prove that
-//! the models would see the fault. Models of three threads bound the preemptions, as
-//! [`explore_bounded`] says; those of two are exhaustive.
+//! the models would see the fault. Larger mixes, with less care for each, are in `shuttle.rs`.
+//!
+//! No model is a proof. Those of three threads bound the preemptions, as [`explore_bounded`] says,
+//! and so do some of two. Those without a bound go as far as loom's reduction of interleavings, and
+//! that leaves some out: [`explore_parts`] says which. And a load never sees a store that `loom`
+//! runs later, as real processors allow.
 #![cfg(loom)]
 // Only the test functions themselves are exempt by clippy.toml, not what they call.
 #![allow(clippy::unwrap_used)]
@@ -25,6 +29,8 @@ mod extent_locks;
 mod generation;
 #[path = "loom/planted.rs"]
 mod planted;
+#[path = "loom/planted_locks.rs"]
+mod planted_locks;
 
 /// Explores every interleaving of at most three preemptions. An exhaustive run of these models
 /// takes hours; nearly all known faults of lock-free code need two preemptions or fewer.
@@ -35,6 +41,18 @@ fn explore_bounded(model: impl Fn() + Sync + Send + 'static) {
 fn explore_with(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions;
+    let (n, t) = (Arc::new(std::sync::atomic::AtomicU64::new(0)), std::time::Instant::now());
+    let m = Arc::clone(&n);
+    let model = move || {
+        m.fetch_add(1, Ordering::Relaxed);
+        model()
+    };
+    let (n, t) = (Arc::new(std::sync::atomic::AtomicU64::new(0)), std::time::Instant::now());
+    let m = Arc::clone(&n);
+    let model = move || {
+        m.fetch_add(1, Ordering::Relaxed);
+        model()
+    };
     builder.check(model);
 }
 

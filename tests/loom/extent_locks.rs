@@ -7,15 +7,20 @@
 // The cells are reached as a lock's holder reaches its extent: because it holds the lock.
 #![allow(unsafe_code)]
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use dynamicfs::machine::mapping::PagePolicy;
-use dynamicfs::{ExtentLockManager, LockConfig, LockRefusal};
+use dynamicfs::{ExtentLockManager, ExtentWriteGuard, LockConfig, LockRefusal};
 use loom::cell::UnsafeCell;
 use loom::thread;
 use uuid::Uuid;
 
-use crate::{explore_parts, explore_with};
+use crate::{Event, explore_parts, explore_with};
 
 /// Preemptions of models with two threads, and with three. Without a bound two threads that wait
 /// for one lock take longer than anybody does for them.
@@ -103,6 +108,22 @@ impl Extents {
     fn try_unheld(&self, extent: usize) {
         let refusal = self.try_and_write(extent).err();
         assert_ne!(refusal, Some(LockRefusal::Held), "refused what nobody holds");
+    }
+}
+
+fn poll<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(waker))
+}
+
+/// Waits as a task does: it is polled again when its waker was called, and not before.
+fn wait_polled<F: Future + Unpin>(mut future: F) -> F::Output {
+    let event = Arc::new(Event::default());
+    let waker = Waker::from(Arc::clone(&event));
+    loop {
+        match poll(&mut future, &waker) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => event.wait(),
+        }
     }
 }
 
@@ -216,9 +237,9 @@ fn an_extent_has_one_lock_even_if_its_slot_was_given_away_meanwhile() {
 
 #[test]
 fn nobody_is_refused_for_an_extent_that_nobody_holds() {
-    let takes_a = |extents: &Extents| extents.tries(A);
+    let tries_a = |extents: &Extents| extents.try_unheld(A);
     let tries_b = |extents: &Extents| extents.try_unheld(B);
-    explore_parts(TWO_THREADS, one_slot_of_a, &[takes_a, tries_b], all_idle);
+    explore_parts(Some(3), one_slot_of_a, &[tries_a, tries_b], all_idle);
 }
 
 #[test]
@@ -257,4 +278,217 @@ fn a_lock_away_from_home_is_found_or_made_once() {
             all_idle(&extents);
         });
     }
+}
+
+// ---- waiting, and giving up
+
+/// Explores what threads do while the model's own thread holds `A`, which `lets_go` of it: early,
+/// and late with the threads in the other order. To be late is one preemption of those allowed.
+fn explore_beside_a_holder(
+    preemptions: Option<usize>,
+    overtakes_max: u8,
+    parts: &[fn(&Extents)],
+    lets_go: fn(&Extents, ExtentWriteGuard<'_>),
+) {
+    let reversed: Vec<fn(&Extents)> = parts.iter().copied().rev().collect();
+    for (parts, late) in [(parts.to_vec(), false), (reversed, true)] {
+        let preemptions = preemptions.map(|bound| bound - usize::from(late));
+        explore_with(preemptions, move || {
+            let extents = Arc::new(Extents::new(1, overtakes_max));
+            let held = extents.locks.try_write(id(A)).unwrap();
+            let threads: Vec<_> = parts
+                .iter()
+                .map(|part| {
+                    let (part, extents) = (*part, Arc::clone(&extents));
+                    thread::spawn(move || part(&extents))
+                })
+                .collect();
+            if late {
+                thread::yield_now();
+            }
+            lets_go(&extents, held);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            all_idle(&extents);
+        });
+    }
+}
+
+fn writes_and_lets_go(extents: &Extents, held: ExtentWriteGuard<'_>) {
+    extents.write_cell(A);
+    drop(held);
+}
+
+fn blocks_to_write(extents: &Extents) {
+    extents.wait_and_write(A);
+}
+
+fn polls_to_write(extents: &Extents) {
+    let held = wait_polled(extents.locks.write(id(A))).unwrap();
+    extents.write_cell(A);
+    drop(held);
+}
+
+fn polls_to_read(extents: &Extents) {
+    let held = wait_polled(extents.locks.read(id(A))).unwrap();
+    extents.read_cell(A);
+    drop(held);
+}
+
+/// It may be woken, or granted the lock, between its poll and its end.
+fn begins_to_write_and_gives_up(extents: &Extents) {
+    let _ = poll(&mut extents.locks.write(id(A)), Waker::noop());
+}
+
+fn begins_to_read_and_gives_up(extents: &Extents) {
+    let _ = poll(&mut extents.locks.read(id(A)), Waker::noop());
+}
+
+#[test]
+fn a_thread_that_waits_is_woken() {
+    explore_beside_a_holder(None, 63, &[blocks_to_write], writes_and_lets_go);
+}
+
+#[test]
+fn a_task_that_waits_is_woken() {
+    explore_beside_a_holder(None, 63, &[polls_to_write], writes_and_lets_go);
+}
+
+#[test]
+fn a_thread_and_a_task_that_wait_for_one_lock_are_both_woken() {
+    let parts: [fn(&Extents); 2] = [blocks_to_write, polls_to_write];
+    explore_beside_a_holder(THREE_THREADS, 63, &parts, writes_and_lets_go);
+}
+
+#[test]
+fn a_slot_that_is_waited_for_is_not_given_away() {
+    let polls_if_room = |extents: &Extents| {
+        // Full only when B was there first.
+        if let Ok(held) = wait_polled(extents.locks.write(id(A))) {
+            extents.write_cell(A);
+            drop(held);
+        }
+    };
+    let parts: [fn(&Extents); 2] = [polls_if_room, |extents| extents.try_unheld(B)];
+    explore_beside_a_holder(THREE_THREADS, 63, &parts, writes_and_lets_go);
+}
+
+#[test]
+fn a_task_that_gives_up_hands_its_notice_on() {
+    let parts: [fn(&Extents); 2] = [begins_to_write_and_gives_up, blocks_to_write];
+    explore_beside_a_holder(THREE_THREADS, 63, &parts, writes_and_lets_go);
+}
+
+#[test]
+fn a_thread_whose_time_is_up_hands_its_notice_on() {
+    let expires = |extents: &Extents| {
+        match extents.locks.write(id(A)).wait_until(Instant::now()) {
+            Ok(_held) => extents.write_cell(A),
+            Err(refusal) => assert_eq!(refusal, LockRefusal::Expired),
+        };
+    };
+    explore_beside_a_holder(THREE_THREADS, 63, &[expires, polls_to_write], writes_and_lets_go);
+}
+
+#[test]
+fn a_reader_that_was_granted_the_lock_and_gives_up_lets_go_of_it() {
+    let parts: [fn(&Extents); 2] = [polls_to_read, begins_to_read_and_gives_up];
+    explore_beside_a_holder(THREE_THREADS, 63, &parts, writes_and_lets_go);
+}
+
+#[test]
+fn readers_who_wait_come_in_beside_a_writer_that_became_a_reader() {
+    for reads in [polls_to_read, |extents: &Extents| {
+        extents.wait_and_read(A);
+    }] {
+        explore_with(None, move || {
+            let extents = Arc::new(one_slot());
+            let held = extents.locks.try_write(id(A)).unwrap();
+            let reader = thread::spawn({
+                let extents = Arc::clone(&extents);
+                move || reads(&extents)
+            });
+            let held = held.downgrade();
+            // The reader needs no more than that.
+            reader.join().unwrap();
+            drop(held);
+            all_idle(&extents);
+        });
+    }
+}
+
+#[test]
+fn readers_behind_a_writer_that_gives_up_come_in_beside_the_others() {
+    for waits_first in [false, true] {
+        explore_with(THREE_THREADS, move || {
+            let extents = Arc::new(Extents::new(1, 0));
+            let held = extents.locks.try_read(id(A)).unwrap();
+            let parts: [fn(&Extents); 2] = [begins_to_write_and_gives_up, polls_to_read];
+            let threads = parts.map(|part| {
+                let extents = Arc::clone(&extents);
+                thread::spawn(move || part(&extents))
+            });
+            if waits_first {
+                thread::yield_now();
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            drop(held);
+            all_idle(&extents);
+        });
+    }
+}
+
+// ---- how often a waiter is overtaken
+
+/// Others try a lock that one waits for. None of them may have it more often than the bound before
+/// the one who waits has it; and as often as that they can.
+fn explore_overtaking(overtakes_max: u8, tries: u32) {
+    let most = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&most);
+    explore_with(THREE_THREADS, move || {
+        let extents = Arc::new(Extents::new(1, overtakes_max));
+        let held = extents.locks.try_write(id(A)).unwrap();
+        let event = Arc::new(Event::default());
+        let waker = Waker::from(Arc::clone(&event));
+        let mut waiting = extents.locks.write(id(A));
+        assert!(poll(&mut waiting, &waker).is_pending());
+        // Not the models' own: they are written while the lock is held, which orders them.
+        let (served, overtakes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let other = thread::spawn({
+            let (extents, served) = (Arc::clone(&extents), Arc::clone(&served));
+            let overtakes = Arc::clone(&overtakes);
+            move || {
+                for _ in 0..tries {
+                    let Ok(held) = extents.locks.try_write(id(A)) else { continue };
+                    if !served.load(Ordering::Relaxed) {
+                        overtakes.fetch_add(1, Ordering::Relaxed);
+                    }
+                    drop(held);
+                }
+            }
+        });
+        drop(held);
+        let held = loop {
+            event.wait();
+            if let Poll::Ready(held) = poll(&mut waiting, &waker) {
+                break held.unwrap();
+            }
+        };
+        served.store(true, Ordering::Relaxed);
+        let overtakes = overtakes.load(Ordering::Relaxed);
+        assert!(overtakes <= u32::from(overtakes_max), "overtaken {overtakes} times");
+        seen.fetch_max(overtakes, Ordering::Relaxed);
+        drop(held);
+        other.join().unwrap();
+    });
+    assert_eq!(most.load(Ordering::Relaxed), u32::from(overtakes_max), "the model is too small");
+}
+
+#[test]
+fn first_come_is_first_served_when_nobody_may_overtake() {
+    explore_overtaking(0, 1);
+}
+
+#[test]
+fn a_waiter_is_overtaken_once_when_once_is_allowed() {
+    explore_overtaking(1, 2);
 }
