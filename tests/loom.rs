@@ -41,18 +41,6 @@ fn explore_bounded(model: impl Fn() + Sync + Send + 'static) {
 fn explore_with(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions;
-    let (n, t) = (Arc::new(std::sync::atomic::AtomicU64::new(0)), std::time::Instant::now());
-    let m = Arc::clone(&n);
-    let model = move || {
-        m.fetch_add(1, Ordering::Relaxed);
-        model()
-    };
-    let (n, t) = (Arc::new(std::sync::atomic::AtomicU64::new(0)), std::time::Instant::now());
-    let m = Arc::clone(&n);
-    let model = move || {
-        m.fetch_add(1, Ordering::Relaxed);
-        model()
-    };
     builder.check(model);
 }
 

@@ -7,7 +7,7 @@
 // The cells are reached as a lock's holder reaches its extent: because it holds the lock.
 #![allow(unsafe_code)]
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -323,24 +323,24 @@ fn blocks_to_write(extents: &Extents) {
 }
 
 fn polls_to_write(extents: &Extents) {
-    let held = wait_polled(extents.locks.write(id(A))).unwrap();
+    let held = wait_polled(extents.locks.write(id(A)).into_future()).unwrap();
     extents.write_cell(A);
     drop(held);
 }
 
 fn polls_to_read(extents: &Extents) {
-    let held = wait_polled(extents.locks.read(id(A))).unwrap();
+    let held = wait_polled(extents.locks.read(id(A)).into_future()).unwrap();
     extents.read_cell(A);
     drop(held);
 }
 
 /// It may be woken, or granted the lock, between its poll and its end.
 fn begins_to_write_and_gives_up(extents: &Extents) {
-    let _ = poll(&mut extents.locks.write(id(A)), Waker::noop());
+    let _ = poll(&mut extents.locks.write(id(A)).into_future(), Waker::noop());
 }
 
 fn begins_to_read_and_gives_up(extents: &Extents) {
-    let _ = poll(&mut extents.locks.read(id(A)), Waker::noop());
+    let _ = poll(&mut extents.locks.read(id(A)).into_future(), Waker::noop());
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn a_thread_and_a_task_that_wait_for_one_lock_are_both_woken() {
 fn a_slot_that_is_waited_for_is_not_given_away() {
     let polls_if_room = |extents: &Extents| {
         // Full only when B was there first.
-        if let Ok(held) = wait_polled(extents.locks.write(id(A))) {
+        if let Ok(held) = wait_polled(extents.locks.write(id(A)).into_future()) {
             extents.write_cell(A);
             drop(held);
         }
@@ -449,7 +449,7 @@ fn explore_overtaking(overtakes_max: u8, tries: u32) {
         let held = extents.locks.try_write(id(A)).unwrap();
         let event = Arc::new(Event::default());
         let waker = Waker::from(Arc::clone(&event));
-        let mut waiting = extents.locks.write(id(A));
+        let mut waiting = extents.locks.write(id(A)).into_future();
         assert!(poll(&mut waiting, &waker).is_pending());
         // Not the models' own: they are written while the lock is held, which orders them.
         let (served, overtakes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
