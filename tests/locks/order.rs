@@ -33,6 +33,8 @@ fn violates(f: impl FnOnce(&mut Line, &mut Line)) {
     if !cfg!(debug_assertions) {
         return say("SKIPPED: release builds do not check the locking order");
     }
+    // What goes unseen may be a deadlock.
+    let _watchdog = Watchdog::over("the check of the locking order", 0, HANG / 4);
     let (mut taken, mut waited) = (0, 0);
     let result = catch_unwind(AssertUnwindSafe(|| f(&mut taken, &mut waited)));
     let payload = result.expect_err("a violation of the locking order went unseen");
