@@ -19,6 +19,8 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
+#[path = "loom/extent_locks.rs"]
+mod extent_locks;
 #[path = "loom/generation.rs"]
 mod generation;
 #[path = "loom/planted.rs"]
@@ -34,6 +36,35 @@ fn explore_with(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'st
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions;
     builder.check(model);
+}
+
+/// Explores what threads do beside each other, each one part, and then looks at the end of it.
+///
+/// `loom` begins with the threads one after another, and goes on from where two of them met. Of
+/// each atomic it remembers the last access alone, so when a thread loads an atomic and then
+/// exchanges it, its own load hides that of another thread before it, and a thread that looks first
+/// is never let run after it. So the parts are begun in either order.
+fn explore_parts<S: Send + Sync + 'static>(
+    preemptions: Option<usize>,
+    start: impl Fn() -> S + Copy + Send + Sync + 'static,
+    parts: &[fn(&S)],
+    end: fn(&S),
+) {
+    let orders: [Vec<fn(&S)>; 2] = [parts.to_vec(), parts.iter().copied().rev().collect()];
+    for parts in orders {
+        explore_with(preemptions, move || {
+            let shared = Arc::new(start());
+            let threads: Vec<_> = parts
+                .iter()
+                .map(|part| {
+                    let (part, shared) = (*part, Arc::clone(&shared));
+                    thread::spawn(move || part(&shared))
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            end(&shared);
+        });
+    }
 }
 
 /// What a reactor sleeps on: like an eventfd, it remembers a signal until it is waited for.

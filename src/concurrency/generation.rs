@@ -207,39 +207,34 @@ impl<R: Pod> GenerationTable<R> {
     /// # Errors
     /// When the record stays half written, or changes all the time, for about as long as a system
     /// call takes.
-    #[inline]
-    pub fn read(&self, cell: CellIndex) -> Result<(u64, R), ReadError> {
-        match self.read_once(cell) {
-            Some(copied) => Ok(copied),
-            None => self.read_contended(cell),
-        }
-    }
-
-    /// As [`GenerationTable::read`], but looks once. For callers that keep their slow path, which
-    /// is a copy through memory, out of their fast one.
     #[inline(always)]
-    pub(crate) fn read_once(&self, cell: CellIndex) -> Option<(u64, R)> {
-        copy_whole(self.cell(cell))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn read_contended(&self, cell: CellIndex) -> Result<(u64, R), ReadError> {
-        let cell = self.cell(cell);
-        for look in 0..SPINS + YIELDS {
-            if look < SPINS {
-                spin_loop();
-            } else {
-                yield_now();
-            }
-            if let Some(copied) = copy_whole(cell) {
+    pub fn read(&self, cell: CellIndex) -> Result<(u64, R), ReadError> {
+        let mut looks = 0;
+        loop {
+            // The only copy: one made by the cold path too would have to come through memory, and
+            // so would this one, to meet it. That took twice as long.
+            if let Some(copied) = copy_whole(self.cell(cell)) {
                 return Ok(copied);
             }
+            looks = self.after_look(cell, looks)?;
         }
-        Err(match dead_writer(cell.state) {
-            Some(thread) => ReadError::WriterDied { thread },
-            None => ReadError::BeingWritten,
-        })
+    }
+
+    /// A look at a cell was in vain: waits a little for the next one.
+    #[cold]
+    #[inline(never)]
+    fn after_look(&self, cell: CellIndex, looks: u32) -> Result<u32, ReadError> {
+        if looks < SPINS {
+            spin_loop();
+        } else if looks < SPINS + YIELDS {
+            yield_now();
+        } else {
+            return Err(match dead_writer(self.cell(cell).state) {
+                Some(thread) => ReadError::WriterDied { thread },
+                None => ReadError::BeingWritten,
+            });
+        }
+        Ok(looks + 1)
     }
 
     /// Whether the cell still is of exactly this generation: of what was read before this call,

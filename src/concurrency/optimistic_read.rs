@@ -372,8 +372,8 @@ mod tests {
         let extent = |cell: u32| Uuid::from_u128(u128::from(cell) + 100);
         let word = |cell: u32, generation: u64| u64::from(cell) << 48 | generation;
         let write = |cell: u32, generation: u64, place: usize| {
-            // The place is handed on: pairs with the fence in `validate`, so that whoever reads what
-            // is stored here sees the extent that was here before gone.
+            // The place is handed on: pairs with the fence in `validate`, so that whoever reads
+            // what is stored here sees the extent that was here before gone.
             fence(Ordering::Release);
             for content in &places[place] {
                 content.store(word(cell, generation), Ordering::Relaxed);

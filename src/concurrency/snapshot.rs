@@ -198,15 +198,6 @@ impl GenerationTable<ExtentRecord> {
     /// As [`GenerationTable::read`], and [`ReadError::Malformed`].
     #[inline]
     pub fn snapshot(&self, cell: CellIndex) -> Result<ExtentSnapshot, ReadError> {
-        match self.read_once(cell) {
-            Some((generation, record)) => ExtentSnapshot::checked(generation, record),
-            None => self.snapshot_contended(cell),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn snapshot_contended(&self, cell: CellIndex) -> Result<ExtentSnapshot, ReadError> {
         let (generation, record) = self.read(cell)?;
         ExtentSnapshot::checked(generation, record)
     }

@@ -1,4 +1,4 @@
-//! The atomics, locks and cells of this layer: the standard library's, or `loom`'s under
+//! The atomics, locks, cells and threads of this layer: the standard library's, or `loom`'s under
 //! `--cfg loom`, or `shuttle`'s under `--cfg shuttle`.
 
 #[cfg(loom)]
@@ -25,11 +25,26 @@ pub use shuttle::hint::spin_loop;
 pub use std::hint::spin_loop;
 
 #[cfg(loom)]
-pub use loom::thread::yield_now;
+pub use loom::{
+    thread::{Thread, current, park, yield_now},
+    thread_local,
+};
 #[cfg(shuttle)]
-pub use shuttle::thread::yield_now;
+pub use shuttle::{
+    thread::{Thread, current, park, park_timeout, yield_now},
+    thread_local,
+};
 #[cfg(not(any(loom, shuttle)))]
-pub use std::thread::yield_now;
+pub use std::{
+    thread::{Thread, current, park, park_timeout, yield_now},
+    thread_local,
+};
+
+/// Like `shuttle`'s: the models know no time, so no timeout ends a sleep.
+#[cfg(loom)]
+pub fn park_timeout(_: std::time::Duration) {
+    park();
+}
 
 #[cfg(loom)]
 pub use loom::cell::UnsafeCell;

@@ -3,11 +3,16 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::thread::Thread;
 
-thread_local! {
+use crate::concurrency::sync::{self, Thread, current};
+
+// The standard library's also in the models: no thread of theirs is a reactor's.
+std::thread_local! {
     static ON_REACTOR: Cell<bool> = const { Cell::new(false) };
-    static THREAD_WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+}
+
+sync::thread_local! {
+    static THREAD_WAKER: Waker = Waker::from(Arc::new(Unpark(current())));
 }
 
 struct Unpark(Thread);
@@ -37,6 +42,6 @@ pub(crate) fn on_reactor_thread() -> bool {
 pub(crate) fn with_thread_waker<R>(f: impl FnOnce(&Waker) -> R) -> R {
     match THREAD_WAKER.try_with(Waker::clone) {
         Ok(waker) => f(&waker),
-        Err(_) => f(&Waker::from(Arc::new(Unpark(std::thread::current())))),
+        Err(_) => f(&Waker::from(Arc::new(Unpark(current())))),
     }
 }

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::concurrency::sync::{park, park_timeout};
 use crate::concurrency::thread_wait::{on_reactor_thread, with_thread_waker};
 use crate::engine::error::SubmitError;
 use crate::engine::io_scheduler::IoScheduler;
@@ -58,9 +59,9 @@ impl IoScheduler {
                 other => return other,
             }
             match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => std::thread::park(),
+                None => park(),
                 Some(Duration::ZERO) => return Err(SubmitError::QueueFull(request)),
-                Some(left) => std::thread::park_timeout(left),
+                Some(left) => park_timeout(left),
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::concurrency::call_table::CallerKey;
+use crate::concurrency::sync::park;
 use crate::concurrency::thread_wait::{on_reactor_thread, with_thread_waker};
 use crate::io::op::Completion;
 use crate::reactor::shared::Calls;
@@ -94,7 +95,7 @@ impl Ticket {
             });
             match polled {
                 Poll::Ready(completion) => return Ok(completion),
-                Poll::Pending => std::thread::park(),
+                Poll::Pending => park(),
             }
         }
     }

@@ -4,14 +4,11 @@
 //! Records are of two words: a torn one needs no more. A writer that died has no model, because
 //! all threads of a model are one thread to the kernel; `replace_dead` has its tests beside it.
 
-use std::sync::Arc;
-
 use dynamicfs::concurrency::generation::{CellIndex, GenerationTable, ReadError};
 use dynamicfs::machine::mapping::PagePolicy;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
-use loom::thread;
 
-use crate::explore_with;
+use crate::explore_parts;
 
 type Record = [u64; 2];
 type Table = GenerationTable<Record>;
@@ -48,35 +45,6 @@ fn read_whole(table: &Table) -> Option<u64> {
 /// The part of a reader.
 fn reads(table: &Table) {
     read_whole(table);
-}
-
-/// Explores what threads do beside each other, each one part, and then looks at the end of it.
-///
-/// `loom` begins with the threads one after another, and goes on from where two of them met. Of
-/// each atomic it remembers the last access alone, so when a thread loads an atomic and then
-/// exchanges it, as `begin_write` does, its own load hides that of a reader before it, and a
-/// reader that looks first is never let run after it. So the parts are begun in either order.
-fn explore_parts<S: Send + Sync + 'static>(
-    preemptions: Option<usize>,
-    start: impl Fn() -> S + Copy + Send + Sync + 'static,
-    parts: &[fn(&S)],
-    end: fn(&S),
-) {
-    let orders: [Vec<fn(&S)>; 2] = [parts.to_vec(), parts.iter().copied().rev().collect()];
-    for parts in orders {
-        explore_with(preemptions, move || {
-            let shared = Arc::new(start());
-            let threads: Vec<_> = parts
-                .iter()
-                .map(|part| {
-                    let (part, shared) = (*part, Arc::clone(&shared));
-                    thread::spawn(move || part(&shared))
-                })
-                .collect();
-            threads.into_iter().for_each(|thread| thread.join().unwrap());
-            end(&shared);
-        });
-    }
 }
 
 #[test]

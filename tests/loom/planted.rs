@@ -312,7 +312,9 @@ fn planted_a_failed_reservation_that_wakes_nobody_is_caught() {
         });
         let other = thread::spawn({
             let waiting = Arc::clone(&waiting);
-            move || drop(reserve(&waiting))
+            move || {
+                reserve(&waiting);
+            }
         });
         let event = Arc::new(Event::default());
         waiters.register(&Waker::from(Arc::clone(&event)));

@@ -1,6 +1,7 @@
 //! dynamicfs's own locks as a contender.
 
 use dynamicfs::ExtentLockManager;
+use dynamicfs::metrics::PerThread;
 use dynamicfs_bench::micro::{Contention, Side};
 use uuid::Uuid;
 
@@ -38,6 +39,39 @@ impl KeyedLocks for Ours {
         let (acquired, waited) = (metrics.lock_acquisitions, metrics.lock_contentions);
         Some(Contention { acquired, waited })
     }
+}
+
+/// The same, with one count more for each lock: the difference is what counting costs.
+struct CountedTwice(Ours, PerThread<1>);
+
+impl KeyedLocks for CountedTwice {
+    const NAME: &'static str = "dynamicfs, counted twice";
+    const SIDE: Side = Side::Ours;
+
+    fn with_keys(keys: &[Uuid]) -> Self {
+        CountedTwice(Ours::with_keys(keys), PerThread::default())
+    }
+
+    #[inline(always)]
+    fn shared<R>(&self, key: &Uuid, work: impl FnOnce() -> R) -> R {
+        self.0.shared(key, || {
+            self.1.raise(0);
+            work()
+        })
+    }
+
+    #[inline(always)]
+    fn exclusive<R>(&self, key: &Uuid, work: impl FnOnce() -> R) -> R {
+        self.0.exclusive(key, || {
+            self.1.raise(0);
+            work()
+        })
+    }
+}
+
+/// Ours, counted as it is and once more.
+pub(crate) fn counted(keys: &[Uuid]) -> Vec<Box<dyn Contender>> {
+    vec![Box::new(Ours::with_keys(keys)), Box::new(CountedTwice::with_keys(keys))]
 }
 
 /// Our contenders, ready for `keys`.

@@ -38,7 +38,13 @@ pub(crate) fn measure(options: &Options) -> Result<(), Failure> {
             table.case(name_of(mode), &mut subjects(&contenders, turn))?;
         }
     }
-    Ok(())
+    let keys = keys::uuids(1);
+    let contenders = crate::ours::counted(&keys);
+    let steps = keys::steps(&keys, Popularity::Uniform, 0, 1 << 10);
+    let turn = |contender: &dyn crate::contender::Contender, window| {
+        contender.uncontended(&steps, Mode::Shared, window)
+    };
+    table.case("uncontended/cost of counting".to_owned(), &mut subjects(&contenders, turn))
 }
 
 /// Locks and unlocks along `steps` for `window`.

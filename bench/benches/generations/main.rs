@@ -11,6 +11,7 @@ mod ours;
 mod record;
 mod rivals;
 
+use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ enum Writer {
     Busy,
     /// Pauses for a microsecond after every record.
     Pausing,
+    /// Reads as the readers do, and rewrites one record in a hundred.
+    Reading,
 }
 
 const CROWDS: &[Crowd] = &[
@@ -56,6 +59,7 @@ const CROWDS: &[Crowd] = &[
     Crowd { name: "2 readers", readers: 2, writer: Writer::Absent },
     Crowd { name: "1 reader, busy writer", readers: 1, writer: Writer::Busy },
     Crowd { name: "1 reader, pausing writer", readers: 1, writer: Writer::Pausing },
+    Crowd { name: "2 readers, one writes 1 in 100", readers: 1, writer: Writer::Reading },
     Crowd { name: "8 readers, busy writer", readers: 8, writer: Writer::Busy },
 ];
 
@@ -111,15 +115,20 @@ fn run<R: Records>(records: &R, indices: &[u32], crowd: Crowd, window: Duration)
         }
         let mut version = 0;
         stop.repeat(|| {
-            let batch = walk.batch();
-            for index in batch {
+            let mut written = 0;
+            for index in walk.batch() {
                 version += 1;
+                if crowd.writer == Writer::Reading && version % 100 != 0 {
+                    black_box(records.read(*index as usize));
+                    continue;
+                }
                 records.write(*index as usize, Record::new(*index, version));
+                written += 1;
                 if crowd.writer == Writer::Pausing {
                     pause();
                 }
             }
-            batch.len() as u64
+            written
         })
     });
     let (reads, writes) = timed.operations.split_at(crowd.readers);

@@ -220,7 +220,7 @@ impl LockTable {
                 Take::Taken => return Seen::Taken,
                 Take::Held => {
                     // The key was this extent's when the lock was held, if the slot has not
-                    // changed hands since. Acquire pairs with the Release that ended the change.
+                    // changed hands since. Acquire pairs with the Release fence of `seize`.
                     fence(Ordering::Acquire);
                     if seen.same_lock(slot.lock.word.load()) {
                         return Seen::Held;
@@ -314,7 +314,14 @@ impl LockTable {
         let word = &self.slot(at).lock.word;
         let seen = word.load();
         let changing = seen.changing();
-        (seen.is_idle() && word.change(seen, changing).is_ok()).then_some(changing)
+        if !seen.is_idle() || word.change(seen, changing).is_err() {
+            return None;
+        }
+        // Release, before the key is written: pairs with the Acquire fence of `take_at`. Whoever
+        // read any of the new key sees that the lock changes hands. The swap alone does not say
+        // so: its Release orders what came before it, not what comes after.
+        fence(Ordering::Release);
+        Some(changing)
     }
 
     fn install(&self, at: usize, key: Key, changing: State, mode: LockMode) {

@@ -11,7 +11,7 @@ use crate::concurrency::lock::order::{self, CalledFrom, Held, Owner, Rank};
 use crate::concurrency::lock::queue::WaiterId;
 use crate::concurrency::lock::raw::{Attempt, LockRef, Take, Woken};
 use crate::concurrency::lock::word::LockMode;
-use crate::concurrency::sync::spin_loop;
+use crate::concurrency::sync::{park, park_timeout, spin_loop, yield_now};
 use crate::concurrency::thread_wait::{on_reactor_thread, with_thread_waker};
 
 /// A thread looks this often before it yields, with pauses that double up to `PAUSES_MAX`: about
@@ -301,7 +301,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
                 return result;
             }
             let Some(deadline) = deadline else {
-                std::thread::park();
+                park();
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -311,7 +311,7 @@ impl<'a, S: Source<'a>> RawAcquire<'a, S> {
                     None => Err(LockRefusal::Expired),
                 };
             }
-            std::thread::park_timeout(left);
+            park_timeout(left);
         }
     }
 }
@@ -343,7 +343,7 @@ fn spin<'a, S: Source<'a>>(asked: Asked<S>) -> Option<LockRef<'a>> {
         if round < SPIN_ROUNDS {
             (0..(1 << round).min(PAUSES_MAX)).for_each(|_| spin_loop());
         } else {
-            std::thread::yield_now();
+            yield_now();
         }
         match asked.source.take_known(asked.mode) {
             Found::Taken(lock) => return Some(lock),
