@@ -112,7 +112,9 @@ impl World {
             0 => self.ended(locks.read(uuid).wait().map(|_guard| inside.read())),
             1 => self.ended(locks.write(uuid).wait().map(|_guard| inside.write())),
             2 => self.ended(run(locks.read(uuid).into_future(), bell).map(|_guard| inside.read())),
-            3 => self.ended(run(locks.write(uuid).into_future(), bell).map(|_guard| inside.write())),
+            3 => {
+                self.ended(run(locks.write(uuid).into_future(), bell).map(|_guard| inside.write()))
+            }
             4 => drop(locks.try_read(uuid).map(|_guard| inside.read())),
             5 => drop(locks.try_write(uuid).map(|_guard| inside.write())),
             6 => self.ended(locks.write(uuid).wait().map(|guard| {

@@ -2,6 +2,7 @@
 //! it must let pass.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::task::{Poll, Waker};
 
 use dynamicfs::machine::mapping::PagePolicy;
@@ -31,8 +32,11 @@ type Line = u32;
 /// the panic has to name both. Release builds do not check.
 fn violates(f: impl FnOnce(&mut Line, &mut Line)) {
     if !cfg!(debug_assertions) {
-        return say("SKIPPED: release builds do not check the locking order");
+        static SAID: Once = Once::new();
+        return SAID.call_once(|| say("SKIPPED: release builds do not check the locking order"));
     }
+    // What goes unseen may be a deadlock.
+    let _watchdog = Watchdog::over("the check of the locking order", 0, HANG / 4);
     let (mut taken, mut waited) = (0, 0);
     let result = catch_unwind(AssertUnwindSafe(|| f(&mut taken, &mut waited)));
     let payload = result.expect_err("a violation of the locking order went unseen");

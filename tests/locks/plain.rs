@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The standard library comes built without the sanitizer, so that it does not see what a mutex
-//! puts in order that had to wait, nor the fence in `Arc`; `tsan.supp` names what stands on these. Debug
-//! assertions are off because the order check keeps all it knows under a mutex.
+//! puts in order that had to wait, nor the fence in `Arc`; `tsan.supp` names what stands on these.
+//! Debug assertions are off because the order check keeps all it knows under a mutex.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU64, Ordering};

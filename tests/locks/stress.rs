@@ -100,7 +100,11 @@ impl World<'_> {
                 chosen.push((at, if exclusive { LockMode::Exclusive } else { LockMode::Shared }));
             }
         }
-        let wanted: Vec<_> = chosen.iter().map(|(at, mode)| (extent(*at), *mode)).collect();
+        let mut wanted: Vec<_> = chosen.iter().map(|(at, mode)| (extent(*at), *mode)).collect();
+        // Wanted both ways is wanted exclusively.
+        wanted.extend(chosen.iter().map(|(at, _)| (extent(*at), LockMode::Shared)));
+        let last = wanted.len() - 1;
+        wanted.swap(0, last);
         let guards = match numbers.below(3) {
             0 => self.locks.lock_many(&wanted).wait()?,
             1 => self.locks.lock_many(&wanted).wait_until(deadline(numbers))?,
