@@ -2,7 +2,7 @@
 //!
 //! Many inodes share a stripe, so two of them may wait for each other's holder; nobody may hold two
 //! of a kind. The types are apart so that a signature shows the hierarchy: what takes an
-//! [`InodeGuard`] may lock an extent map, and not the other way round.
+//! [`InodeWriteGuard`] may lock an extent map, and not the other way round.
 
 use std::sync::Arc;
 use std::task::Waker;
