@@ -227,7 +227,8 @@ mod tests {
     use crate::concurrency::extent_locks::{ExtentLockManager, LockConfig};
     use crate::concurrency::generation::{CellIndex, GenerationTable, ReadError};
     use crate::concurrency::lock::acquire::LockRefusal;
-    use crate::concurrency::snapshot::{ExtentRecord, ExtentSnapshot, Fragment};
+    use crate::concurrency::snapshot::{ExtentRecord, ExtentSnapshot};
+    use crate::format::fragment::Fragment;
     use crate::machine::mapping::PagePolicy;
     use std::sync::Arc;
     use uuid::Uuid;

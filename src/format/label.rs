@@ -1,0 +1,257 @@
+//! The label: what a disk is, and which pool it belongs to.
+//!
+//! Four copies ([`label_offsets`]), each in one logical sector, so that a power cut leaves a copy old or
+//! new. A label is written copy by copy, each flushed before the next, and holds when at least
+//! [`WRITE_QUORUM`] copies are durable; opening takes the newest epoch of which at least
+//! [`OPEN_QUORUM`] copies agree. One copy alone proves nothing: a misdirected or lost write can make
+//! or hide one.
+//!
+//! | bytes | field |
+//! | --- | --- |
+//! | 8 | magic, `dynfsLBL` |
+//! | 2, 2, 4 | version; number of this copy; zero |
+//! | 8, 8 | incompatible features: unknown ones forbid to open; compatible features |
+//! | 16, 16 | pool; disk |
+//! | 2, 2, 4 | slot of the disk in the pool; disks of the pool; domains |
+//! | 8 | epoch of the membership |
+//! | 4, 4 | bytes of a block; bytes of an extent |
+//! | 8, 8, 8 | bytes of the disk; of a journal; blocks of an allocation group |
+//! | 8 | checksum of the above, in the context (pool, slot, zone, offset of the copy, epoch) |
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::format::checksum::{Context, metadata_checksum};
+use crate::format::layout::{
+    BLOCK_BYTES, EXTENT_BYTES, LABEL_COPIES, Layout, LayoutError, Zone, label_offsets,
+};
+
+/// Version of the format that this code writes, and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+/// Copies that must be durable before a label holds.
+pub const WRITE_QUORUM: usize = 3;
+/// Copies that must agree for a label to be taken.
+pub const OPEN_QUORUM: usize = 2;
+/// Bytes of one copy: a logical sector of 512 bytes; the rest of a larger one is zero.
+pub const LABEL_BYTES: usize = 512;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"dynfsLBL");
+const INCOMPATIBLE_KNOWN: u64 = 0;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Id of the pool.
+    pub pool: [u8; 16],
+    /// Id of the disk.
+    pub disk: [u8; 16],
+    /// Slot of the disk in the pool.
+    pub slot: u16,
+    /// Disks of the pool.
+    pub members: u16,
+    /// Rises with every change of the membership.
+    pub epoch: u64,
+    /// Zones of the disk.
+    pub layout: Layout,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct LabelBytes {
+    magic: u64,
+    version: u16,
+    copy: u16,
+    zero: u32,
+    incompatible: u64,
+    compatible: u64,
+    pool: [u8; 16],
+    disk: [u8; 16],
+    slot: u16,
+    members: u16,
+    domains: u32,
+    epoch: u64,
+    block_bytes: u32,
+    extent_bytes: u32,
+    disk_bytes: u64,
+    journal_bytes: u64,
+    group_blocks: u64,
+    checksum: u64,
+}
+
+const CHECKED_BYTES: usize = size_of::<LabelBytes>() - 8;
+const _: () = assert!(size_of::<LabelBytes>() <= LABEL_BYTES);
+const _: () = assert!(cfg!(target_endian = "little"), "the format is written as memory lies");
+
+/// Why a copy is no label that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// There is none.
+    #[error("there is no label")]
+    Absent,
+    /// There is one, and it is damaged or stands in the wrong place.
+    #[error("the label's checksum is {found:#018x}, of its content {expected:#018x}")]
+    Damaged {
+        /// Of the content.
+        expected: u64,
+        /// In the label.
+        found: u64,
+    },
+    /// It was written by a newer version.
+    #[error("the pool has format version {found}; this program reads up to {FORMAT_VERSION}")]
+    Version {
+        /// In the label.
+        found: u16,
+    },
+    /// It needs something that this program does not know.
+    #[error("the pool uses features {unknown:#x} that this program does not know; use a newer one")]
+    Features {
+        /// The bits.
+        unknown: u64,
+    },
+    /// Its numbers make no layout.
+    #[error("the label's geometry is impossible: {0}")]
+    Geometry(#[from] LayoutError),
+    /// Blocks or extents of another size.
+    #[error("blocks of {block_bytes} bytes in extents of {extent_bytes}; this program knows 4096 in 65536")]
+    Units {
+        /// Bytes of a block.
+        block_bytes: u32,
+        /// Bytes of an extent.
+        extent_bytes: u32,
+    },
+}
+
+impl Label {
+    /// One copy as it lies on the disk.
+    ///
+    /// # Panics
+    /// When there is no copy of that number.
+    pub fn encode(&self, copy: usize) -> [u8; LABEL_BYTES] {
+        assert!(copy < LABEL_COPIES);
+        let mut bytes = LabelBytes {
+            magic: MAGIC,
+            version: FORMAT_VERSION,
+            copy: copy as u16,
+            zero: 0,
+            incompatible: 0,
+            compatible: 0,
+            pool: self.pool,
+            disk: self.disk,
+            slot: self.slot,
+            members: self.members,
+            domains: u32::from(self.layout.domains()),
+            epoch: self.epoch,
+            block_bytes: BLOCK_BYTES as u32,
+            extent_bytes: EXTENT_BYTES as u32,
+            disk_bytes: self.layout.disk_bytes(),
+            journal_bytes: self.layout.journal_bytes(),
+            group_blocks: self.layout.group_blocks(),
+            checksum: 0,
+        };
+        let offset = label_offsets(bytes.disk_bytes)[copy];
+        bytes.checksum = checksum(&bytes, copy, offset);
+        let mut out = [0; LABEL_BYTES];
+        out[..size_of::<LabelBytes>()].copy_from_slice(bytemuck::bytes_of(&bytes));
+        out
+    }
+
+    /// Reads what lies at a copy's place on a disk of `disk_bytes` bytes.
+    ///
+    /// # Errors
+    /// When it is no label, or one that cannot be used; the version is looked at before the checksum,
+    /// which a newer one may have elsewhere.
+    pub fn decode(copy: usize, disk_bytes: u64, from: &[u8]) -> Result<Label, LabelError> {
+        let Some(head) = from.get(..size_of::<LabelBytes>()) else {
+            return Err(LabelError::Absent);
+        };
+        let bytes: LabelBytes = bytemuck::pod_read_unaligned(head);
+        if bytes.magic != MAGIC {
+            return Err(LabelError::Absent);
+        }
+        if bytes.version > FORMAT_VERSION {
+            return Err(LabelError::Version { found: bytes.version });
+        }
+        let Some(offset) = label_offsets(disk_bytes).get(copy).copied() else {
+            return Err(LabelError::Absent);
+        };
+        let expected = checksum(&bytes, copy, offset);
+        if bytes.checksum != expected || usize::from(bytes.copy) != copy {
+            return Err(LabelError::Damaged { expected, found: bytes.checksum });
+        }
+        let unknown = bytes.incompatible & !INCOMPATIBLE_KNOWN;
+        if unknown != 0 {
+            return Err(LabelError::Features { unknown });
+        }
+        let (block_bytes, extent_bytes) = (bytes.block_bytes, bytes.extent_bytes);
+        if u64::from(block_bytes) != BLOCK_BYTES || u64::from(extent_bytes) != EXTENT_BYTES {
+            return Err(LabelError::Units { block_bytes, extent_bytes });
+        }
+        let domains = u16::try_from(bytes.domains).unwrap_or(u16::MAX);
+        let (journal, group) = (bytes.journal_bytes, bytes.group_blocks);
+        let layout = Layout::new(bytes.disk_bytes, domains, journal, group)?;
+        let (pool, disk, slot) = (bytes.pool, bytes.disk, bytes.slot);
+        Ok(Label { pool, disk, slot, members: bytes.members, epoch: bytes.epoch, layout })
+    }
+}
+
+fn checksum(bytes: &LabelBytes, copy: usize, address: u64) -> u64 {
+    let zone = if copy < LABEL_COPIES / 2 { Zone::HeadLabels } else { Zone::TailLabels };
+    let (pool, disk) = (bytes.pool, bytes.slot);
+    let context = Context { pool, disk, zone: zone.number(), address, incarnation: bytes.epoch };
+    metadata_checksum(&context, &[&bytemuck::bytes_of(bytes)[..CHECKED_BYTES]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: u64 = 64 << 20;
+
+    fn label() -> Label {
+        let layout = Layout::plan(DISK, 2, 1 << 20).unwrap();
+        Label { pool: [7; 16], disk: [9; 16], slot: 0, members: 1, epoch: 3, layout }
+    }
+
+    #[test]
+    fn every_copy_comes_back_and_only_from_its_place() {
+        for copy in 0..LABEL_COPIES {
+            let bytes = label().encode(copy);
+            assert_eq!(Label::decode(copy, DISK, &bytes), Ok(label()));
+            for other in (0..LABEL_COPIES).filter(|other| *other != copy) {
+                let found = Label::decode(other, DISK, &bytes);
+                assert!(matches!(found, Err(LabelError::Damaged { .. })));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_it_is_seen() {
+        let bytes = label().encode(1);
+        for bit in 0..size_of::<LabelBytes>() * 8 {
+            let mut rotten = bytes;
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            assert!(Label::decode(1, DISK, &rotten).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn zeroes_and_little_are_no_label() {
+        assert_eq!(Label::decode(0, DISK, &[0; LABEL_BYTES]), Err(LabelError::Absent));
+        assert_eq!(Label::decode(0, DISK, &[]), Err(LabelError::Absent));
+    }
+
+    #[test]
+    fn what_is_newer_is_refused_by_name() {
+        let reseal = |change: fn(&mut LabelBytes)| {
+            let mut bytes: LabelBytes =
+                bytemuck::pod_read_unaligned(&label().encode(0)[..size_of::<LabelBytes>()]);
+            change(&mut bytes);
+            bytes.checksum = checksum(&bytes, 0, 0);
+            Label::decode(0, DISK, bytemuck::bytes_of(&bytes)).unwrap_err()
+        };
+        assert_eq!(reseal(|label| label.version = 2), LabelError::Version { found: 2 });
+        assert_eq!(reseal(|label| label.incompatible = 4), LabelError::Features { unknown: 4 });
+        let units = reseal(|label| label.block_bytes = 8192);
+        assert!(matches!(units, LabelError::Units { block_bytes: 8192, .. }));
+        assert!(matches!(reseal(|label| label.domains = 0), LabelError::Geometry(_)));
+    }
+}
