@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("format", &[]),
     ("memory", &["machine"]),
-    ("concurrency", &["machine", "metrics", "memory"]),
+    ("concurrency", &["format", "machine", "metrics", "memory"]),
     ("placement", &["machine"]),
     ("io", &["machine", "metrics", "memory", "concurrency"]),
     ("scheduler", &["io", "concurrency"]),

@@ -24,8 +24,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::fmt;
-
 use bytemuck::{Pod, Zeroable};
 use uuid::Uuid;
 

@@ -59,4 +59,3 @@ impl fmt::Debug for Fragment {
             .finish()
     }
 }
-

@@ -1,10 +1,10 @@
 //! The label: what a disk is, and which pool it belongs to.
 //!
-//! Four copies ([`label_offsets`]), each in one logical sector, so that a power cut leaves a copy old or
-//! new. A label is written copy by copy, each flushed before the next, and holds when at least
-//! [`WRITE_QUORUM`] copies are durable; opening takes the newest epoch of which at least
-//! [`OPEN_QUORUM`] copies agree. One copy alone proves nothing: a misdirected or lost write can make
-//! or hide one.
+//! Four copies ([`label_offsets`]), each in one logical sector, so that a power cut leaves a copy
+//! old or new. A label is written copy by copy, each flushed before the next, and holds when at
+//! least [`WRITE_QUORUM`] copies are durable; opening takes the newest epoch of which at least
+//! [`OPEN_QUORUM`] copies agree. One copy alone proves nothing: a misdirected or lost write can
+//! make or hide one.
 //!
 //! | bytes | field |
 //! | --- | --- |
@@ -111,7 +111,10 @@ pub enum LabelError {
     #[error("the label's geometry is impossible: {0}")]
     Geometry(#[from] LayoutError),
     /// Blocks or extents of another size.
-    #[error("blocks of {block_bytes} bytes in extents of {extent_bytes}; this program knows 4096 in 65536")]
+    #[error(
+        "blocks of {block_bytes} bytes in extents of {extent_bytes}; this program knows 4096 \
+         in 65536"
+    )]
     Units {
         /// Bytes of a block.
         block_bytes: u32,
@@ -157,8 +160,8 @@ impl Label {
     /// Reads what lies at a copy's place on a disk of `disk_bytes` bytes.
     ///
     /// # Errors
-    /// When it is no label, or one that cannot be used; the version is looked at before the checksum,
-    /// which a newer one may have elsewhere.
+    /// When it is no label, or one that cannot be used; the version is looked at before the
+    /// checksum, which a newer one may have elsewhere.
     pub fn decode(copy: usize, disk_bytes: u64, from: &[u8]) -> Result<Label, LabelError> {
         let Some(head) = from.get(..size_of::<LabelBytes>()) else {
             return Err(LabelError::Absent);

@@ -151,7 +151,8 @@ impl Layout {
         let round = u64::from(domains) * group_blocks * BLOCK_BYTES;
         let needed_bytes = layout.data_start() + round + LABEL_ZONE_BYTES;
         if disk_bytes < needed_bytes {
-            let too_small = LayoutError::TooSmall { disk_bytes, domains, journal_bytes, needed_bytes };
+            let too_small =
+                LayoutError::TooSmall { disk_bytes, domains, journal_bytes, needed_bytes };
             return Err(too_small);
         }
         Ok(layout)
@@ -280,9 +281,12 @@ mod tests {
 
     #[test]
     fn zones_follow_each_other_and_stay_inside() {
-        for (disk, domains, journal) in
-            [(8 << 20, 1, 1 << 20), (64 << 20, 3, 1 << 20), (1 << 48, 64, 4 << 30), (10 << 30, 7, 64 << 20)]
-        {
+        for (disk, domains, journal) in [
+            (8 << 20, 1, 1 << 20),
+            (64 << 20, 3, 1 << 20),
+            ((1 << 48) - 4096, 64, 4 << 30),
+            (10 << 30, 7, 64 << 20),
+        ] {
             let layout = Layout::plan(disk + 4095, domains, journal).unwrap();
             let mut end = layout.zone(Zone::HeadLabels).end;
             for domain in 0..domains {

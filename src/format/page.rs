@@ -1,10 +1,10 @@
 //! Metadata pages: inodes, groups of extents, and the parents that vouch for them.
 //!
-//! A domain's pages are numbered from 0. Each has two homes of one block, anywhere in the data zone;
-//! a checkpoint writes a page to the home that the durable tree does not name. The tree: page `n` is
-//! child `n % 168` of parent `n / 168` of level 1, and so on up to one root, which a `Checkpoint`
-//! record names. A [`Child`] gives the page's home and checksum, so an old page in the right place
-//! does not verify; a child of zeroes says that there is no such page.
+//! A domain's pages are numbered from 0. Each has two homes of one block, anywhere in the data
+//! zone; a checkpoint writes a page to the home that the durable tree does not name. The tree:
+//! page `n` is child `n % 168` of parent `n / 168` of level 1, and so on up to one root, which a
+//! `Checkpoint` record names. A [`Child`] gives the page's home and checksum, so an old page in
+//! the right place does not verify; a child of zeroes says that there is no such page.
 //!
 //! Every page starts with 64 bytes:
 //!
@@ -17,14 +17,15 @@
 //! | 32 | zero |
 //!
 //! - An **inode page** holds 31 [`InodeRecord`]s of 128 bytes; one with id 0 is free.
-//! - An **extent page** holds 8 groups. Their [`GroupHeader`]s come first, 32 bytes each, then 8 times 4
-//!   slots of 112 bytes, then zeroes. A group is four neighbouring extents of an inode; a group whose
-//!   inode is 0 is free. An extent of more than 4 fragments has the others, up to 12, in the same slot
-//!   of a second group with `part` 1.
+//! - An **extent page** holds 8 groups. Their [`GroupHeader`]s come first, 32 bytes each, then 8
+//!   times 4 slots of 112 bytes, then zeroes. A group is four neighbouring extents of an inode; a
+//!   group whose inode is 0 is free. An extent of more than 4 fragments has the others, up to 12,
+//!   in the same slot of a second group with `part` 1.
 //! - A **parent page** holds 168 children of 24 bytes.
 //!
-//! A slot is the extent's generation (0: no extent), a word with its mask in the low 16 bits and its
-//! number of fragments in the next 8, then 4 fragments and 16 checksums; in a part 1, 12 fragments.
+//! A slot is the extent's generation (0: no extent), a word with its mask in the low 16 bits and
+//! its number of fragments in the next 8, then 4 fragments and 16 checksums; in a part 1, 12
+//! fragments.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -167,8 +168,7 @@ const _: () = assert!(size_of::<InodeRecord>() == 128);
 const _: () = assert!(size_of::<SecondSlot>() == SLOT_BYTES);
 const _: () = assert!(HEAD_BYTES + INODES_PER_PAGE * size_of::<InodeRecord>() <= PAGE_BYTES);
 const _: () = assert!(HEAD_BYTES + CHILDREN_PER_PAGE * size_of::<Child>() == PAGE_BYTES);
-const _: () =
-    assert!(SLOTS_START + GROUPS_PER_PAGE * EXTENTS_PER_GROUP * SLOT_BYTES <= PAGE_BYTES);
+const _: () = assert!(SLOTS_START + GROUPS_PER_PAGE * EXTENTS_PER_GROUP * SLOT_BYTES <= PAGE_BYTES);
 
 /// Which page of a domain, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,7 +304,8 @@ impl PageBytes<'_> {
     pub fn seal(&mut self, kind: PageKind, address: &PageAddress, sequence: u64) -> u64 {
         let PageAddress { domain, number, level, .. } = *address;
         let (kind, zero) = (kind.number(), [0; 4]);
-        let mut head = Head { magic: MAGIC, kind, domain, number, level, sequence, checksum: 0, zero };
+        let mut head =
+            Head { magic: MAGIC, kind, domain, number, level, sequence, checksum: 0, zero };
         self.put(0, &head);
         head.checksum = checksum(address, self.0);
         self.put(0, &head);
@@ -453,10 +454,7 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
         let elsewhere = PageAddress { home: Fragment::new(0, 701, 1).unwrap(), ..address() };
-        assert!(matches!(
-            Page::open(&bytes, &elsewhere, sum),
-            Err(PageError::Checksum { .. })
-        ));
+        assert!(matches!(Page::open(&bytes, &elsewhere, sum), Err(PageError::Checksum { .. })));
         let other = PageAddress { number: 10, ..address() };
         assert!(matches!(Page::open(&bytes, &other, sum), Err(PageError::Identity { .. })));
         assert!(Page::open(&[], &address(), sum).is_err());

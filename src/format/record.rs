@@ -1,9 +1,9 @@
 //! Journal records: what a commit changes, in one contiguous write.
 //!
-//! A domain's journal is a ring over its zone. A record starts and ends on 4 KiB and never wraps; where
-//! one does not fit before the end of the ring it starts at the beginning, and `skipped` says how many
-//! bytes were left over. **Positions** count the bytes of the journal since the pool was made, so a
-//! record lies at `position % journal_bytes`.
+//! A domain's journal is a ring over its zone. A record starts and ends on 4 KiB and never wraps;
+//! where one does not fit before the end of the ring it starts at the beginning, and `skipped`
+//! says how many bytes were left over. **Positions** count the bytes of the journal since the
+//! pool was made, so a record lies at `position % journal_bytes`.
 //!
 //! A record is a head of 256 bytes, a payload, zeroes up to a block, and the inline blocks:
 //!
@@ -12,33 +12,35 @@
 //! | 8 | magic, `dynfsREC` |
 //! | 2, 2, 2, 2 | version; kind; domain; zero |
 //! | 16 | pool |
-//! | 8, 8, 8 | sequence; incarnation of the open that wrote it; head checksum of the record before it |
+//! | 8, 8, 8 | sequence; incarnation of its open; head checksum of the record before it |
 //! | 8, 4, 4 | position; bytes of the whole record; bytes skipped before it |
 //! | 8, 8 | tail: position of the oldest record that is needed; position of the newest checkpoint |
 //! | 8 | the last sequence that the opening accepted, or the writer knew acknowledged |
 //! | 4 × 5, 4 | cuts, deletes, inodes, extents, inline blocks; bytes of the payload |
 //! | 8 | checksum of all that follows the head |
-//! | 8 | checksum of the head without this field, in the context (pool, disk, zone, offset, incarnation) |
+//! | 8 | checksum of the head but this field; context: pool, disk, zone, offset, incarnation |
 //!
-//! **Valid** is a record whose two checksums are right, which lies where it says, and whose pool and domain
-//! are the journal's. Records chain: the sequence rises by one, the position follows the one before,
-//! and `previous` is that one's head checksum. N+1 is written only after N was acknowledged, so only
-//! the last record of a journal can be one that nobody was told of.
+//! **Valid** is a record whose two checksums are right, which lies where it says, and whose pool
+//! and domain are the journal's. Records chain: the sequence rises by one, the position follows
+//! the one before, and `previous` is that one's head checksum. N+1 is written only after N was
+//! acknowledged, so only the last record of a journal can be one that nobody was told of.
 //!
-//! The payload of a **batch** is cuts, deletes, inodes, extents, in this order, and so they are applied:
+//! The payload of a **batch** is cuts, deletes, inodes, extents, in this order, and so they are
+//! applied:
 //!
 //! - a [`Cut`], 24 bytes: extents `from..to` of an inode are gone;
 //! - a delete, 8 bytes: the inode and all its extents are gone;
 //! - an inode, 128 bytes: [`InodeRecord`] replaces what was known of it;
 //! - an extent: inode (8), index (8), mask, fragments, fresh mask, inline mask (2 each), then the
-//!   fragments (8 each) and the checksums of the blocks that exist (4 each, padded to 8). It replaces
-//!   what was known of it. **Fresh** blocks were written for this record; **inline** ones among them
-//!   are in the record, in the order in which the extents name them, and their homes are written later.
+//!   fragments (8 each) and the checksums of the blocks that exist (4 each, padded to 8). It
+//!   replaces what was known of it. **Fresh** blocks were written for this record; **inline**
+//!   ones among them are in the record, in the order in which the extents name them, and their
+//!   homes are written later.
 //!
 //! An extent's generation is the sequence of the record. The payload of a **checkpoint** is a
-//! [`CheckpointBody`]; the other kinds have none. An **open** says that everything up to `accepted` was
-//! accepted and what followed is out; an **abort** takes the place and the sequence of a record that
-//! is out; a **seal** says that what is before it was acknowledged.
+//! [`CheckpointBody`]; the other kinds have none. An **open** says that everything up to
+//! `accepted` was accepted and what followed is out; an **abort** takes the place and the
+//! sequence of a record that is out; a **seal** says that what is before it was acknowledged.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -148,7 +150,7 @@ struct Head {
     extents: u32,
     inline_blocks: u32,
     payload_bytes: u32,
-    rest: [u64; 13],
+    rest: [u64; 15],
     body_checksum: u64,
     checksum: u64,
 }
@@ -315,7 +317,11 @@ pub fn encode(journal: &JournalId, head: &RecordHead, body: &Body, out: &mut [u8
     };
     let inline_blocks = changes.inline_blocks();
     let start = body_start(payload_bytes);
-    assert_eq!(out.len(), start + inline_blocks * BLOCK_BYTES as usize, "a record fills its buffer");
+    assert_eq!(
+        out.len(),
+        start + inline_blocks * BLOCK_BYTES as usize,
+        "a record fills its buffer"
+    );
     let mut writer = Writer { out: &mut out[HEAD_BYTES..start], at: 0 };
     match body {
         Body::Checkpoint(body) => writer.put(body),
@@ -344,7 +350,7 @@ pub fn encode(journal: &JournalId, head: &RecordHead, body: &Body, out: &mut [u8
         extents: changes.extents.len() as u32,
         inline_blocks: inline_blocks as u32,
         payload_bytes: payload_bytes as u32,
-        rest: [0; 13],
+        rest: [0; 15],
         body_checksum: metadata_checksum(
             &context(journal, head.position, head.incarnation),
             &[&out[HEAD_BYTES..]],
@@ -380,11 +386,16 @@ fn head_checksum(journal: &JournalId, head: &Head) -> u64 {
     metadata_checksum(&context(journal, head.position, head.incarnation), &[bytes])
 }
 
-/// Looks for a record's head at `offset` of the journal's zone: one that is whole and belongs there.
+/// Looks for a record's head at `offset` of the journal's zone: one that is whole and belongs
+/// there.
 ///
 /// # Errors
 /// [`RecordError::Absent`] when there is none, [`RecordError::Version`] for a newer one.
-pub fn decode_head(journal: &JournalId, offset: u64, bytes: &[u8]) -> Result<RecordHead, RecordError> {
+pub fn decode_head(
+    journal: &JournalId,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<RecordHead, RecordError> {
     let head = raw_head(bytes)?;
     if head.magic != MAGIC
         || head.pool != journal.pool
