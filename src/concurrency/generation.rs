@@ -354,6 +354,22 @@ impl<R: Pod> CellWriter<'_, R> {
         self.even = even_word(generation);
         Ok(())
     }
+
+    /// As [`CellWriter::end_write`], and the generation may also stay the same: for a record that
+    /// nobody could have taken for whole since this generation was first written, because readers
+    /// run on the writer's own thread, or take what they found only after the last rewrite.
+    ///
+    /// # Errors
+    /// When `generation` is below the cell's, or above [`GENERATION_MAX`].
+    pub fn rewrite(mut self, generation: u64, record: &R) -> Result<(), GenerationNotRising> {
+        let current = self.even >> 1;
+        if generation < current || generation > GENERATION_MAX {
+            return Err(GenerationNotRising { current, given: generation });
+        }
+        store_words(self.cell, record);
+        self.even = even_word(generation);
+        Ok(())
+    }
 }
 
 impl<R> Drop for CellWriter<'_, R> {

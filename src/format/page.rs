@@ -266,6 +266,13 @@ impl FirstSlot {
     }
 }
 
+impl SecondSlot {
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.fragments[0] == Fragment::NONE
+    }
+}
+
 /// A page as it lies on the disk, on its way there or from there.
 pub struct PageBytes<'a>(pub &'a mut [u8]);
 

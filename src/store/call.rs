@@ -1,0 +1,147 @@
+//! What a caller asks of a domain, and what it is told.
+
+use crate::format::page::InodeRecord;
+use crate::io::op::Priority;
+use crate::memory::DmaBuf;
+use crate::store::batch::Committed;
+use crate::store::domain::DomainStatus;
+use crate::store::error::StoreError;
+
+/// When a change is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is durable.
+    #[default]
+    Committed,
+    /// When it is ordered and visible; the next sync makes it durable.
+    Buffered,
+}
+
+/// Bytes for an inode. The buffer begins on a block of the inode: the byte for `offset` is at
+/// `offset % 4096` of it, and it is long enough for whole blocks.
+#[derive(Debug)]
+pub struct Payload {
+    /// First byte of the inode.
+    pub offset: u64,
+    /// Bytes.
+    pub len: usize,
+    /// Memory.
+    pub buffer: DmaBuf,
+}
+
+/// One step of a transaction.
+#[derive(Debug)]
+pub enum Step {
+    /// Bytes are written; the inode grows if they go past its end.
+    Write(Payload),
+    /// A range reads as zeroes from then on, and takes no space where it covers whole blocks. The
+    /// inode does not grow.
+    Zero {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// The inode ends there.
+    Truncate {
+        /// Bytes.
+        size: u64,
+    },
+}
+
+/// A request.
+#[derive(Debug)]
+pub enum Call {
+    /// Makes an inode.
+    Create {
+        /// What the creator writes into it.
+        tag: [u8; 64],
+    },
+    /// Removes one, with its content.
+    Delete {
+        /// Which.
+        inode: u64,
+    },
+    /// What is known of one.
+    Stat {
+        /// Which.
+        inode: u64,
+    },
+    /// Inodes by id.
+    List {
+        /// The first id to look at.
+        from: u64,
+        /// Most to return.
+        max: usize,
+    },
+    /// Bytes of one.
+    Read {
+        /// Which.
+        inode: u64,
+        /// First byte.
+        offset: u64,
+        /// Memory: whole blocks for `len` bytes from `offset % 4096` on.
+        buffer: DmaBuf,
+        /// Bytes.
+        len: usize,
+        /// Class of the reads.
+        priority: Priority,
+    },
+    /// Changes one: all steps or none.
+    Change {
+        /// Which.
+        inode: u64,
+        /// In this order.
+        steps: Vec<Step>,
+        /// When to answer.
+        durability: Durability,
+    },
+    /// Everything that was answered before is durable when this is.
+    Sync,
+    /// What the domain is doing.
+    Status,
+    /// Everything is made durable, a checkpoint written; the domain takes no more.
+    Close,
+}
+
+/// What was read: `len` bytes from `start` of the buffer.
+#[derive(Debug)]
+pub struct ReadBytes {
+    pub(crate) buffer: DmaBuf,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+impl std::ops::Deref for ReadBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.start..self.start + self.len]
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub enum Reply {
+    /// To a creation.
+    Created {
+        /// The new inode.
+        inode: u64,
+        /// How it became durable.
+        committed: Committed,
+    },
+    /// To a change or deletion; none when it was only ordered.
+    Changed(Option<Committed>),
+    /// To a stat.
+    Stat(InodeRecord),
+    /// To a list.
+    List(Vec<InodeRecord>),
+    /// To a read; shorter than asked for where the inode ends.
+    Read(ReadBytes),
+    /// To a sync or close.
+    Done,
+    /// To a status.
+    Status(Box<DomainStatus>),
+    /// To whatever failed.
+    Failed(StoreError),
+}

@@ -1,0 +1,540 @@
+//! Changing an inode: what a request does before it joins a batch.
+//!
+//! A write takes its extents' locks exclusive and the inode's shared; everything else takes the inode's
+//! lock exclusive. Under the locks the request reads the blocks that it changes in
+//! part, takes space, writes its data there, or leaves it in memory for the record if it is small, and
+//! joins; only then are the locks free. So whoever comes next builds on what joined, and what a batch
+//! names is on the disk before its record is.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::concurrency::extent_locks::Wanted;
+use crate::concurrency::lock::word::LockMode;
+use crate::format::checksum::block_checksum;
+use crate::format::extent::{Extent, Place};
+use crate::format::fragment::Fragment;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
+use crate::format::page::{EXTENTS_PER_GROUP, InodeRecord};
+use crate::format::record::Cut;
+use crate::io::op::Request;
+use crate::memory::DmaBuf;
+use crate::store::batch::{Change, Committed, Fate, Put};
+use crate::store::call::{Durability, Payload, Step};
+use crate::store::domain::{Domain, INODE_BYTES_MAX};
+use crate::store::error::StoreError;
+use crate::store::port::join_all;
+use crate::store::ram::RamBlock;
+use crate::store::read::{lock_name, no_lock, parts, read_block};
+use crate::store::space::DiskRun;
+
+const BLOCK: usize = BLOCK_BYTES as usize;
+/// Most bytes of data and zeroes in blocks of one request.
+pub const CHANGE_BYTES_MAX: u64 = 16 << 20;
+/// Most steps of one request.
+pub const STEPS_MAX: usize = 1024;
+
+/// Whether other changes of the inode may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// Writes to other extents.
+    Beside,
+    /// None.
+    Alone,
+}
+
+/// What a request is about to change.
+struct Draft {
+    inode: InodeRecord,
+    extents: BTreeMap<u64, Drafted>,
+    cuts: Vec<Cut>,
+}
+
+/// An extent of a draft: what it was when the draft first looked, and the new content of its blocks.
+struct Drafted {
+    extent: Extent,
+    content: [Option<RamBlock>; EXTENT_BLOCKS],
+}
+
+/// Changes an inode by all of these steps, or none.
+pub(crate) async fn change(
+    domain: &Rc<Domain>,
+    inode: u64,
+    steps: Vec<Step>,
+    durability: Durability,
+) -> Result<Option<Committed>, StoreError> {
+    domain.check_writable()?;
+    check_steps(&steps)?;
+    let fate = match steps.as_slice() {
+        [Step::Write(payload)] => {
+            let (first, blocks) = covered(payload.offset, payload.len as u64);
+            let mut wanted: Vec<Wanted> = Vec::new();
+            for part in parts(inode, first, blocks) {
+                let mode = LockMode::Exclusive;
+                wanted.push(Wanted { extent: lock_name(inode, part.index), mode });
+            }
+            let _extents = domain.locks.lock_many(&wanted).await.map_err(|r| no_lock(&r))?;
+            let _shared = domain.inode_locks.read(inode).await.map_err(|r| no_lock(&r))?;
+            draft_and_join(domain, inode, steps, (durability, Sharing::Beside)).await?
+        }
+        _ => {
+            let _alone = domain.inode_locks.write(inode).await.map_err(|r| no_lock(&r))?;
+            draft_and_join(domain, inode, steps, (durability, Sharing::Alone)).await?
+        }
+    };
+    match durability {
+        Durability::Committed => fate.decided().await.map(Some),
+        Durability::Buffered => Ok(None),
+    }
+}
+
+fn check_steps(steps: &[Step]) -> Result<(), StoreError> {
+    let mut bytes = 0;
+    for step in steps {
+        let (offset, len) = match step {
+            Step::Write(payload) => (payload.offset, payload.len as u64),
+            Step::Zero { offset, len } => (*offset, *len),
+            Step::Truncate { size } => (*size, 0),
+        };
+        if offset.checked_add(len).is_none_or(|end| end > INODE_BYTES_MAX) {
+            return Err(StoreError::TooFar { offset, len, max: INODE_BYTES_MAX });
+        }
+        if let Step::Write(payload) = step {
+            bytes += covered(payload.offset, payload.len as u64).1 * BLOCK_BYTES;
+        }
+    }
+    let bytes = if steps.len() > STEPS_MAX { u64::MAX } else { bytes };
+    if bytes > CHANGE_BYTES_MAX {
+        return Err(StoreError::TooLarge { bytes, max: CHANGE_BYTES_MAX });
+    }
+    Ok(())
+}
+
+/// The first block of a range, and how many it touches.
+fn covered(offset: u64, len: u64) -> (u64, u64) {
+    let first = offset / BLOCK_BYTES;
+    (first, (offset + len).div_ceil(BLOCK_BYTES) - first.min((offset + len).div_ceil(BLOCK_BYTES)))
+}
+
+async fn draft_and_join(
+    domain: &Rc<Domain>,
+    inode: u64,
+    steps: Vec<Step>,
+    how: (Durability, Sharing),
+) -> Result<Rc<Fate>, StoreError> {
+    let mut draft = Draft {
+        inode: domain.newest_inode(inode)?,
+        extents: BTreeMap::new(),
+        cuts: Vec::new(),
+    };
+    for step in steps {
+        match step {
+            Step::Write(payload) => draft.write(domain, payload).await?,
+            Step::Zero { offset, len } => draft.zero(domain, offset, len).await?,
+            Step::Truncate { size } => draft.truncate(domain, size).await?,
+        }
+    }
+    let placed = place(domain, &draft).await?;
+    join(domain, draft, placed, how)
+}
+
+impl Draft {
+    fn extent(&mut self, domain: &Domain, index: u64) -> &mut Drafted {
+        let (inode, cuts) = (self.inode.id, &self.cuts);
+        self.extents.entry(index).or_insert_with(|| {
+            let cut = cuts.iter().any(|cut| (cut.from..cut.to).contains(&index));
+            let extent =
+                if cut { Extent::HOLE } else { domain.newest_extent(inode, index) };
+            Drafted { extent, content: [const { None }; EXTENT_BLOCKS] }
+        })
+    }
+
+    async fn write(&mut self, domain: &Rc<Domain>, payload: Payload) -> Result<(), StoreError> {
+        let Payload { offset, len, mut buffer } = payload;
+        if len == 0 {
+            return Ok(());
+        }
+        let (first, blocks) = covered(offset, len as u64);
+        buffer.set_len(blocks as usize * BLOCK);
+        let start = (offset % BLOCK_BYTES) as usize;
+        let (head, tail) = (start > 0, (start + len) % BLOCK != 0);
+        let last = blocks - 1;
+        if head {
+            let old = self.content(domain, first).await?;
+            copy_old(&mut buffer[..start], old.as_ref(), 0);
+        }
+        if tail {
+            let old = match head && last == 0 {
+                true => self.content(domain, first).await?,
+                false => self.content(domain, first + last).await?,
+            };
+            let from = (start + len) % BLOCK;
+            let at = last as usize * BLOCK + from;
+            copy_old(&mut buffer[at..], old.as_ref(), from);
+        }
+        let buffer = Rc::new(buffer);
+        for (n, part) in parts(self.inode.id, first, blocks).flat_map(|part| {
+            (part.first..part.first + part.count).map(move |block| (part.index, block))
+        }).enumerate() {
+            let (index, block) = part;
+            let content = RamBlock::new(Rc::clone(&buffer), n * BLOCK);
+            self.extent(domain, index).content[block] = Some(content);
+        }
+        self.inode.size_bytes = self.inode.size_bytes.max(offset + len as u64);
+        Ok(())
+    }
+
+    /// The content of a block so far; none for a hole.
+    async fn content(
+        &mut self,
+        domain: &Rc<Domain>,
+        number: u64,
+    ) -> Result<Option<RamBlock>, StoreError> {
+        let (index, block) =
+            (number / EXTENT_BLOCKS as u64, (number % EXTENT_BLOCKS as u64) as usize);
+        let inode = self.inode.id;
+        let drafted = self.extent(domain, index);
+        if let Some(content) = &drafted.content[block] {
+            return Ok(Some(content.clone()));
+        }
+        if drafted.extent.places[block].is_nowhere() {
+            return Ok(None);
+        }
+        let extent = drafted.extent;
+        let buffer = read_block(domain, (inode, index, block), &extent).await?;
+        Ok(Some(RamBlock::new(Rc::new(buffer), 0)))
+    }
+
+    /// Zeroes a range inside one block.
+    async fn zero_in_block(
+        &mut self,
+        domain: &Rc<Domain>,
+        number: u64,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), StoreError> {
+        let Some(old) = self.content(domain, number).await? else { return Ok(()) };
+        let mut buffer = domain.buffer(BLOCK)?;
+        buffer.copy_from_slice(old.bytes());
+        buffer[range].fill(0);
+        let (index, block) =
+            (number / EXTENT_BLOCKS as u64, (number % EXTENT_BLOCKS as u64) as usize);
+        let content = RamBlock::new(Rc::new(buffer), 0);
+        self.extent(domain, index).content[block] = Some(content);
+        Ok(())
+    }
+
+    async fn zero(
+        &mut self,
+        domain: &Rc<Domain>,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), StoreError> {
+        // Past the end there are zeroes already.
+        let end = (offset + len).min(self.inode.size_bytes);
+        if offset >= end {
+            return Ok(());
+        }
+        let (first, last) = (offset.div_ceil(BLOCK_BYTES), end / BLOCK_BYTES);
+        let (head, tail) = ((offset % BLOCK_BYTES) as usize, (end % BLOCK_BYTES) as usize);
+        if first > last {
+            return self.zero_in_block(domain, last, head..tail).await;
+        }
+        if head > 0 {
+            self.zero_in_block(domain, first - 1, head..BLOCK).await?;
+        }
+        if tail > 0 {
+            self.zero_in_block(domain, last, 0..tail).await?;
+        }
+        self.clear_blocks(domain, first, last);
+        Ok(())
+    }
+
+    /// Makes the blocks `first..last` holes.
+    fn clear_blocks(&mut self, domain: &Domain, first: u64, last: u64) {
+        let per_extent = EXTENT_BLOCKS as u64;
+        let (from, to) = (first.div_ceil(per_extent), last / per_extent);
+        let mut clear = |index: u64, blocks: std::ops::Range<u64>| {
+            let drafted = self.extent(domain, index);
+            for block in blocks {
+                drafted.extent.clear(block as usize);
+                drafted.content[block as usize] = None;
+            }
+        };
+        if from > to {
+            return clear(to, first % per_extent..last % per_extent);
+        }
+        if first % per_extent > 0 {
+            clear(from - 1, first % per_extent..per_extent);
+        }
+        if last % per_extent > 0 {
+            clear(to, 0..last % per_extent);
+        }
+        self.cut(from, to);
+    }
+
+    /// Whole extents are gone.
+    fn cut(&mut self, from: u64, to: u64) {
+        if from >= to {
+            return;
+        }
+        let drafted: Vec<u64> = self.extents.range(from..to).map(|(index, _)| *index).collect();
+        drafted.iter().for_each(|index| {
+            self.extents.remove(index);
+        });
+        self.cuts.push(Cut { inode: self.inode.id, from, to });
+    }
+
+    async fn truncate(&mut self, domain: &Rc<Domain>, size: u64) -> Result<(), StoreError> {
+        if size < self.inode.size_bytes {
+            if size % BLOCK_BYTES > 0 {
+                let from = (size % BLOCK_BYTES) as usize;
+                self.zero_in_block(domain, size / BLOCK_BYTES, from..BLOCK).await?;
+            }
+            let first = size.div_ceil(BLOCK_BYTES);
+            let (index, block) = (first / EXTENT_BLOCKS as u64, first % EXTENT_BLOCKS as u64);
+            if block > 0 {
+                let drafted = self.extent(domain, index);
+                for block in block as usize..EXTENT_BLOCKS {
+                    drafted.extent.clear(block);
+                    drafted.content[block] = None;
+                }
+            }
+            self.cut(first.div_ceil(EXTENT_BLOCKS as u64), INODE_BYTES_MAX / EXTENT_BYTES);
+        }
+        self.inode.size_bytes = size;
+        Ok(())
+    }
+
+    /// The new blocks, in the order of extents.
+    fn blocks(&self) -> impl Iterator<Item = (u64, usize, &RamBlock)> {
+        self.extents.iter().flat_map(|(index, drafted)| {
+            let blocks = drafted.content.iter().enumerate();
+            blocks.filter_map(|(block, content)| Some((*index, block, content.as_ref()?)))
+        })
+    }
+
+    /// Pages that it may make necessary, as blocks of their homes.
+    fn promise(&self) -> u64 {
+        let mut groups: Vec<u64> =
+            self.extents.keys().map(|index| index / EXTENTS_PER_GROUP as u64).collect();
+        groups.dedup();
+        // A group of first and one of second slots, each on a new page; and a page for the inode.
+        2 * (2 * groups.len() as u64 + 1)
+    }
+}
+
+fn copy_old(out: &mut [u8], old: Option<&RamBlock>, from: usize) {
+    match old {
+        Some(old) => out.copy_from_slice(&old.bytes()[from..from + out.len()]),
+        None => out.fill(0),
+    }
+}
+
+/// Where a draft's blocks are.
+struct Placed {
+    runs: Vec<DiskRun>,
+    inline: bool,
+    promised: u64,
+    flush_failures: u64,
+}
+
+impl Placed {
+    fn fragments(&self, disk: u16) -> Vec<Fragment> {
+        let most = u64::from(Fragment::BLOCKS_MAX);
+        let cut = self.runs.iter().flat_map(|run| {
+            let end = run.start + u64::from(run.blocks);
+            (run.start..end).step_by(most as usize).filter_map(move |start| {
+                Fragment::new(disk, start, (end - start).min(most) as u32)
+            })
+        });
+        cut.collect()
+    }
+}
+
+/// Takes space for a draft's blocks and writes them there, unless they are few enough for the record.
+async fn place(domain: &Rc<Domain>, draft: &Draft) -> Result<Placed, StoreError> {
+    let blocks = draft.blocks().count() as u64;
+    let promised = draft.promise();
+    let flush_failures = domain.flush_failures.get();
+    let runs = {
+        let mut space = domain.space.borrow_mut();
+        let available = space.available(domain.table.borrow().pages.blocks_wanted());
+        // What only makes room is never refused: its pages exist, or it makes none.
+        let wanted = if blocks == 0 { 0 } else { blocks + promised };
+        if available < wanted {
+            let (wanted_bytes, free_bytes) = (blocks * BLOCK_BYTES, available * BLOCK_BYTES);
+            return Err(StoreError::Full { wanted_bytes, free_bytes });
+        }
+        let runs = if blocks == 0 { Some(Vec::new()) } else { space.take(blocks as u32) };
+        space.promise(promised);
+        runs.unwrap_or_else(|| unreachable!("as many blocks are free"))
+    };
+    let mut placed = Placed { runs, inline: true, promised, flush_failures };
+    placed.inline = domain.takes_inline(blocks);
+    if placed.inline {
+        return Ok(placed);
+    }
+    let written = write_direct(domain, draft, &placed.runs).await;
+    if let Err(error) = written {
+        give_back(domain, &placed);
+        return Err(error);
+    }
+    domain.counters.borrow_mut().data_bytes += blocks * BLOCK_BYTES;
+    Ok(placed)
+}
+
+impl Domain {
+    fn takes_inline(&self, blocks: u64) -> bool {
+        let bytes = blocks * BLOCK_BYTES;
+        let limit = self.config.inline_bytes_per_batch.min(self.batch_limits().bytes / 2);
+        bytes <= self.config.inline_bytes_per_write
+            && self.pipe.borrow().open_inline_bytes(&self.batch_limits()) + bytes <= limit
+    }
+}
+
+/// Nothing refers to the blocks that were taken.
+fn give_back(domain: &Domain, placed: &Placed) {
+    domain.give(&placed.fragments(domain.slot));
+    domain.space.borrow_mut().release(placed.promised);
+}
+
+async fn write_direct(
+    domain: &Rc<Domain>,
+    draft: &Draft,
+    runs: &[DiskRun],
+) -> Result<(), StoreError> {
+    let mut blocks = draft.blocks();
+    let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+    let mut short = None;
+    for run in runs {
+        let mut buffer = match domain.buffer(run.blocks as usize * BLOCK) {
+            Ok(buffer) => buffer,
+            Err(error) => {
+                short = Some(error);
+                break;
+            }
+        };
+        for (out, (_, _, content)) in buffer.chunks_exact_mut(BLOCK).zip(&mut blocks) {
+            out.copy_from_slice(content.bytes());
+        }
+        let request = Request::write(domain.disk, run.start * BLOCK_BYTES, buffer);
+        writes.push(Box::pin(domain.port.submit(request)));
+    }
+    let mut failed = short;
+    for completion in join_all(writes).await {
+        if let Err(error) = completion.result {
+            failed = Some(StoreError::Write { source: Arc::from(error) });
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The draft becomes part of the open batch.
+fn join(
+    domain: &Rc<Domain>,
+    draft: Draft,
+    placed: Placed,
+    (durability, sharing): (Durability, Sharing),
+) -> Result<Rc<Fate>, StoreError> {
+    let outcome = domain.check_writable().and_then(|()| {
+        if domain.flush_failures.get() == placed.flush_failures {
+            return Ok(());
+        }
+        let reason = "a flush failed while its data was on the way".into();
+        let certainty = crate::store::error::Certainty::Out;
+        Err(StoreError::CommitFailed { reason, certainty })
+    });
+    if let Err(error) = outcome {
+        give_back(domain, &placed);
+        return Err(error);
+    }
+    // Others may have made the inode longer since this draft was begun.
+    let mut inode = domain.newest_inode(draft.inode.id)?;
+    inode.size_bytes = match sharing {
+        Sharing::Beside => inode.size_bytes.max(draft.inode.size_bytes),
+        Sharing::Alone => draft.inode.size_bytes,
+    };
+    let taken = placed.fragments(domain.slot);
+    let mut places = taken.iter().flat_map(|fragment| crate::store::domain::places(*fragment));
+    let mut change = Change {
+        cuts: draft.cuts.clone(),
+        inodes: vec![inode],
+        promised: placed.promised,
+        buffered: durability == Durability::Buffered,
+        ..Change::default()
+    };
+    let mut freed = Vec::new();
+    for cut in &change.cuts {
+        freed_by_cut(domain, cut, &mut freed);
+    }
+    for (index, drafted) in draft.extents {
+        let was_cut = change.cuts.iter().any(|cut| (cut.from..cut.to).contains(&index));
+        let before = match was_cut {
+            true => Extent::HOLE,
+            false => domain.newest_extent(draft.inode.id, index),
+        };
+        let put = settle_extent(domain, drafted, &mut places, placed.inline);
+        freed_by_put(&before, &put.extent, &mut freed);
+        change.extents.push((draft.inode.id, index, put));
+    }
+    drop(places);
+    change.taken = taken;
+    let limits = domain.batch_limits();
+    let mut pipe = domain.pipe.borrow_mut();
+    pipe.open(change.encoded_bytes_max(), domain.port.now_ns(), &limits);
+    let fate = pipe.join(&change, freed);
+    drop(pipe);
+    domain.changed.notify();
+    Ok(fate)
+}
+
+/// Gives an extent's new blocks their places, in order.
+fn settle_extent(
+    domain: &Domain,
+    drafted: Drafted,
+    places: &mut impl Iterator<Item = Place>,
+    inline: bool,
+) -> Put {
+    let mut put = Put { extent: drafted.extent, fresh: 0, inline: 0 };
+    for (block, content) in drafted.content.into_iter().enumerate() {
+        let Some(content) = content else { continue };
+        let Some(place) = places.next() else { unreachable!("every new block has a place") };
+        put.extent.places[block] = place;
+        put.extent.checksums[block] = block_checksum(content.bytes());
+        put.fresh |= 1 << block;
+        if inline {
+            put.inline |= 1 << block;
+            domain.ram.borrow_mut().insert(place, content);
+        }
+    }
+    put
+}
+
+/// Blocks of an extent that the new one does not have.
+fn freed_by_put(before: &Extent, after: &Extent, freed: &mut Vec<Fragment>) {
+    for (old, new) in before.places.iter().zip(&after.places) {
+        if !old.is_nowhere() && old != new {
+            freed.extend(Fragment::new(old.disk(), old.block(), 1));
+        }
+    }
+}
+
+/// All blocks of the extents that are cut, as far as they will be there.
+pub(crate) fn freed_by_cut(domain: &Domain, cut: &Cut, freed: &mut Vec<Fragment>) {
+    let pending = domain.pipe.borrow().extents_of(cut.inode, cut.from, cut.to);
+    let known = domain.table.borrow().extents_of(cut.inode, cut.from, cut.to, usize::MAX);
+    for (index, extent) in known {
+        if !pending.contains(&index) {
+            let newest = domain.newest_extent(cut.inode, index);
+            // Gone already, or as the table has it.
+            if !newest.is_hole() {
+                freed.extend_from_slice(extent.fragments().as_slice());
+            }
+        }
+    }
+    for index in pending {
+        let newest = domain.newest_extent(cut.inode, index);
+        freed.extend_from_slice(newest.fragments().as_slice());
+    }
+}

@@ -1,0 +1,209 @@
+//! Checkpoints: the table's pages go to the disk, so that the journal can be used again.
+//!
+//! A checkpoint notes the newest record and copies every page that has changed, a few at a time, while
+//! commits go on: a page may be ahead of that record, which does no harm, because what is replayed
+//! after it says again everything that changed since. Pages go to the homes that the durable tree does
+//! not name; then their parents, level by level; then a flush; then a `Checkpoint` record with its own
+//! flush. Only then is the new tree the durable one, and the old homes, the journal before it, and
+//! the homes of pages that are no more, are free.
+
+use std::rc::Rc;
+
+use crate::format::fragment::Fragment;
+use crate::format::layout::BLOCK_BYTES;
+use crate::format::page::{PageAddress, PageBytes, PageKind};
+use crate::format::record::{Body, CheckpointBody, RecordKind};
+use crate::io::op::{Priority, Request};
+use crate::memory::DmaBuf;
+use crate::store::commit::append;
+use crate::store::domain::{Domain, Health};
+use crate::store::error::StoreError;
+use crate::store::port::join_all;
+use crate::store::table::PageImage;
+
+/// Writes checkpoints until the domain is closed.
+pub(crate) async fn checkpoints(domain: Rc<Domain>) {
+    let mut buffers = Vec::new();
+    loop {
+        let due = || match &*domain.health.borrow() {
+            Health::Closed | Health::Stopped(_) => Some(false),
+            _ => domain.checkpoint_is_due().then_some(true),
+        };
+        if !domain.changed.until(due).await {
+            return;
+        }
+        if let Err(error) = checkpoint(&domain, &mut buffers).await {
+            domain.table.borrow_mut().pages.give_up();
+            if !matches!(error, StoreError::CommitFailed { .. }) {
+                domain.stop(&format!("a checkpoint could not be written: {error}"));
+            }
+        }
+        domain.checkpoint_wanted.set(false);
+        domain.changed.notify();
+    }
+}
+
+impl Domain {
+    /// Percent of the journal that is in use.
+    pub(crate) fn journal_fill(&self) -> u64 {
+        let journal = self.journal.borrow();
+        journal.used_bytes() * 100 / journal.id.bytes
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let journal = self.journal.borrow();
+        let since = journal.last.end() - journal.replay_from;
+        drop(journal);
+        // Room that the last checkpoint has made already is waited for, not asked for again.
+        let filled = self.journal_fill() >= self.config.checkpoint_percent
+            && since * 100 / self.layout.journal_bytes() >= self.config.checkpoint_percent / 4;
+        self.checkpoint_wanted.get() || filled || (self.room_wanted.get() && since > BLOCK_BYTES)
+    }
+
+    /// The class of writes that make room in the journal.
+    pub(crate) fn cleaning_priority(&self) -> Priority {
+        let fill = self.journal_fill();
+        if fill >= self.config.urgent_percent || self.room_wanted.get() {
+            Priority::Critical
+        } else if fill >= self.config.checkpoint_percent {
+            Priority::Write
+        } else {
+            Priority::Background
+        }
+    }
+}
+
+async fn checkpoint(domain: &Domain, buffers: &mut Vec<DmaBuf>) -> Result<(), StoreError> {
+    let failures = domain.flush_failures.get();
+    let (through, replay_from, changed) = {
+        let journal = domain.journal.borrow();
+        let changed = domain.table.borrow().pages.changed();
+        (journal.last.sequence, journal.last.end(), changed)
+    };
+    write_pages(domain, buffers, 0, &changed, through).await?;
+    let mut level = 1;
+    while level < domain.table.borrow().pages.levels() {
+        let parents = domain.table.borrow().pages.changed_parents(level);
+        write_pages(domain, buffers, level, &parents, through).await?;
+        level += 1;
+    }
+    // Pages that were added meanwhile are of later records, and not in this tree.
+    let body = {
+        let table = domain.table.borrow();
+        let levels = level.saturating_sub(1);
+        let root = table.pages.root_of(levels);
+        let pages = table.pages.count(0);
+        let next_inode = domain.next_inode.get();
+        CheckpointBody { through, replay_from, next_inode, pages, levels: levels as u32, root }
+    };
+    let writes = domain.ram.borrow().writes();
+    let (flushed, _) = domain.port.submit(Request::flush(domain.disk)).await.into_parts();
+    domain.counters.borrow_mut().other_flushes += 1;
+    if let Err(error) = flushed {
+        domain.flush_failed();
+        return Err(StoreError::Write { source: error.into() });
+    }
+    domain.ram.borrow_mut().flushed(writes);
+    if domain.flush_failures.get() != failures {
+        let reason = "a flush failed while pages were written".into();
+        let certainty = crate::store::error::Certainty::Out;
+        return Err(StoreError::CommitFailed { reason, certainty });
+    }
+    let head = append(domain, RecordKind::Checkpoint, &Body::Checkpoint(body)).await?;
+    {
+        let mut journal = domain.journal.borrow_mut();
+        journal.checkpoint = head.position;
+        journal.replay_from = replay_from;
+    }
+    let left = domain.table.borrow_mut().pages.adopt();
+    domain.give(&left);
+    domain.counters.borrow_mut().checkpoints += 1;
+    Ok(())
+}
+
+/// Writes pages of one level, a bounded number at a time.
+async fn write_pages(
+    domain: &Domain,
+    buffers: &mut Vec<DmaBuf>,
+    level: usize,
+    numbers: &[u32],
+    sequence: u64,
+) -> Result<(), StoreError> {
+    for some in numbers.chunks(domain.config.checkpoint_pages.max(1)) {
+        let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for number in some {
+            let buffer = match buffers.pop() {
+                Some(buffer) => buffer,
+                None => domain.buffer(BLOCK_BYTES as usize)?,
+            };
+            writes.push(Box::pin(write_page(domain, (level, *number), buffer, sequence)));
+        }
+        let mut failed = None;
+        for written in join_all(writes).await {
+            match written {
+                Ok(buffer) => buffers.extend(buffer),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+async fn write_page(
+    domain: &Domain,
+    number: (usize, u32),
+    mut buffer: DmaBuf,
+    sequence: u64,
+) -> Result<Option<DmaBuf>, StoreError> {
+    let image = take_page(domain, number)?;
+    let PageImage::Write(home) = image else {
+        domain.table.borrow_mut().pages.build(number, image, 0);
+        return Ok(Some(buffer));
+    };
+    let checksum = seal_page(domain, number, home, &mut buffer, sequence);
+    let offset = home.start_block() * BLOCK_BYTES;
+    let request = Request::write(domain.disk, offset, buffer);
+    let completion = domain.port.submit(request.with_priority(domain.cleaning_priority())).await;
+    let (result, buffer) = completion.into_parts();
+    result.map_err(|error| StoreError::Write { source: error.into() })?;
+    domain.counters.borrow_mut().page_bytes += BLOCK_BYTES;
+    domain.table.borrow_mut().pages.build(number, image, checksum);
+    Ok(buffer)
+}
+
+/// What is to be done with a page; it gets homes if it has none.
+fn take_page(domain: &Domain, number: (usize, u32)) -> Result<PageImage, StoreError> {
+    let mut table = domain.table.borrow_mut();
+    let image = table.pages.take(number);
+    if image != PageImage::NeedsHomes {
+        return Ok(image);
+    }
+    let homes: Option<[Fragment; 2]> = domain.space.borrow_mut().take_homes();
+    let Some(homes) = homes else {
+        let free_bytes = domain.space.borrow().free_blocks() * BLOCK_BYTES;
+        return Err(StoreError::Full { wanted_bytes: 2 * BLOCK_BYTES, free_bytes });
+    };
+    table.pages.settle(number, homes);
+    Ok(table.pages.take(number))
+}
+
+fn seal_page(
+    domain: &Domain,
+    (level, number): (usize, u32),
+    home: Fragment,
+    buffer: &mut DmaBuf,
+    sequence: u64,
+) -> u64 {
+    let table = domain.table.borrow();
+    let mut page = PageBytes(buffer);
+    page.clear();
+    table.fill_page((level, number), &mut page);
+    let id = domain.journal.borrow().id;
+    let (pool, own) = (id.pool, id.domain);
+    let address = PageAddress { pool, domain: own, level: level as u32, number, home };
+    let kind = if level > 0 { PageKind::Parent } else { table.pages.page((0, number)).kind };
+    page.seal(kind, &address, sequence)
+}

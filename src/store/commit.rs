@@ -1,0 +1,434 @@
+//! The group commit coordinator: the only writer of a domain's journal.
+//!
+//! One record at a time: its write, linked to one flush; only when both have succeeded is the next one
+//! submitted. So a record that verifies, with another behind it, was acknowledged, and an opening has
+//! to judge the last one alone. Data of the next batch may be on its way meanwhile; records never are.
+//!
+//! **When it fails**, what was sent may be durable or not. Everything behind it fails, nothing joins,
+//! and an abort takes its place in the journal: when that is durable the record is certainly out and
+//! its space free. When it cannot be made durable the domain stops until it is opened again.
+
+use std::rc::Rc;
+
+use crate::format::layout::BLOCK_BYTES;
+use crate::format::record::{
+    Body, Changes, RecordHead, RecordKind, encode, inline_start, record_bytes,
+};
+use crate::io::op::{Completion, OpKind, Request};
+use crate::memory::DmaBuf;
+use crate::store::batch::{Batch, Committed, Mechanism};
+use crate::store::domain::{Closing, Domain, Health};
+use crate::store::error::{Certainty, StoreError};
+use crate::store::port::{Either, either};
+
+/// What makes a batch close.
+enum Trigger {
+    Full,
+    Late,
+    Idle,
+}
+
+/// What the coordinator does next.
+enum Next {
+    Commit(Trigger),
+    Seal,
+    End,
+}
+
+/// Commits batches until the domain is closed.
+pub(crate) async fn coordinate(domain: Rc<Domain>) {
+    let mut buffer = None;
+    loop {
+        match next(&domain).await {
+            Next::Commit(trigger) => {
+                domain.count_trigger(&trigger);
+                commit(&domain, &mut buffer).await;
+            }
+            Next::Seal => {
+                let _ = append(&domain, RecordKind::Seal, &Body::Nothing).await;
+            }
+            Next::End => return,
+        }
+    }
+}
+
+async fn next(domain: &Domain) -> Next {
+    loop {
+        let now = domain.port.now_ns();
+        let mut wake_at = None;
+        if domain.pipe.borrow().first().is_some() && domain.is_serving() {
+            match domain.may_close(now) {
+                Ok(trigger) => return Next::Commit(trigger),
+                Err(at) => wake_at = Some(at),
+            }
+        } else if *domain.health.borrow() == Health::Closed {
+            return Next::End;
+        } else if domain.wants_seal() {
+            let at = domain.last_commit_ns.get().saturating_add(domain.config.seal_idle_ns);
+            if now >= at || domain.closing.get() {
+                return Next::Seal;
+            }
+            wake_at = Some(at);
+        }
+        match wake_at {
+            Some(at) => {
+                let timer = domain.port.sleep_until(at);
+                let (Either::First(()) | Either::Second(())) =
+                    either(domain.changed.changed(), timer).await;
+            }
+            None => domain.changed.changed().await,
+        }
+    }
+}
+
+impl Domain {
+    pub(crate) fn is_serving(&self) -> bool {
+        *self.health.borrow() == Health::Serving
+    }
+
+    /// Whether the last record is one that an opening could doubt.
+    fn wants_seal(&self) -> bool {
+        self.is_serving()
+            && !self.journal_busy.get()
+            && self.journal.borrow().last.kind == RecordKind::Batch
+    }
+
+    fn count_trigger(&self, trigger: &Trigger) {
+        let mut counters = self.counters.borrow_mut();
+        match trigger {
+            Trigger::Full => counters.closed_full += 1,
+            Trigger::Late => counters.closed_late += 1,
+            Trigger::Idle => counters.closed_idle += 1,
+        }
+    }
+
+    /// Whether the first batch may close now, and why; else when to look again.
+    fn may_close(&self, now: u64) -> Result<Trigger, u64> {
+        let pipe = self.pipe.borrow();
+        let Some(first) = pipe.first() else { return Err(u64::MAX) };
+        let limits = self.batch_limits();
+        if pipe.len() > 1 || first.ops >= limits.ops {
+            return Ok(Trigger::Full);
+        }
+        match self.config.closing {
+            Closing::Adaptive => Ok(Trigger::Idle),
+            Closing::Linger { .. } if self.hurry.get() || self.closing.get() => Ok(Trigger::Late),
+            Closing::Linger { delay_ns } => {
+                let at = first.opened_ns.saturating_add(delay_ns);
+                if now >= at { Ok(Trigger::Late) } else { Err(at) }
+            }
+        }
+    }
+
+    /// Waits until a record has room, publishing a tail that has moved where that makes some.
+    async fn wait_for_room(&self, bytes: u64, kind: RecordKind) -> Result<(), StoreError> {
+        loop {
+            self.changed
+                .until(|| (!self.journal_busy.get()).then_some(()))
+                .await;
+            if let Health::Stopped(reason) = &*self.health.borrow() {
+                return Err(StoreError::ReadOnly { reason: reason.clone() });
+            }
+            let (room, movable) = {
+                let journal = self.journal.borrow();
+                let tail = journal.tail(self.ram.borrow().oldest());
+                (journal.has_room(bytes, kind), tail > journal.last.tail)
+            };
+            if room {
+                return Ok(());
+            }
+            self.room_wanted.set(true);
+            self.changed.notify();
+            if movable && kind == RecordKind::Batch {
+                append(self, RecordKind::Seal, &Body::Nothing).await?;
+                continue;
+            }
+            self.changed.changed().await;
+        }
+    }
+}
+
+/// Commits the first batch.
+async fn commit(domain: &Domain, buffer: &mut Option<DmaBuf>) {
+    domain.committing.set(true);
+    domain.hurry.set(false);
+    let bytes = domain.pipe.borrow().first().map(Batch::record_bytes);
+    let waited = domain.wait_for_room(bytes.unwrap_or(0), RecordKind::Batch).await;
+    domain.room_wanted.set(false);
+    // While it waited another record may have failed, and this batch with it.
+    let still = domain.pipe.borrow().first().is_some();
+    let sent = match waited {
+        Ok(()) if still => Some(send_batch(domain, buffer).await),
+        Ok(()) => None,
+        Err(error) => Some(Err(error)),
+    };
+    domain.committing.set(false);
+    match sent {
+        Some(Ok((head, changes, mechanism))) => {
+            acknowledge(domain, &head, &changes, mechanism);
+        }
+        Some(Err(error)) => fail_batches(domain, error),
+        None => {}
+    }
+    domain.last_commit_ns.set(domain.port.now_ns());
+    domain.changed.notify();
+}
+
+/// Writes the record of the first batch, and makes it durable.
+async fn send_batch(
+    domain: &Domain,
+    buffer: &mut Option<DmaBuf>,
+) -> Result<(RecordHead, Changes, Mechanism), StoreError> {
+    let (changes, sequence) = {
+        let (pipe, journal) = (domain.pipe.borrow(), domain.journal.borrow());
+        let Some(first) = pipe.first() else { unreachable!("there is a batch to commit") };
+        (first.changes(journal.next_sequence()), journal.next_sequence())
+    };
+    let start = inline_start(&changes);
+    let body = Body::Changes(changes);
+    let bytes = record_bytes(&body);
+    let mut memory = match buffer.take() {
+        Some(memory) if memory.capacity() >= bytes => memory,
+        _ => domain.buffer(bytes.max(domain.record_buffer_bytes()))?,
+    };
+    memory.set_len(bytes);
+    let Body::Changes(changes) = &body else { unreachable!("a batch is changes") };
+    domain.copy_inline(changes, &mut memory[start..]);
+    let mechanism = domain.mechanism_for(changes);
+    let sent = write_record(domain, RecordKind::Batch, &body, memory, mechanism).await;
+    let (head, memory) = sent?;
+    *buffer = memory;
+    assert_eq!(head.sequence, sequence, "one record at a time");
+    let Body::Changes(changes) = body else { unreachable!("a batch is changes") };
+    Ok((head, changes, mechanism))
+}
+
+impl Domain {
+    /// One write that is durable by itself serves a batch whose data is all in the record.
+    fn mechanism_for(&self, changes: &Changes) -> Mechanism {
+        let whole = changes.extents.iter().all(|put| put.fresh == put.inline);
+        if whole { self.config.mechanism } else { Mechanism::Flush }
+    }
+
+    fn record_buffer_bytes(&self) -> usize {
+        self.batch_limits().bytes as usize
+    }
+
+    fn copy_inline(&self, changes: &Changes, out: &mut [u8]) {
+        let ram = self.ram.borrow();
+        let mut blocks = out.chunks_exact_mut(BLOCK_BYTES as usize);
+        for put in &changes.extents {
+            for index in (0..16).filter(|index| put.inline & 1 << index != 0) {
+                let place = put.extent.places[index];
+                let (Some(block), Some(out)) = (ram.get(place), blocks.next()) else {
+                    unreachable!("an inline block is in memory until it is at home")
+                };
+                out.copy_from_slice(block.bytes());
+            }
+        }
+    }
+}
+
+/// Writes a record that is no batch, and makes it durable. Waits for its turn and for room.
+pub(crate) async fn append(
+    domain: &Domain,
+    kind: RecordKind,
+    body: &Body,
+) -> Result<RecordHead, StoreError> {
+    let bytes = record_bytes(body);
+    let turn = || (!domain.journal_busy.get()).then_some(());
+    domain.changed.until(turn).await;
+    if let Health::Stopped(reason) = &*domain.health.borrow() {
+        return Err(StoreError::ReadOnly { reason: reason.clone() });
+    }
+    if !domain.journal.borrow().has_room(bytes as u64, kind) {
+        return Err(StoreError::NoMemory { reason: "the journal has no room for a mark".into() });
+    }
+    let buffer = domain.buffer(bytes)?;
+    let written = write_record(domain, kind, body, buffer, Mechanism::Flush).await;
+    let (head, _) = written.inspect_err(|error| fail_batches(domain, behind(error)))?;
+    if kind == RecordKind::Seal {
+        domain.counters.borrow_mut().seals += 1;
+    }
+    Ok(head)
+}
+
+/// Writes a record where the next one goes. Afterwards it is the newest, or an abort is, or the
+/// domain has stopped.
+async fn write_record(
+    domain: &Domain,
+    kind: RecordKind,
+    body: &Body,
+    mut buffer: DmaBuf,
+    mechanism: Mechanism,
+) -> Result<(RecordHead, Option<DmaBuf>), StoreError> {
+    let (mut head, id) = {
+        let journal = domain.journal.borrow();
+        assert!(journal.has_room(buffer.len() as u64, kind), "the caller waited for room");
+        let tail = match body {
+            Body::Checkpoint(body) => {
+                let oldest = domain.ram.borrow().oldest();
+                oldest.unwrap_or(u64::MAX).min(body.replay_from)
+            }
+            _ => journal.tail(domain.ram.borrow().oldest()),
+        };
+        (journal.head(kind, buffer.len() as u64, tail), journal.id)
+    };
+    head.checksum = encode(&id, &head, body, &mut buffer);
+    domain.journal_busy.set(true);
+    let writes = domain.ram.borrow().writes();
+    let offset = id.offset(head.position);
+    let request = match mechanism {
+        Mechanism::Flush => Request::write_flush(domain.disk, offset, buffer),
+        Mechanism::Dsync => Request::write_dsync(domain.disk, offset, buffer),
+    };
+    let completion = domain.port.submit(request).await;
+    let result = settle(domain, &head, completion, (writes, mechanism)).await;
+    domain.journal_busy.set(false);
+    domain.changed.notify();
+    result
+}
+
+async fn settle(
+    domain: &Domain,
+    head: &RecordHead,
+    completion: Completion,
+    (writes, mechanism): (u64, Mechanism),
+) -> Result<(RecordHead, Option<DmaBuf>), StoreError> {
+    let (result, buffer) = completion.into_parts();
+    match result {
+        Ok(_) => {
+            let mut counters = domain.counters.borrow_mut();
+            counters.journal_bytes += u64::from(head.length);
+            if mechanism == Mechanism::Flush {
+                counters.commit_flushes += 1;
+                domain.ram.borrow_mut().flushed(writes);
+            }
+            domain.journal.borrow_mut().last = *head;
+            Ok((*head, buffer))
+        }
+        Err(error) => {
+            *domain.health.borrow_mut() = Health::Aborting;
+            if error.op == OpKind::Flush || mechanism == Mechanism::Dsync {
+                domain.flush_failed();
+            }
+            drop(buffer);
+            let reason = error.to_string();
+            Err(abort(domain, head, &reason).await)
+        }
+    }
+}
+
+impl Domain {
+    /// What has completed and no flush has covered may be lost.
+    pub(crate) fn flush_failed(&self) {
+        self.flush_failures.set(self.flush_failures.get() + 1);
+        self.ram.borrow_mut().flush_failed();
+    }
+
+    /// The domain takes no changes until it is opened again.
+    pub(crate) fn stop(&self, reason: &str) {
+        let mut health = self.health.borrow_mut();
+        if !matches!(*health, Health::Stopped(_)) {
+            *health = Health::Stopped(reason.into());
+        }
+        drop(health);
+        self.changed.notify();
+    }
+}
+
+/// Writes an abort over a record that failed. What it returns says whether the record is out.
+async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError {
+    let unknown = || StoreError::CommitFailed {
+        reason: reason.into(),
+        certainty: Certainty::Unknown,
+    };
+    let Ok(mut buffer) = domain.buffer(BLOCK_BYTES as usize) else {
+        domain.stop(reason);
+        return unknown();
+    };
+    let id = domain.journal.borrow().id;
+    let length = BLOCK_BYTES as u32;
+    // What the failed record would have made unnecessary is still needed.
+    let tail = domain.journal.borrow().last.tail;
+    let mut head = RecordHead { kind: RecordKind::Abort, length, tail, ..*failed };
+    head.checksum = encode(&id, &head, &Body::Nothing, &mut buffer);
+    let writes = domain.ram.borrow().writes();
+    let request = Request::write_flush(domain.disk, id.offset(head.position), buffer);
+    let (result, _) = domain.port.submit(request).await.into_parts();
+    match result {
+        Ok(_) => {
+            domain.journal.borrow_mut().last = head;
+            domain.ram.borrow_mut().flushed(writes);
+            domain.counters.borrow_mut().aborts += 1;
+            StoreError::CommitFailed { reason: reason.into(), certainty: Certainty::Out }
+        }
+        Err(second) => {
+            domain.flush_failed();
+            domain.stop(&format!("{reason}; and it could not be taken back: {second}"));
+            unknown()
+        }
+    }
+}
+
+/// The record of the first batch is durable: what it says is so from now on.
+fn acknowledge(domain: &Domain, head: &RecordHead, changes: &Changes, mechanism: Mechanism) {
+    let applied = domain.table.borrow_mut().apply(head.sequence, changes);
+    let Some(batch) = domain.pipe.borrow_mut().end_first() else {
+        unreachable!("the first batch was committed")
+    };
+    if let Err(error) = applied {
+        let reason = format!("a durable commit is not in memory: {error}");
+        domain.stop(&reason);
+        let certainty = Certainty::Unknown;
+        let failed = StoreError::CommitFailed { reason: reason.into(), certainty };
+        return batch.fate.decide(Err(failed));
+    }
+    {
+        let mut ram = domain.ram.borrow_mut();
+        for put in &changes.extents {
+            for index in (0..16).filter(|index| put.inline & 1 << index != 0) {
+                ram.defer(put.extent.places[index], head.position);
+            }
+        }
+    }
+    domain.give(&batch.freed);
+    domain.space.borrow_mut().release(batch.promised);
+    {
+        let mut counters = domain.counters.borrow_mut();
+        counters.group_commits += 1;
+        counters.group_commit_ops += u64::from(batch.ops);
+    }
+    batch.fate.decide(Ok(Committed { sequence: head.sequence, mechanism }));
+}
+
+/// What a batch is told that had not been sent when a record before it failed.
+fn behind(error: &StoreError) -> StoreError {
+    let reason = format!("a record before it failed: {error}").into();
+    StoreError::CommitFailed { reason, certainty: Certainty::Out }
+}
+
+/// The first batch has failed as this says, and with it all behind it.
+fn fail_batches(domain: &Domain, mut error: StoreError) {
+    loop {
+        let Some(batch) = domain.pipe.borrow_mut().end_first() else { break };
+        fail_batch(domain, &batch, &error);
+        error = behind(&error);
+    }
+    let mut health = domain.health.borrow_mut();
+    if *health == Health::Aborting {
+        *health = Health::Serving;
+    }
+}
+
+fn fail_batch(domain: &Domain, batch: &Batch, error: &StoreError) {
+    if error.certainty() == Certainty::Out {
+        // What was written for it belongs to nobody. When it is unknown, only the next opening knows.
+        domain.give(&batch.taken);
+    }
+    domain.space.borrow_mut().release(batch.promised);
+    if batch.buffered {
+        domain.lost.borrow_mut().get_or_insert_with(|| error.clone());
+    }
+    batch.fate.decide(Err(error.clone()));
+}

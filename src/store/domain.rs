@@ -1,0 +1,331 @@
+//! A commit domain: everything that its tasks share, on one reactor.
+//!
+//! A write travels so: [`change`](crate::store::change) reads what it must, allocates, writes data or
+//! leaves it for the record, and joins the open [batch](crate::store::batch); the
+//! [coordinator](crate::store::commit) writes the record and its flush, applies the batch to the
+//! [table](crate::store::table) and answers. Behind it, [checkpoints](crate::store::checkpoint) copy
+//! the table to its pages, and blocks that lie in records only are [written home](crate::store::ram).
+//! A [read](crate::store::read) looks into the table and nothing else.
+//!
+//! Parts are in cells that are borrowed for a few instructions and never across an `await`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::concurrency::extent_locks::ExtentLockManager;
+use crate::concurrency::metadata_locks::InodeLocks;
+use crate::format::extent::{Extent, Place};
+use crate::format::fragment::Fragment;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BYTES, Layout};
+use crate::format::page::InodeRecord;
+use crate::io::op::DiskId;
+use crate::machine::mapping::PagePolicy;
+use crate::memory::{Arena, DmaBuf};
+use crate::store::batch::{BatchLimits, Mechanism, Pending, Pipe};
+use crate::store::error::StoreError;
+use crate::store::journal::Journal;
+use crate::store::port::{Changed, Port};
+use crate::store::ram::RamBlocks;
+use crate::store::space::Space;
+use crate::store::table::Table;
+
+/// Most bytes of an inode: 2^32 extents in groups of four.
+pub const INODE_BYTES_MAX: u64 = (1 << 34) * EXTENT_BYTES;
+
+/// When a batch closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// At once when no commit is under way, else when that ends.
+    Adaptive,
+    /// When it is full, or so old.
+    Linger {
+        /// Nanoseconds from its first request on.
+        delay_ns: u64,
+    },
+}
+
+/// What can be set of a domain.
+#[derive(Clone, Debug)]
+pub struct DomainConfig {
+    /// Requests that are served at a time.
+    pub requests_max: usize,
+    /// When a batch closes.
+    pub closing: Closing,
+    /// Most requests of a batch.
+    pub batch_ops_max: u32,
+    /// Most bytes of a batch's record.
+    pub batch_bytes_max: u64,
+    /// Most bytes of one request that go into the record.
+    pub inline_bytes_per_write: u64,
+    /// Most bytes of a batch that do.
+    pub inline_bytes_per_batch: u64,
+    /// Bytes that wait in memory for their home write before it is begun.
+    pub write_back_bytes: u64,
+    /// How commits become durable.
+    pub mechanism: Mechanism,
+    /// Nanoseconds without a commit before a seal is written.
+    pub seal_idle_ns: u64,
+    /// Percent of the journal in use at which a checkpoint begins.
+    pub checkpoint_percent: u64,
+    /// Percent at which its writes are urgent.
+    pub urgent_percent: u64,
+    /// Pages of a checkpoint on their way at a time.
+    pub checkpoint_pages: usize,
+    /// Most extents that the write batcher gathers.
+    pub gather_extents: usize,
+    /// Most bytes that it gathers.
+    pub gather_bytes: usize,
+    /// Memory of the table.
+    pub pages: PagePolicy,
+}
+
+impl Default for DomainConfig {
+    fn default() -> Self {
+        DomainConfig {
+            requests_max: 1024,
+            closing: Closing::Adaptive,
+            batch_ops_max: 1024,
+            batch_bytes_max: 4 << 20,
+            inline_bytes_per_write: 16 << 10,
+            inline_bytes_per_batch: 64 << 10,
+            write_back_bytes: 32 << 20,
+            mechanism: Mechanism::Flush,
+            seal_idle_ns: 50_000_000,
+            checkpoint_percent: 50,
+            urgent_percent: 80,
+            checkpoint_pages: 64,
+            gather_extents: 10,
+            gather_bytes: 1 << 20,
+            pages: PagePolicy::Huge,
+        }
+    }
+}
+
+/// Whether a domain takes changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Yes.
+    Serving,
+    /// A commit failed and is being taken back; no.
+    Aborting,
+    /// Not before it is opened again.
+    Stopped(Arc<str>),
+    /// It was closed.
+    Closed,
+}
+
+/// Counters of a domain.
+#[derive(Clone, Debug, Default)]
+pub struct DomainCounters {
+    /// Commits that are durable.
+    pub group_commits: u64,
+    /// Requests of those.
+    pub group_commit_ops: u64,
+    /// Flushes linked to records.
+    pub commit_flushes: u64,
+    /// Flushes of checkpoints and write-back.
+    pub other_flushes: u64,
+    /// Bytes of records.
+    pub journal_bytes: u64,
+    /// Bytes of data written directly.
+    pub data_bytes: u64,
+    /// Bytes written home from records.
+    pub write_back_bytes: u64,
+    /// Bytes of metadata pages.
+    pub page_bytes: u64,
+    /// Bytes that callers wrote.
+    pub caller_bytes: u64,
+    /// Checkpoints that are durable.
+    pub checkpoints: u64,
+    /// Seals.
+    pub seals: u64,
+    /// Aborts.
+    pub aborts: u64,
+    /// Batches closed because they were full.
+    pub closed_full: u64,
+    /// Batches closed because their time was over.
+    pub closed_late: u64,
+    /// Batches closed because nothing was under way.
+    pub closed_idle: u64,
+    /// Reads that were done again because the extent changed meanwhile.
+    pub reads_again: u64,
+    /// Reads that took the lock in the end.
+    pub reads_locked: u64,
+    /// Blocks that failed their checksum.
+    pub corrupt_blocks: u64,
+}
+
+/// What a domain is doing.
+#[derive(Clone, Debug, Default)]
+pub struct DomainStatus {
+    /// Its number.
+    pub domain: u16,
+    /// Counters.
+    pub counters: DomainCounters,
+    /// Blocks of 4 KiB.
+    pub blocks: u64,
+    /// Of these, blocks without an owner.
+    pub free_blocks: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Extents that have a block.
+    pub extents: u64,
+    /// Sequence of the newest record.
+    pub sequence: u64,
+    /// Bytes of the journal.
+    pub journal_bytes: u64,
+    /// Of these, in use.
+    pub journal_used_bytes: u64,
+    /// Requests that wait for a commit.
+    pub pending: u64,
+    /// Blocks in memory that are not at home.
+    pub deferred_blocks: u64,
+    /// Why it takes no changes, if so.
+    pub stopped: Option<String>,
+}
+
+/// The blocks of a fragment.
+pub(crate) fn places(fragment: Fragment) -> impl Iterator<Item = Place> {
+    let blocks = 0..u64::from(fragment.blocks());
+    blocks.map(move |n| Place::new(fragment.disk(), fragment.start_block() + n))
+}
+
+/// See the module.
+pub(crate) struct Domain {
+    pub(crate) port: Rc<Port>,
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) disk: DiskId,
+    pub(crate) slot: u16,
+    pub(crate) path: Arc<str>,
+    pub(crate) layout: Layout,
+    pub(crate) config: DomainConfig,
+    pub(crate) table: RefCell<Table>,
+    pub(crate) space: RefCell<Space>,
+    pub(crate) pipe: RefCell<Pipe>,
+    pub(crate) ram: RefCell<RamBlocks>,
+    pub(crate) journal: RefCell<Journal>,
+    pub(crate) locks: ExtentLockManager,
+    pub(crate) inode_locks: InodeLocks,
+    pub(crate) health: RefCell<Health>,
+    pub(crate) counters: RefCell<DomainCounters>,
+    /// Something joined, ended, became free, or went home.
+    pub(crate) changed: Changed,
+    pub(crate) next_inode: Cell<u64>,
+    /// The first batch is on its way to the journal.
+    pub(crate) committing: Cell<bool>,
+    /// A record is on its way.
+    pub(crate) journal_busy: Cell<bool>,
+    /// A batch waits for room in the journal.
+    pub(crate) room_wanted: Cell<bool>,
+    /// Flushes that failed: who wrote before one and has not joined must not join after it.
+    pub(crate) flush_failures: Cell<u64>,
+    /// Somebody waits for what has joined: a lingering batch closes at once.
+    pub(crate) hurry: Cell<bool>,
+    /// A checkpoint is wanted whatever the journal's fill.
+    pub(crate) checkpoint_wanted: Cell<bool>,
+    /// Everything in memory alone is to go home.
+    pub(crate) drain_wanted: Cell<bool>,
+    pub(crate) closing: Cell<bool>,
+    /// A buffered change was lost: every sync says so.
+    pub(crate) lost: RefCell<Option<StoreError>>,
+    pub(crate) last_commit_ns: Cell<u64>,
+}
+
+impl Domain {
+    /// An extent as the next change will find it.
+    pub(crate) fn newest_extent(&self, inode: u64, index: u64) -> Extent {
+        match self.pipe.borrow().extent(inode, index) {
+            Pending::Is(extent) => extent,
+            Pending::Gone => Extent::HOLE,
+            Pending::No => {
+                let found = self.table.borrow().extent(inode, index);
+                found.map_or(Extent::HOLE, |snapshot| snapshot.extent)
+            }
+        }
+    }
+
+    /// An inode as the next change will find it.
+    pub(crate) fn newest_inode(&self, id: u64) -> Result<InodeRecord, StoreError> {
+        let found = match self.pipe.borrow().inode(id) {
+            Pending::Is(record) => Some(record),
+            Pending::Gone => None,
+            Pending::No => self.table.borrow().inode(id).copied(),
+        };
+        found.ok_or(StoreError::NoSuchInode { inode: id })
+    }
+
+    /// Refuses when the domain takes no changes.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        match &*self.health.borrow() {
+            Health::Serving if !self.closing.get() => Ok(()),
+            Health::Serving | Health::Closed => Err(StoreError::Closing),
+            Health::Aborting => {
+                let reason = "a commit before it failed and is being taken back".into();
+                Err(StoreError::CommitFailed {
+                    reason,
+                    certainty: crate::store::error::Certainty::Out,
+                })
+            }
+            Health::Stopped(reason) => Err(StoreError::ReadOnly { reason: Arc::clone(reason) }),
+        }
+    }
+
+    /// A buffer, when there is one.
+    pub(crate) fn buffer(&self, bytes: usize) -> Result<DmaBuf, StoreError> {
+        self.arena
+            .take(bytes)
+            .map_err(|error| StoreError::NoMemory { reason: error.to_string().into() })
+    }
+
+    /// Limits of the open batch.
+    pub(crate) fn batch_limits(&self) -> BatchLimits {
+        let record_max = self.journal.borrow().record_bytes_max();
+        BatchLimits {
+            ops: self.config.batch_ops_max,
+            bytes: self.config.batch_bytes_max.min(record_max),
+            first_is_closed: self.committing.get(),
+        }
+    }
+
+    /// Gives blocks back that nobody refers to any more.
+    pub(crate) fn give(&self, fragments: &[Fragment]) {
+        let (mut ram, mut space) = (self.ram.borrow_mut(), self.space.borrow_mut());
+        for fragment in fragments {
+            for place in places(*fragment) {
+                if ram.forget(place) {
+                    space.give(place);
+                }
+            }
+        }
+    }
+
+    /// Offset of a block on the disk, bytes.
+    pub(crate) fn offset_of(place: Place) -> u64 {
+        place.block() * BLOCK_BYTES
+    }
+
+    /// What it is doing.
+    pub(crate) fn status(&self) -> DomainStatus {
+        let journal = self.journal.borrow();
+        let (space, table) = (self.space.borrow(), self.table.borrow());
+        let stopped = match &*self.health.borrow() {
+            Health::Stopped(reason) => Some(reason.to_string()),
+            _ => None,
+        };
+        DomainStatus {
+            domain: journal.id.domain,
+            counters: self.counters.borrow().clone(),
+            blocks: space.blocks(),
+            free_blocks: space.free_blocks(),
+            inodes: table.inode_count(),
+            extents: table.extents(),
+            sequence: journal.last.sequence,
+            journal_bytes: journal.id.bytes,
+            journal_used_bytes: journal.used_bytes(),
+            pending: self.pipe.borrow().ops(),
+            deferred_blocks: self.ram.borrow().len() as u64,
+            stopped,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What can go wrong with a request to the store, and what is certain then.
+
+use std::sync::Arc;
+
+use crate::io::error::IoError;
+
+/// Whether what failed may have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// It has not happened and will not.
+    Out,
+    /// It may have: the next opening decides, once and for all.
+    Unknown,
+}
+
+/// Why a request failed. It says what is certain: see [`StoreError::certainty`].
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such inode.
+    #[error("there is no inode {inode}")]
+    NoSuchInode {
+        /// Its id.
+        inode: u64,
+    },
+    /// The range goes past what an inode can hold.
+    #[error("{len} bytes at offset {offset} go past the largest inode of {max} bytes")]
+    TooFar {
+        /// Offset asked for.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Most bytes of an inode.
+        max: u64,
+    },
+    /// A request or transaction is larger than a commit can be.
+    #[error("the request needs {bytes} bytes of one commit, which holds {max}; cut it into parts")]
+    TooLarge {
+        /// What it needs.
+        bytes: u64,
+        /// What there is.
+        max: u64,
+    },
+    /// The pool is full.
+    #[error(
+        "the pool is full: {wanted_bytes} bytes are wanted and {free_bytes} are free; delete \
+         something or add space"
+    )]
+    Full {
+        /// Bytes that the request needs.
+        wanted_bytes: u64,
+        /// Bytes that data may have.
+        free_bytes: u64,
+    },
+    /// A block is not what was written.
+    #[error(
+        "inode {inode}, byte {offset}: block {block} of {path} has checksum {found:#010x}, written \
+         was {expected:#010x}; the data there is lost unless the device returns it again"
+    )]
+    Corrupt {
+        /// Whose.
+        inode: u64,
+        /// First byte of the block in the inode.
+        offset: u64,
+        /// The disk.
+        path: Arc<str>,
+        /// The block's number on the disk, in units of 4 KiB.
+        block: u64,
+        /// Checksum of what was written.
+        expected: u32,
+        /// Checksum of what was read.
+        found: u32,
+    },
+    /// A block could not be read.
+    #[error("inode {inode}, byte {offset}: {source}")]
+    Unreadable {
+        /// Whose.
+        inode: u64,
+        /// First byte of the block in the inode.
+        offset: u64,
+        /// Why.
+        source: Arc<IoError>,
+    },
+    /// Data could not be written. Nothing of the request happened.
+    #[error("the data could not be written: {source}")]
+    Write {
+        /// Why.
+        source: Arc<IoError>,
+    },
+    /// The commit failed after its record was sent.
+    #[error("the commit failed, and {}: {reason}", certainty_text(*.certainty))]
+    CommitFailed {
+        /// What happened.
+        reason: Arc<str>,
+        /// Whether it may have happened all the same.
+        certainty: Certainty,
+    },
+    /// The domain takes no changes any more.
+    #[error("the store takes no changes until it is opened again: {reason}")]
+    ReadOnly {
+        /// Since when and why.
+        reason: Arc<str>,
+    },
+    /// There is no memory for it.
+    #[error("no memory: {reason}")]
+    NoMemory {
+        /// What is short.
+        reason: Arc<str>,
+    },
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closing,
+}
+
+fn certainty_text(certainty: Certainty) -> &'static str {
+    match certainty {
+        Certainty::Out => "certainly nothing of it happened",
+        Certainty::Unknown => "it is unknown whether it happened; the next opening decides",
+    }
+}
+
+impl StoreError {
+    /// Whether the request may have happened.
+    pub fn certainty(&self) -> Certainty {
+        match self {
+            StoreError::CommitFailed { certainty, .. } => *certainty,
+            _ => Certainty::Out,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The way of a domain's tasks to the disks and the clock.
+//!
+//! A task awaits [`Port::submit`]; the request waits in the outbox until the reactor calls the domain,
+//! which hands it over, and the completion comes back to the slot that its tag names. A future that
+//! is dropped leaves its slot to the completion.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use crate::io::error::ErrorKind;
+use crate::io::op::{Completion, Request};
+use crate::reactor::local::{LocalIo, LocalRefusal};
+
+#[derive(Debug)]
+enum Slot {
+    Free,
+    Waiting(Option<Waker>),
+    Done(Completion),
+    /// Nobody waits any more.
+    Orphaned,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    outbox: VecDeque<(usize, Request)>,
+    timers: BTreeMap<(u64, u64), Waker>,
+    next_timer: u64,
+    in_flight: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Port {
+    slots: RefCell<Slots>,
+    now: Cell<u64>,
+}
+
+impl Port {
+    /// The clock of the turn, nanoseconds.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// Submits a request; what it resolves to always has the request's memory, but for a device that
+    /// never answered.
+    pub(crate) fn submit(&self, request: Request) -> Submission<'_> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = match slots.free.pop() {
+            Some(slot) => slot,
+            None => {
+                slots.slots.push(Slot::Free);
+                slots.slots.len() - 1
+            }
+        };
+        slots.slots[slot] = Slot::Waiting(None);
+        slots.outbox.push_back((slot, request));
+        slots.in_flight += 1;
+        Submission { port: self, slot: Some(slot) }
+    }
+
+    /// Ends at that time of [`Port::now_ns`].
+    pub(crate) fn sleep_until(&self, at_ns: u64) -> Sleep<'_> {
+        Sleep { port: self, at_ns, key: None }
+    }
+
+    /// Lets every other task that is ready run first.
+    pub(crate) async fn step_aside(&self) {
+        let mut first = true;
+        std::future::poll_fn(|context| {
+            if std::mem::take(&mut first) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Requests that have not completed.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slots.borrow().in_flight
+    }
+
+    /// The turn begins: notes the time and wakes what waited for it.
+    pub(crate) fn begin(&self, io: &LocalIo<'_>) {
+        self.now.set(io.now_ns());
+        loop {
+            let mut slots = self.slots.borrow_mut();
+            let Some(entry) = slots.timers.first_entry() else { return };
+            if entry.key().0 > io.now_ns() {
+                return;
+            }
+            let waker = entry.remove();
+            drop(slots);
+            waker.wake();
+        }
+    }
+
+    /// When the next timer ends.
+    pub(crate) fn next_timer(&self) -> Option<u64> {
+        self.slots.borrow().timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Hands over what the tasks have submitted, as far as the queues take it. A request that cannot
+    /// be accepted at all completes with an error at once; true when that happened.
+    pub(crate) fn hand_over(&self, io: &mut LocalIo<'_>) -> bool {
+        let mut failed = false;
+        loop {
+            let Some((slot, request)) = self.slots.borrow_mut().outbox.pop_front() else {
+                return failed;
+            };
+            let (request, kind) = match io.submit(slot as u64, request) {
+                Ok(()) => continue,
+                Err(LocalRefusal::QueueFull(request)) => {
+                    self.slots.borrow_mut().outbox.push_front((slot, request));
+                    return failed;
+                }
+                Err(LocalRefusal::ShuttingDown(request)) => (request, ErrorKind::ShuttingDown),
+                Err(LocalRefusal::NotHere(request)) => (request, ErrorKind::Unsupported),
+                Err(LocalRefusal::Invalid(request, _)) => (request, ErrorKind::Invalid),
+            };
+            let path = io.facts(request.disk).map_or_else(|| "?".into(), |disk| disk.path.clone());
+            failed = true;
+            self.complete(slot as u64, request.fail(kind, path));
+        }
+    }
+
+    /// A request has completed.
+    pub(crate) fn complete(&self, tag: u64, completion: Completion) {
+        let mut slots = self.slots.borrow_mut();
+        let slot = tag as usize;
+        slots.in_flight -= 1;
+        match std::mem::replace(&mut slots.slots[slot], Slot::Free) {
+            Slot::Waiting(waker) => {
+                slots.slots[slot] = Slot::Done(completion);
+                drop(slots);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            Slot::Orphaned => slots.free.push(slot),
+            Slot::Free | Slot::Done(_) => unreachable!("a request completes once"),
+        }
+    }
+}
+
+/// A request on its way.
+#[must_use = "nobody sees what became of it"]
+pub(crate) struct Submission<'a> {
+    port: &'a Port,
+    slot: Option<usize>,
+}
+
+impl Future for Submission<'_> {
+    type Output = Completion;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Completion> {
+        let slot = self.slot.unwrap_or_else(|| unreachable!("polled after its end"));
+        let mut slots = self.port.slots.borrow_mut();
+        match std::mem::replace(&mut slots.slots[slot], Slot::Free) {
+            Slot::Done(completion) => {
+                slots.free.push(slot);
+                drop(slots);
+                self.slot = None;
+                Poll::Ready(completion)
+            }
+            Slot::Waiting(_) => {
+                slots.slots[slot] = Slot::Waiting(Some(context.waker().clone()));
+                Poll::Pending
+            }
+            Slot::Free | Slot::Orphaned => unreachable!("a slot is its submission's"),
+        }
+    }
+}
+
+impl Drop for Submission<'_> {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let mut slots = self.port.slots.borrow_mut();
+        match slots.slots[slot] {
+            Slot::Done(_) => {
+                slots.slots[slot] = Slot::Free;
+                slots.free.push(slot);
+            }
+            _ => slots.slots[slot] = Slot::Orphaned,
+        }
+    }
+}
+
+/// A wait for a time.
+pub(crate) struct Sleep<'a> {
+    port: &'a Port,
+    at_ns: u64,
+    key: Option<(u64, u64)>,
+}
+
+impl Future for Sleep<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut slots = self.port.slots.borrow_mut();
+        if let Some(key) = self.key {
+            slots.timers.remove(&key);
+        }
+        if self.port.now_ns() >= self.at_ns {
+            drop(slots);
+            self.key = None;
+            return Poll::Ready(());
+        }
+        let key = (self.at_ns, slots.next_timer);
+        slots.next_timer += 1;
+        slots.timers.insert(key, context.waker().clone());
+        drop(slots);
+        self.key = Some(key);
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.port.slots.borrow_mut().timers.remove(&key);
+        }
+    }
+}
+
+/// Tasks of one thread that wait for something to change.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    waiting: RefCell<Vec<Waker>>,
+    count: Cell<u64>,
+}
+
+impl Changed {
+    /// Something has changed: whoever waits looks again.
+    pub(crate) fn notify(&self) {
+        self.count.set(self.count.get() + 1);
+        let mut waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.drain(..).for_each(Waker::wake);
+        // The memory of the list stays.
+        let mut now = self.waiting.borrow_mut();
+        if now.is_empty() {
+            *now = waiting;
+        }
+    }
+
+    /// Ends when [`Changed::notify`] was called after this was.
+    pub(crate) async fn changed(&self) {
+        let seen = self.count.get();
+        std::future::poll_fn(|context| {
+            if self.count.get() != seen {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits until `test` gives something, looking whenever something changes.
+    pub(crate) async fn until<T>(&self, mut test: impl FnMut() -> Option<T>) -> T {
+        loop {
+            if let Some(found) = test() {
+                return found;
+            }
+            self.changed().await;
+        }
+    }
+}
+
+/// What came first.
+pub(crate) enum Either<A, B> {
+    /// The first.
+    First(A),
+    /// The second.
+    Second(B),
+}
+
+/// Waits for whichever of two ends first; the other is dropped.
+pub(crate) async fn either<A, B>(
+    first: impl Future<Output = A>,
+    second: impl Future<Output = B>,
+) -> Either<A, B> {
+    let mut first = std::pin::pin!(first);
+    let mut second = std::pin::pin!(second);
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(a) = first.as_mut().poll(context) {
+            return Poll::Ready(Either::First(a));
+        }
+        if let Poll::Ready(b) = second.as_mut().poll(context) {
+            return Poll::Ready(Either::Second(b));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits for all; nothing of it moves until the last has ended.
+pub(crate) async fn join_all<T>(mut futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> Vec<T> {
+    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(move |context| {
+        let mut pending = false;
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match future.as_mut().poll(context) {
+                    Poll::Ready(value) => *result = Some(value),
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending {
+            return Poll::Pending;
+        }
+        Poll::Ready(results.drain(..).flatten().collect())
+    })
+    .await
+}

@@ -1,0 +1,287 @@
+//! Reading: a snapshot, I/O without a lock, checksums, and a second look.
+//!
+//! A reader copies an extent's record, reads the blocks that it names, and believes them when each
+//! sums to what the record says. Meanwhile the extent may have been written again and its old blocks
+//! given to somebody else; then the record has another generation, and the reader begins again. After
+//! a few lost races it holds the extent's lock, so that nobody can join a commit that changes it, and
+//! what is under way already is soon over. A sum that is wrong while the record stands is corruption.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::format::checksum::block_checksum;
+use crate::format::extent::{Extent, Place};
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
+use crate::io::op::{Buffers, DiskId, Priority, Request};
+use crate::memory::DmaBuf;
+use crate::store::call::ReadBytes;
+use crate::store::domain::Domain;
+use crate::store::error::StoreError;
+use crate::store::table::Snapshot;
+
+const BLOCK: usize = BLOCK_BYTES as usize;
+/// Races that are lost without a lock.
+const RACES_MAX: u32 = 4;
+
+/// The blocks `first..first + count` of an extent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) inode: u64,
+    pub(crate) index: u64,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+}
+
+impl Part {
+    /// The first byte of a block of it in the inode.
+    fn offset(&self, block: usize) -> u64 {
+        self.index * EXTENT_BYTES + (self.first + block) as u64 * BLOCK_BYTES
+    }
+}
+
+/// The parts of extents that a range of blocks covers.
+pub(crate) fn parts(inode: u64, first_block: u64, blocks: u64) -> impl Iterator<Item = Part> {
+    let per_extent = EXTENT_BLOCKS as u64;
+    let end = first_block + blocks;
+    let mut at = first_block;
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let (index, first) = (at / per_extent, at % per_extent);
+        let count = (per_extent - first).min(end - at);
+        at += count;
+        Some(Part { inode, index, first: first as usize, count: count as usize })
+    })
+}
+
+/// Reads up to `len` bytes from `offset` on, into a buffer of whole blocks.
+pub(crate) async fn read(
+    domain: &Domain,
+    inode: u64,
+    offset: u64,
+    (mut buffer, len): (DmaBuf, usize),
+    priority: Priority,
+) -> Result<ReadBytes, StoreError> {
+    let record = domain.table.borrow().inode(inode).copied();
+    let size = record.ok_or(StoreError::NoSuchInode { inode })?.size_bytes;
+    let len = (len as u64).min(size.saturating_sub(offset)) as usize;
+    let start = (offset % BLOCK_BYTES) as usize;
+    if len == 0 {
+        return Ok(ReadBytes { buffer, start: 0, len: 0 });
+    }
+    let blocks = (start + len).div_ceil(BLOCK);
+    buffer.set_len(blocks * BLOCK);
+    let mut filled = 0;
+    for part in parts(inode, offset / BLOCK_BYTES, blocks as u64) {
+        let range = filled * BLOCK..(filled + part.count) * BLOCK;
+        filled += part.count;
+        // The common case, one part that lies in one piece, is read where the caller wants it.
+        if range.len() == buffer.len() {
+            buffer = read_part(domain, &part, buffer, priority).await?;
+        } else {
+            let piece = domain.buffer(range.len())?;
+            let piece = read_part(domain, &part, piece, priority).await?;
+            buffer[range].copy_from_slice(&piece);
+        }
+    }
+    Ok(ReadBytes { buffer, start, len })
+}
+
+/// Name of an extent's lock.
+pub(crate) fn lock_name(inode: u64, index: u64) -> Uuid {
+    Uuid::from_u64_pair(inode.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index, index << 20 ^ inode)
+}
+
+/// Reads a part of an extent as it was acknowledged.
+async fn read_part(
+    domain: &Domain,
+    part: &Part,
+    mut buffer: DmaBuf,
+    priority: Priority,
+) -> Result<DmaBuf, StoreError> {
+    let mut guard = None;
+    let mut races = 0;
+    loop {
+        let snapshot = domain.table.borrow().extent(part.inode, part.index);
+        let Some(snapshot) = snapshot else {
+            buffer.fill(0);
+            return Ok(buffer);
+        };
+        let (back, result) = fetch(domain, part, &snapshot.extent, buffer, priority).await;
+        let is_current = domain.is_current(part, &snapshot);
+        match result {
+            Ok(()) if is_current => return back.ok_or_else(lost_buffer),
+            Err(error) if is_current => return Err(error),
+            _ => {}
+        }
+        buffer = match back {
+            Some(buffer) => buffer,
+            None => domain.buffer(part.count * BLOCK)?,
+        };
+        races += 1;
+        domain.counters.borrow_mut().reads_again += 1;
+        if races == RACES_MAX && guard.is_none() {
+            domain.counters.borrow_mut().reads_locked += 1;
+            let locked = domain.locks.read(lock_name(part.inode, part.index)).await;
+            guard = Some(locked.map_err(|refusal| no_lock(&refusal))?);
+        }
+    }
+}
+
+fn lost_buffer() -> StoreError {
+    StoreError::NoMemory { reason: "a device that never answered keeps a buffer".into() }
+}
+
+pub(crate) fn no_lock(refusal: &crate::concurrency::lock::acquire::LockRefusal) -> StoreError {
+    StoreError::NoMemory { reason: refusal.to_string().into() }
+}
+
+impl Domain {
+    fn is_current(&self, part: &Part, snapshot: &Snapshot) -> bool {
+        // The cell may be of another extent by now: then its generation is another too.
+        let table = self.table.borrow();
+        table.is_current(snapshot) && table.inode(part.inode).is_some()
+    }
+}
+
+/// Reads and verifies blocks of an extent, wherever they are. The buffer comes back, if at all.
+pub(crate) async fn fetch(
+    domain: &Domain,
+    part: &Part,
+    extent: &Extent,
+    mut buffer: DmaBuf,
+    priority: Priority,
+) -> (Option<DmaBuf>, Result<(), StoreError>) {
+    let places = &extent.places[part.first..part.first + part.count];
+    let in_ram = domain.copy_from_ram(places, &mut buffer);
+    if in_ram == 0 && is_one_run(places) {
+        let offset = Domain::offset_of(places[0]);
+        let request = Request::read(DiskId(domain.disk.0), offset, buffer).with_priority(priority);
+        let completion = domain.port.submit(request).await;
+        let back = match completion.buffers {
+            Buffers::One(buffer) => Some(buffer),
+            _ => None,
+        };
+        let result = completion.result.map(|_| ()).map_err(|error| StoreError::Unreadable {
+            inode: part.inode,
+            offset: part.offset(0),
+            source: Arc::from(error),
+        });
+        let result = result.and_then(|()| match &back {
+            Some(buffer) => verify(domain, part, extent, buffer),
+            None => Err(lost_buffer()),
+        });
+        return (back, result);
+    }
+    let mut block = 0;
+    while block < part.count {
+        let run = run_length(&places[block..]);
+        if !places[block].is_nowhere() && in_ram & 1 << block == 0 {
+            let run = (block + 1..block + run).find(|b| in_ram & 1 << b != 0).map_or(run, |b| b - block);
+            if let Err(error) = fetch_run(domain, part, (block, run), places, &mut buffer, priority).await {
+                return (Some(buffer), Err(error));
+            }
+            block += run;
+            continue;
+        }
+        if places[block].is_nowhere() {
+            buffer[block * BLOCK..(block + 1) * BLOCK].fill(0);
+        }
+        block += 1;
+    }
+    let result = verify(domain, part, extent, &buffer);
+    (Some(buffer), result)
+}
+
+async fn fetch_run(
+    domain: &Domain,
+    part: &Part,
+    (block, run): (usize, usize),
+    places: &[Place],
+    buffer: &mut DmaBuf,
+    priority: Priority,
+) -> Result<(), StoreError> {
+    let piece = domain.buffer(run * BLOCK)?;
+    let request = Request::read(domain.disk, Domain::offset_of(places[block]), piece);
+    let completion = domain.port.submit(request.with_priority(priority)).await;
+    let (result, piece) = completion.into_parts();
+    let (inode, offset) = (part.inode, part.offset(block));
+    result.map_err(|error| StoreError::Unreadable { inode, offset, source: Arc::from(error) })?;
+    let piece = piece.ok_or_else(lost_buffer)?;
+    buffer[block * BLOCK..(block + run) * BLOCK].copy_from_slice(&piece);
+    Ok(())
+}
+
+/// How many of the first places lie one after another.
+fn run_length(places: &[Place]) -> usize {
+    let Some(first) = places.first() else { return 0 };
+    let next = |(n, place): &(usize, &Place)| {
+        !place.is_nowhere()
+            && place.disk() == first.disk()
+            && place.block() == first.block() + *n as u64
+    };
+    places.iter().enumerate().take_while(next).count().max(1)
+}
+
+fn is_one_run(places: &[Place]) -> bool {
+    !places[0].is_nowhere() && run_length(places) == places.len()
+}
+
+impl Domain {
+    /// Copies the blocks that are not at home yet; says which.
+    fn copy_from_ram(&self, places: &[Place], buffer: &mut DmaBuf) -> u16 {
+        let ram = self.ram.borrow();
+        if ram.len() == 0 {
+            return 0;
+        }
+        let mut copied = 0;
+        for (index, place) in places.iter().enumerate() {
+            if let Some(block) = ram.get(*place) {
+                buffer[index * BLOCK..(index + 1) * BLOCK].copy_from_slice(block.bytes());
+                copied |= 1 << index;
+            }
+        }
+        copied
+    }
+}
+
+fn verify(domain: &Domain, part: &Part, extent: &Extent, buffer: &[u8]) -> Result<(), StoreError> {
+    for (block, bytes) in buffer.chunks_exact(BLOCK).enumerate() {
+        let at = part.first + block;
+        let place = extent.places[at];
+        if place.is_nowhere() {
+            continue;
+        }
+        let (expected, found) = (extent.checksums[at], block_checksum(bytes));
+        if expected != found {
+            domain.counters.borrow_mut().corrupt_blocks += 1;
+            let (inode, offset) = (part.inode, part.offset(block));
+            let path = Arc::clone(&domain.path);
+            return Err(StoreError::Corrupt {
+                inode,
+                offset,
+                path,
+                block: place.block(),
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Reads one block as the next change will find it, in memory that stays.
+pub(crate) async fn read_block(
+    domain: &Rc<Domain>,
+    (inode, index, block): (u64, u64, usize),
+    extent: &Extent,
+) -> Result<DmaBuf, StoreError> {
+    let part = Part { inode, index, first: block, count: 1 };
+    let buffer = domain.buffer(BLOCK)?;
+    let (buffer, result) = fetch(domain, &part, extent, buffer, Priority::NormalRead).await;
+    result?;
+    buffer.ok_or_else(lost_buffer)
+}

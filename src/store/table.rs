@@ -1,0 +1,603 @@
+//! The table of a domain: every inode and extent that was acknowledged, in memory, and which page of
+//! the disk each is on.
+//!
+//! Extents lie in huge-page memory as they lie on pages: in groups of four, a slot each, read by
+//! generation ([`GenerationTable`]). An inode finds its groups by number; a group of an extent with
+//! many fragments has a second group for the rest. What is not acknowledged is never here, so a page
+//! that is copied at any time carries nothing that a crash could take back.
+
+mod pages;
+
+use std::collections::BTreeMap;
+
+use bytemuck::Zeroable;
+
+use crate::concurrency::generation::{CellIndex, GenerationTable};
+use crate::format::extent::{Extent, FragmentsMismatch};
+use crate::format::page as format;
+use crate::format::page::{
+    Child, EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, GroupHeader, INODES_PER_PAGE,
+    InodeRecord, PageBytes, PageKind, SecondSlot,
+};
+use crate::format::record::{Changes, Cut};
+use crate::machine::mapping::{MappingError, PagePolicy};
+use crate::store::table::pages::{Page, Pages};
+
+pub(crate) use crate::store::table::pages::PageImage;
+
+/// Pages of one piece of table memory.
+const FRAMES_PER_CHUNK: u32 = 512;
+const CELLS_PER_FRAME: u32 = (GROUPS_PER_PAGE * EXTENTS_PER_GROUP) as u32;
+const NIL: u32 = u32::MAX;
+
+/// A slot without its generation, which is the cell's.
+type SlotWords = [u64; size_of::<FirstSlot>() / 8 - 1];
+
+/// An inode and where its extents are.
+#[derive(Debug)]
+pub(crate) struct Inode {
+    pub(crate) record: InodeRecord,
+    /// Page times 31 plus place.
+    place: u32,
+    /// By number of the group: the group that holds first slots, and the one of second slots.
+    groups: BTreeMap<u32, [u32; 2]>,
+}
+
+/// An extent as it was acknowledged, and what tells whether it still is so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) extent: Extent,
+    cell: CellIndex,
+    generation: u64,
+}
+
+/// Why a table cannot hold something.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TableError {
+    #[error("the table cannot grow: {0}")]
+    Memory(#[from] MappingError),
+    #[error("extent {index} of inode {inode}: {source}")]
+    Extent { inode: u64, index: u64, source: FragmentsMismatch },
+    #[error("inode {inode} is on two pages")]
+    TwiceInode { inode: u64 },
+    #[error("extents of inode {inode}, which does not exist, are on a page")]
+    Orphaned { inode: u64 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Table {
+    chunks: Vec<GenerationTable<SlotWords>>,
+    policy: PagePolicy,
+    /// Of each group of each frame: whose.
+    groups: Vec<GroupHeader>,
+    /// Page of each frame.
+    frames: Vec<u32>,
+    free_groups: Vec<u32>,
+    /// Groups that recovery has freed: their cells may be of later generations than what is replayed
+    /// next, so nobody gets them before the last record.
+    quarantine: Option<Vec<u32>>,
+    free_frames: Vec<u32>,
+    free_inodes: Vec<u32>,
+    inodes: BTreeMap<u64, Inode>,
+    pub(crate) pages: Pages,
+    extents: u64,
+    pub(crate) next_inode: u64,
+}
+
+impl Table {
+    /// An empty one.
+    pub(crate) fn new(policy: PagePolicy) -> Table {
+        Table {
+            chunks: Vec::new(),
+            policy,
+            groups: Vec::new(),
+            frames: Vec::new(),
+            free_groups: Vec::new(),
+            quarantine: None,
+            free_frames: Vec::new(),
+            free_inodes: Vec::new(),
+            inodes: BTreeMap::new(),
+            pages: Pages::default(),
+            extents: 0,
+            next_inode: 0,
+        }
+    }
+
+    /// Extents that have a block.
+    pub(crate) fn extents(&self) -> u64 {
+        self.extents
+    }
+
+    /// An inode.
+    pub(crate) fn inode(&self, id: u64) -> Option<&InodeRecord> {
+        self.inodes.get(&id).map(|inode| &inode.record)
+    }
+
+    /// Up to `max` inodes from `from` on, by id.
+    pub(crate) fn inodes(&self, from: u64, max: usize) -> Vec<InodeRecord> {
+        self.inodes.range(from..).take(max).map(|(_, inode)| inode.record).collect()
+    }
+
+    /// All inodes.
+    pub(crate) fn inode_count(&self) -> u64 {
+        self.inodes.len() as u64
+    }
+
+    fn cell(&self, group: u32, slot: u32) -> (usize, CellIndex) {
+        let cell = group * EXTENTS_PER_GROUP as u32 + slot;
+        let per_chunk = FRAMES_PER_CHUNK * CELLS_PER_FRAME;
+        ((cell / per_chunk) as usize, CellIndex(cell % per_chunk))
+    }
+
+    fn read_first(&self, group: u32, slot: u32) -> FirstSlot {
+        let (generation, words) = self.read_words(group, slot);
+        let mut all = [0; size_of::<FirstSlot>() / 8];
+        all[0] = generation;
+        all[1..].copy_from_slice(&words);
+        bytemuck::cast(all)
+    }
+
+    fn read_second(&self, group: u32, slot: u32) -> SecondSlot {
+        bytemuck::cast(self.read_first(group, slot))
+    }
+
+    fn read_words(&self, group: u32, slot: u32) -> (u64, SlotWords) {
+        let (chunk, cell) = self.cell(group, slot);
+        match self.chunks[chunk].read(cell) {
+            Ok(read) => read,
+            Err(_) => unreachable!("only the reactor's thread writes cells, one at a time"),
+        }
+    }
+
+    fn write_slot(&mut self, group: u32, slot: u32, value: &FirstSlot) {
+        let words: [u64; size_of::<FirstSlot>() / 8] = bytemuck::cast(*value);
+        let mut rest: SlotWords = [0; _];
+        rest.copy_from_slice(&words[1..]);
+        let (chunk, cell) = self.cell(group, slot);
+        let Ok(writer) = self.chunks[chunk].begin_write(cell) else {
+            unreachable!("only the reactor's thread writes cells, one at a time")
+        };
+        let written = writer.rewrite(value.generation, &rest);
+        assert!(written.is_ok(), "a generation never falls: {written:?}");
+        self.pages.touch(self.frames[group as usize / GROUPS_PER_PAGE]);
+    }
+
+    /// An extent that has a block.
+    pub(crate) fn extent(&self, inode: u64, index: u64) -> Option<Snapshot> {
+        let inode = self.inodes.get(&inode)?;
+        let (number, slot) = split_index(index)?;
+        let [first, second] = *inode.groups.get(&number)?;
+        let head = self.read_first(first, slot);
+        if head.mask() == 0 {
+            return None;
+        }
+        let rest = (head.needs_second() && second != NIL).then(|| self.read_second(second, slot));
+        let Ok(extent) = head.join(rest.as_ref()) else {
+            unreachable!("a table holds whole extents")
+        };
+        let (chunk, CellIndex(cell)) = self.cell(first, slot);
+        let cell = CellIndex(chunk as u32 * FRAMES_PER_CHUNK * CELLS_PER_FRAME + cell);
+        Some(Snapshot { extent, cell, generation: head.generation })
+    }
+
+    /// Whether the extent is still what the snapshot says.
+    pub(crate) fn is_current(&self, snapshot: &Snapshot) -> bool {
+        let per_chunk = FRAMES_PER_CHUNK * CELLS_PER_FRAME;
+        let CellIndex(cell) = snapshot.cell;
+        let chunk = &self.chunks[(cell / per_chunk) as usize];
+        chunk.validate(CellIndex(cell % per_chunk), snapshot.generation)
+    }
+
+    /// The extents of an inode with indexes `from..to` that have a block, by index; at most `max`.
+    pub(crate) fn extents_of(
+        &self,
+        inode: u64,
+        from: u64,
+        to: u64,
+        max: usize,
+    ) -> Vec<(u64, Extent)> {
+        let Some(found) = self.inodes.get(&inode) else { return Vec::new() };
+        let Some((first, _)) = split_index(from) else { return Vec::new() };
+        let indexes = found.groups.range(first..).flat_map(|(number, _)| {
+            let start = u64::from(*number) * EXTENTS_PER_GROUP as u64;
+            start..start + EXTENTS_PER_GROUP as u64
+        });
+        indexes
+            .skip_while(|index| *index < from)
+            .take_while(|index| *index < to)
+            .filter_map(|index| Some((index, self.extent(inode, index)?.extent)))
+            .take(max)
+            .collect()
+    }
+}
+
+/// Applying what was acknowledged.
+impl Table {
+    /// Applies a batch. Every change replaces what was there, so that a batch may be applied again to
+    /// a table that has it, or later ones, in part.
+    ///
+    /// # Errors
+    /// When there is no memory for more.
+    pub(crate) fn apply(&mut self, sequence: u64, changes: &Changes) -> Result<(), TableError> {
+        for cut in &changes.cuts {
+            self.cut(sequence, cut);
+        }
+        for inode in &changes.deletes {
+            self.delete(sequence, *inode);
+        }
+        for inode in &changes.inodes {
+            self.put_inode(inode)?;
+        }
+        for put in &changes.extents {
+            self.put_extent(sequence, put.inode, put.index, &put.extent)?;
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, sequence: u64, cut: &Cut) {
+        let Some((first, _)) = split_index(cut.from) else { return };
+        let Some(inode) = self.inodes.get(&cut.inode) else { return };
+        let last = split_index(cut.to.saturating_sub(1)).map_or(u32::MAX, |(number, _)| number);
+        if last < first {
+            return;
+        }
+        let numbers: Vec<u32> = inode.groups.range(first..=last).map(|(number, _)| *number).collect();
+        for number in numbers {
+            let start = u64::from(number) * EXTENTS_PER_GROUP as u64;
+            for slot in 0..EXTENTS_PER_GROUP as u64 {
+                if (cut.from..cut.to).contains(&(start + slot)) {
+                    self.clear_extent(sequence, cut.inode, number, slot as u32);
+                }
+            }
+            self.free_if_empty(cut.inode, number);
+        }
+    }
+
+    fn delete(&mut self, sequence: u64, id: u64) {
+        self.cut(sequence, &Cut { inode: id, from: 0, to: u64::MAX });
+        if let Some(inode) = self.inodes.remove(&id) {
+            self.pages.touch(inode.place / INODES_PER_PAGE as u32);
+            self.pages.clear_inode(inode.place);
+            self.free_inodes.push(inode.place);
+        }
+    }
+
+    fn put_inode(&mut self, record: &InodeRecord) -> Result<(), TableError> {
+        self.next_inode = self.next_inode.max(record.id + 1);
+        let place = match self.inodes.get_mut(&record.id) {
+            Some(inode) if record.generation >= inode.record.generation => {
+                inode.record = *record;
+                inode.place
+            }
+            Some(_) => return Ok(()),
+            None => {
+                let place = self.free_inode_place();
+                let groups = BTreeMap::new();
+                self.inodes.insert(record.id, Inode { record: *record, place, groups });
+                self.pages.set_inode(place, record.id);
+                place
+            }
+        };
+        self.pages.touch(place / INODES_PER_PAGE as u32);
+        Ok(())
+    }
+
+    fn free_inode_place(&mut self) -> u32 {
+        if let Some(place) = self.free_inodes.pop() {
+            return place;
+        }
+        let page = self.pages.add(PageKind::Inodes, NIL);
+        let first = page * INODES_PER_PAGE as u32;
+        self.free_inodes.extend((first + 1..first + INODES_PER_PAGE as u32).rev());
+        first
+    }
+
+    fn put_extent(
+        &mut self,
+        sequence: u64,
+        id: u64,
+        index: u64,
+        extent: &Extent,
+    ) -> Result<(), TableError> {
+        let Some((number, slot)) = split_index(index) else {
+            unreachable!("the size of an inode is bounded")
+        };
+        if extent.is_hole() {
+            self.clear_extent(sequence, id, number, slot);
+            self.free_if_empty(id, number);
+            return Ok(());
+        }
+        let (head, rest) = FirstSlot::split(sequence, extent);
+        let first = self.group_for(sequence, id, number, 0)?;
+        if first == NIL {
+            // Pages from a checkpoint that is ahead of the record: a later record deletes the inode.
+            return Ok(());
+        }
+        let before = self.read_first(first, slot);
+        if before.generation > sequence {
+            // A page from a checkpoint that is ahead of the record: a later record says it again.
+            return Ok(());
+        }
+        if let Some(rest) = rest {
+            let second = self.group_for(sequence, id, number, 1)?;
+            self.write_slot(second, slot, &bytemuck::cast(rest));
+        } else if before.needs_second() {
+            self.clear_second(sequence, id, number, slot);
+        }
+        self.write_slot(first, slot, &head);
+        self.extents += u64::from(before.mask() == 0);
+        Ok(())
+    }
+
+    /// The group of an inode's extents, made if there is none.
+    fn group_for(
+        &mut self,
+        sequence: u64,
+        id: u64,
+        number: u32,
+        part: u32,
+    ) -> Result<u32, TableError> {
+        let Some(inode) = self.inodes.get(&id) else { return Ok(NIL) };
+        let known = inode.groups.get(&number).map_or(NIL, |pair| pair[part as usize]);
+        if known != NIL {
+            return Ok(known);
+        }
+        let group = self.free_group()?;
+        self.own_group(group, GroupHeader { inode: id, group: number, part, zero: [0; 2] });
+        for slot in 0..EXTENTS_PER_GROUP as u32 {
+            self.write_slot(group, slot, &empty(sequence));
+        }
+        Ok(group)
+    }
+
+    fn own_group(&mut self, group: u32, header: GroupHeader) {
+        self.groups[group as usize] = header;
+        let page = self.frames[group as usize / GROUPS_PER_PAGE];
+        self.pages.add_content(page);
+        if let Some(inode) = self.inodes.get_mut(&header.inode) {
+            inode.groups.entry(header.group).or_insert([NIL; 2])[header.part as usize] = group;
+        }
+    }
+
+    fn free_group(&mut self) -> Result<u32, TableError> {
+        if let Some(group) = self.free_groups.pop() {
+            return Ok(group);
+        }
+        let frame = self.free_frame()?;
+        let page = self.pages.add(PageKind::Extents, frame);
+        self.frames[frame as usize] = page;
+        let first = frame * GROUPS_PER_PAGE as u32;
+        self.free_groups.extend((first + 1..first + GROUPS_PER_PAGE as u32).rev());
+        Ok(first)
+    }
+
+    fn free_frame(&mut self) -> Result<u32, TableError> {
+        if let Some(frame) = self.free_frames.pop() {
+            return Ok(frame);
+        }
+        let first = self.frames.len() as u32;
+        self.chunks.push(GenerationTable::new(FRAMES_PER_CHUNK * CELLS_PER_FRAME, self.policy)?);
+        let frames = (first + FRAMES_PER_CHUNK) as usize;
+        self.frames.resize(frames, NIL);
+        self.groups.resize(frames * GROUPS_PER_PAGE, Zeroable::zeroed());
+        self.free_frames.extend((first + 1..first + FRAMES_PER_CHUNK).rev());
+        Ok(first)
+    }
+
+    fn clear_extent(&mut self, sequence: u64, id: u64, number: u32, slot: u32) {
+        let Some(inode) = self.inodes.get(&id) else { return };
+        let Some([first, _]) = inode.groups.get(&number).copied() else { return };
+        let before = self.read_first(first, slot);
+        if before.mask() == 0 || before.generation > sequence {
+            return;
+        }
+        if before.needs_second() {
+            self.clear_second(sequence, id, number, slot);
+        }
+        self.write_slot(first, slot, &empty(sequence));
+        self.extents -= 1;
+    }
+
+    /// Clears a second slot, and gives its group back when it was the last.
+    fn clear_second(&mut self, sequence: u64, id: u64, number: u32, slot: u32) {
+        let Some(inode) = self.inodes.get_mut(&id) else { return };
+        let Some(pair) = inode.groups.get_mut(&number) else { return };
+        let second = pair[1];
+        if second == NIL {
+            return;
+        }
+        self.write_slot(second, slot, &empty(sequence));
+        let slots = 0..EXTENTS_PER_GROUP as u32;
+        if slots.into_iter().all(|slot| self.read_second(second, slot).is_empty()) {
+            if let Some(pair) = self.inodes.get_mut(&id).and_then(|i| i.groups.get_mut(&number)) {
+                pair[1] = NIL;
+            }
+            self.give_group(second);
+        }
+    }
+
+    fn free_if_empty(&mut self, id: u64, number: u32) {
+        let Some(inode) = self.inodes.get_mut(&id) else { return };
+        let Some([first, second]) = inode.groups.get(&number).copied() else { return };
+        let slots = 0..EXTENTS_PER_GROUP as u32;
+        if !slots.into_iter().all(|slot| self.read_first(first, slot).mask() == 0) {
+            return;
+        }
+        if let Some(inode) = self.inodes.get_mut(&id) {
+            inode.groups.remove(&number);
+        }
+        self.give_group(first);
+        if second != NIL {
+            self.give_group(second);
+        }
+    }
+
+    fn give_group(&mut self, group: u32) {
+        self.groups[group as usize] = Zeroable::zeroed();
+        self.quarantine.as_mut().unwrap_or(&mut self.free_groups).push(group);
+        let frame = group / GROUPS_PER_PAGE as u32;
+        let page = self.frames[frame as usize];
+        self.pages.touch(page);
+        self.pages.remove_content(page);
+    }
+}
+
+/// Pages, on their way to the disk and from it.
+impl Table {
+    /// Writes a page's content; the bytes are zeroes.
+    pub(crate) fn fill_page(&self, (level, number): (usize, u32), page: &mut PageBytes<'_>) {
+        if level > 0 {
+            for (index, child) in self.pages.children(level, number).enumerate() {
+                page.put_child(index, &child);
+            }
+            return;
+        }
+        let Page { kind, frame, .. } = self.pages.page((0, number));
+        if *kind == PageKind::Inodes {
+            for (index, id) in self.pages.inodes_on(number).iter().enumerate() {
+                if let Some(inode) = self.inodes.get(id) {
+                    page.put_inode(index, &inode.record);
+                }
+            }
+            return;
+        }
+        for index in 0..GROUPS_PER_PAGE {
+            let group = frame * GROUPS_PER_PAGE as u32 + index as u32;
+            let header = &self.groups[group as usize];
+            if header.inode == 0 {
+                continue;
+            }
+            page.put_group(index, header);
+            for slot in 0..EXTENTS_PER_GROUP {
+                page.put_slot(index, slot, &self.read_first(group, slot as u32));
+            }
+        }
+    }
+
+    /// Takes over a page of level 0 that was read at opening, or that the tree has none of. Inode
+    /// pages first: [`Table::load_extents`] drops groups of inodes that do not exist.
+    pub(crate) fn load_page(
+        &mut self,
+        number: u32,
+        child: Child,
+        kind: PageKind,
+    ) -> Result<(), TableError> {
+        let frame = match kind {
+            PageKind::Extents => self.free_frame()?,
+            _ => NIL,
+        };
+        let loaded = self.pages.load(0, kind, frame, child);
+        assert_eq!(loaded, number, "pages are loaded in their order");
+        if frame != NIL {
+            self.frames[frame as usize] = number;
+        }
+        Ok(())
+    }
+
+    /// The inodes of a page that was read.
+    pub(crate) fn load_inodes(
+        &mut self,
+        number: u32,
+        page: Option<&format::Page<'_>>,
+    ) -> Result<(), TableError> {
+        for index in (0..INODES_PER_PAGE).rev() {
+            let place = number * INODES_PER_PAGE as u32 + index as u32;
+            let record = page.map_or_else(Zeroable::zeroed, |page| page.inode(index));
+            if record.id == 0 {
+                self.free_inodes.push(place);
+                continue;
+            }
+            let groups = BTreeMap::new();
+            let twice = self.inodes.insert(record.id, Inode { record, place, groups });
+            if twice.is_some() {
+                return Err(TableError::TwiceInode { inode: record.id });
+            }
+            self.pages.set_inode(place, record.id);
+            self.next_inode = self.next_inode.max(record.id + 1);
+        }
+        Ok(())
+    }
+
+    /// The groups of a page that was read.
+    pub(crate) fn load_extents(&mut self, number: u32, page: Option<&format::Page<'_>>) {
+        let first = self.pages.page((0, number)).frame * GROUPS_PER_PAGE as u32;
+        for index in (0..GROUPS_PER_PAGE).rev() {
+            let group = first + index as u32;
+            let header = page.map_or_else(Zeroable::zeroed, |page| page.group(index));
+            let known = self.inodes.get(&header.inode);
+            let taken = known.and_then(|inode| inode.groups.get(&header.group));
+            let free = taken.is_none_or(|pair| pair.get(header.part as usize) == Some(&NIL));
+            let (Some(page), Some(_), true) = (page, known, free) else {
+                // Of an inode that a record deletes, or moved: a checkpoint copies page by page, and
+                // the records after its beginning say again what they changed.
+                self.free_groups.push(group);
+                continue;
+            };
+            self.own_group(group, header);
+            for slot in 0..EXTENTS_PER_GROUP {
+                let value: FirstSlot = page.slot(index, slot);
+                self.write_slot(group, slot as u32, &value);
+            }
+        }
+    }
+
+    /// All pages and groups are there: drops what is half (a first slot without its second) and
+    /// counts. Half an extent comes from pages that were copied at different times, and a record
+    /// says it again.
+    pub(crate) fn finish_loading(&mut self) {
+        self.quarantine = Some(Vec::new());
+        let keys: Vec<(u64, u32)> = self
+            .inodes
+            .iter()
+            .flat_map(|(id, inode)| inode.groups.keys().map(|number| (*id, *number)))
+            .collect();
+        for (id, number) in keys {
+            for slot in 0..EXTENTS_PER_GROUP as u32 {
+                self.drop_half(id, number, slot);
+            }
+        }
+        self.pages.clean();
+    }
+
+    /// The last record was applied.
+    pub(crate) fn finish_replay(&mut self) {
+        self.free_groups.extend(self.quarantine.take().into_iter().flatten());
+    }
+
+    fn drop_half(&mut self, id: u64, number: u32, slot: u32) {
+        let pair = self.inodes.get(&id).and_then(|inode| inode.groups.get(&number)).copied();
+        let Some([first, second]) = pair else { return };
+        if first == NIL {
+            if second != NIL {
+                self.inodes.get_mut(&id).and_then(|inode| inode.groups.remove(&number));
+                self.give_group(second);
+            }
+            return;
+        }
+        let head = self.read_first(first, slot);
+        if head.mask() == 0 {
+            return;
+        }
+        let rest = (head.needs_second() && second != NIL).then(|| self.read_second(second, slot));
+        let same = rest.is_none_or(|rest| rest.generation == head.generation);
+        if !same || head.join(rest.as_ref()).is_err() {
+            self.write_slot(first, slot, &empty(head.generation));
+        } else {
+            self.extents += 1;
+        }
+    }
+}
+
+fn empty(generation: u64) -> FirstSlot {
+    FirstSlot { generation, ..Zeroable::zeroed() }
+}
+
+/// Number of the group and slot in it; none for an index that no inode can have.
+fn split_index(index: u64) -> Option<(u32, u32)> {
+    let per_group = EXTENTS_PER_GROUP as u64;
+    Some((u32::try_from(index / per_group).ok()?, (index % per_group) as u32))
+}
+
+#[cfg(test)]
+mod tests;
