@@ -44,7 +44,10 @@ pub use concurrency::lock::acquire::LockRefusal;
 pub use concurrency::lock::metrics::LockMetrics;
 pub use concurrency::lock::word::LockMode;
 pub use concurrency::metadata_locks::{ExtentMapLocks, InodeLocks};
-pub use engine::{CloseError, DiskConfig, IoConfig, IoScheduler, OpenError, SubmitError, Ticket};
+pub use engine::{
+    CloseError, ConfigError, DiskConfig, EngineConfig, IoConfig, IoScheduler, OpenError,
+    SubmitError, Ticket,
+};
 pub use io::metrics::Metrics;
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};
 pub use memory::{BufferList, DmaBuf};

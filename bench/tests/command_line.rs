@@ -73,6 +73,22 @@ fn help_and_version_are_answers() {
     assert!(help.contains("Exit codes: 0 ok, 1 run failed, 2 usage"), "{help}");
 }
 
+/// The harness takes the raw sections of a storage engine's file, and passes over none of it.
+#[test]
+fn an_engine_file_configures_the_harness() {
+    let load = ["--target=nop", "--rw=randread", "--bs=4k", "--size=1g", "--runtime=20ms"];
+    for name in ["default", "file", "low-latency"] {
+        let config = format!("--config={}/../configs/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let (code, _, error) = bench(&[&load[..], &[&config]].concat());
+        assert_eq!(code, 0, "{name}: {error}");
+    }
+    let path = std::env::temp_dir().join(format!("dynamicfs-misspelt-{}.toml", std::process::id()));
+    std::fs::write(&path, "[commit]\nmod = \"linger\"\n").unwrap();
+    let error = refused(&[&load[..], &[&format!("--config={}", path.display())]].concat());
+    std::fs::remove_file(&path).unwrap();
+    assert!(error.contains(":2: unknown field commit.mod; the nearest is commit.mode"), "{error}");
+}
+
 #[test]
 fn a_closed_pipe_is_no_panic() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_dynamicfs-bench"))

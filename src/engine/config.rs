@@ -1,15 +1,23 @@
 //! Configuration of the raw block engine, in code or from TOML.
 //!
-//! A file may `include` others; paths in them are relative to the file that names them. What
-//! `dynamicfs-bench calibrate` writes is such a file: its `[[calibration]]` entries give a depth
-//! target to the disks whose serial number, or path where there is none, they name.
+//! A file is read as the storage engine's ([`EngineConfig`]), which has these fields and more. It
+//! may `include` others, of which it takes the disks and the calibration; their paths are relative
+//! to the file that names them. What `dynamicfs-bench calibrate` writes is such a file: its
+//! `[[calibration]]` entries give a depth target to the disks whose serial number, or path where
+//! there is none, they name.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::engine_config::EngineConfig;
+use crate::engine::engine_config::fields::{check_numbers, join};
 use crate::machine::mapping::PagePolicy;
 use crate::scheduler::limits::SchedulerConfig;
+
+/// Disks of one engine, at most.
+const DISKS_MAX: usize = 1024;
 
 /// What a disk is opened for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +117,7 @@ impl Default for MemoryConfig {
 
 /// What `dynamicfs-bench calibrate` found out about a disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Calibration {
     /// Path of the device when it was measured.
     pub path: PathBuf,
@@ -127,7 +135,7 @@ pub struct Calibration {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IoConfig {
-    /// Files whose entries are added to this one's.
+    /// Files whose disks and calibration are added to this one's. Empty once they were read.
     pub include: Vec<PathBuf>,
     /// The disks, in the order of their [`crate::io::DiskId`]s.
     pub disks: Vec<DiskConfig>,
@@ -146,6 +154,24 @@ pub struct IoConfig {
     pub calibration: Vec<Calibration>,
 }
 
+/// A line of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file; `None`: a text that came from none.
+    pub file: Option<PathBuf>,
+    /// Its line, counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{}:{}", file.display(), self.line),
+            None => write!(f, "line {}", self.line),
+        }
+    }
+}
+
 /// A configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -157,12 +183,12 @@ pub enum ConfigError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The file is not valid; the text has line and column.
-    #[error("{}: {text}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Line, column, and what is wrong.
+    /// It is not TOML.
+    #[error("{at}: {text}")]
+    Syntax {
+        /// Where.
+        at: Place,
+        /// What is wrong.
         text: String,
     },
     /// Files include each other.
@@ -171,72 +197,99 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
-    /// A value is out of range.
-    #[error("{field} = {value} is out of range: {range}")]
-    Range {
+    /// There is no such field.
+    #[error("{at}: unknown field {field}; the nearest is {nearest}")]
+    Unknown {
+        /// Where.
+        at: Place,
+        /// Dotted name that was given.
+        field: String,
+        /// Dotted name of the field that was perhaps meant.
+        nearest: String,
+    },
+    /// The field would have no effect where it stands.
+    #[error("{at}: {field} cannot stand here: {reason}")]
+    Misplaced {
+        /// Where.
+        at: Place,
         /// Dotted name of the field.
-        field: &'static str,
+        field: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A number where a text belongs, and the like.
+    #[error("{at}: {field} = {value} has the wrong type: it is {expected}")]
+    WrongType {
+        /// Where.
+        at: Place,
+        /// Dotted name of the field.
+        field: String,
+        /// Value as it was written.
+        value: String,
+        /// Type and range that it has.
+        expected: String,
+    },
+    /// A value is out of range.
+    #[error("{}{field} = {value} is out of range: {range}", before(at.as_ref()))]
+    Range {
+        /// Where; `None`: not in a file, but in code.
+        at: Option<Place>,
+        /// Dotted name of the field.
+        field: String,
         /// Value that was given.
-        value: u64,
+        value: String,
         /// What it must be.
-        range: &'static str,
+        range: String,
     },
 }
 
-impl IoConfig {
-    /// Reads a TOML file and what it includes.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<IoConfig, ConfigError> {
-        IoConfig::read(path.as_ref(), &mut Vec::new())
-    }
+fn before(at: Option<&Place>) -> String {
+    at.map(|at| format!("{at}: ")).unwrap_or_default()
+}
 
-    fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<IoConfig, ConfigError> {
-        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-        let canonical = path.canonicalize().map_err(failed)?;
-        if above.contains(&canonical) {
-            return Err(ConfigError::Cycle { path: path.to_owned() });
-        }
-        let text = std::fs::read_to_string(&canonical).map_err(failed)?;
-        let mut config: IoConfig = toml::from_str(&text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            text: error.to_string(),
-        })?;
-        let folder = canonical.parent().unwrap_or(Path::new("/")).to_owned();
-        above.push(canonical);
-        for include in std::mem::take(&mut config.include) {
-            let included = IoConfig::read(&folder.join(include), above)?;
-            config.calibration.extend(included.calibration);
-            config.disks.extend(included.disks);
-        }
-        above.pop();
-        Ok(config)
+impl IoConfig {
+    /// Reads a TOML file and what it includes: the raw part of [`EngineConfig::from_file`], which
+    /// checks the store's sections too, so that no tool passes over a mistake in them.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names file and line.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<IoConfig, ConfigError> {
+        EngineConfig::from_file(path).map(|config| config.io)
     }
 
     /// Checks what does not depend on the machine.
+    ///
+    /// # Errors
+    /// [`ConfigError::Range`] with the first field that is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let range = |field, value: u64, low, high, range| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err(ConfigError::Range { field, value, range })
-            }
-        };
+        if !(1..=DISKS_MAX).contains(&self.disks.len()) {
+            return Err(ConfigError::Range {
+                at: None,
+                field: "disks".to_owned(),
+                value: self.disks.len().to_string(),
+                range: "from 1 to 1,024 disks".to_owned(),
+            });
+        }
         let reactors = &self.reactors;
-        range("disks", self.disks.len() as u64, 1, 1024, "from 1 to 1,024 disks")?;
-        range(
-            "reactors.completion_batch",
-            reactors.completion_batch.into(),
-            1,
-            64,
-            "from 1 to 64",
-        )?;
-        range("reactors.settle_us", reactors.settle_us.into(), 1, 10_000, "from 1 to 10,000")?;
+        let numbers = [
+            ("count", reactors.count.map(u64::from)),
+            ("completion_batch", Some(reactors.completion_batch.into())),
+            ("settle_us", Some(reactors.settle_us.into())),
+        ];
+        check_numbers("reactors", &numbers)?;
         let mib = u64::from(self.memory.arena_mib_per_node);
-        range("memory.arena_mib_per_node", mib, 2, 1 << 20, "from 2 to 1,048,576")?;
-        let calls = u64::from(self.calls_max.unwrap_or(1));
-        range("calls_max", calls, 1, 1 << 24, "from 1 to 16,777,216")?;
-        for disk in &self.disks {
-            let lanes = u64::from(disk.lanes.unwrap_or(1));
-            range("disks.lanes", lanes, 1, 64, "from 1 to 64")?;
+        check_numbers("memory", &[("arena_mib_per_node", Some(mib))])?;
+        check_numbers("", &[("calls_max", self.calls_max.map(u64::from))])?;
+        check_scheduler("", &self.scheduler)?;
+        for (index, disk) in self.disks.iter().enumerate() {
+            let section = format!("disks[{index}]");
+            let numbers = [("lanes", disk.lanes.map(u64::from)), ("nop_bytes", disk.nop_bytes)];
+            check_numbers(&section, &numbers)?;
+            check_scheduler(&section, &disk.scheduler)?;
+        }
+        for (index, entry) in self.calibration.iter().enumerate() {
+            let depth = Some(u64::from(entry.depth));
+            check_numbers(&format!("calibration[{index}]"), &[("depth", depth)])?;
         }
         Ok(())
     }
@@ -265,30 +318,23 @@ impl IoConfig {
     }
 }
 
+fn check_scheduler(section: &str, config: &SchedulerConfig) -> Result<(), ConfigError> {
+    let numbers = [
+        ("depth", config.depth.map(u64::from)),
+        ("queue_max", config.queue_max.map(u64::from)),
+        ("slot_bytes", config.slot_bytes),
+        ("split_bytes", config.split_bytes),
+        ("active_bytes_max", config.active_bytes_max),
+        ("aged_every", config.aged_every.map(u64::from)),
+        ("background_busy_max", config.background_busy_max.map(u64::from)),
+        ("background_busy_bytes", config.background_busy_bytes),
+    ];
+    check_numbers(&join(section, "scheduler"), &numbers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_default_file_is_the_defaults_and_the_others_are_valid() {
-        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-        let default = IoConfig::from_file(configs.join("default.toml")).unwrap();
-        assert_eq!(default, IoConfig::default());
-        // What is commented out is valid as well.
-        let text = std::fs::read_to_string(configs.join("default.toml")).unwrap();
-        let field = |line: &str| line.starts_with("# [") || line.contains(" = ");
-        let lines = text.lines().map(|line| match line.strip_prefix("# ") {
-            Some(rest) if field(line) && !rest.starts_with("A disk") => rest,
-            _ => line,
-        });
-        let whole: String = lines.map(|line| format!("{line}\n")).collect();
-        let config: IoConfig = toml::from_str(&whole).unwrap();
-        assert_eq!(config.disks.len(), 1);
-        assert_eq!(config.reactors.cpus, Some(vec![2, 3]));
-        for name in ["nvme.toml", "file.toml"] {
-            IoConfig::from_file(configs.join(name)).unwrap().check().unwrap();
-        }
-    }
 
     #[test]
     fn an_included_calibration_gives_a_depth_by_serial() {
@@ -308,7 +354,7 @@ mod tests {
         assert!(matches!(IoConfig::from_file(&main), Err(ConfigError::Cycle { .. })));
         std::fs::write(&main, "[reactors]\nspinn_us = 4\n").unwrap();
         let text = IoConfig::from_file(&main).unwrap_err().to_string();
-        assert!(text.contains("line 2") && text.contains("spin_us"), "{text}");
+        assert!(text.contains("main.toml:2: ") && text.contains("reactors.spin_us"), "{text}");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
