@@ -298,13 +298,13 @@ impl ReactorState {
             && let Some(slot) = self.again.pop()
         {
             self.ops.activate(slot);
-            backend.stage(&mut self.ops, slot);
-            room -= 1;
+            room = room.saturating_sub(backend.stage(&mut self.ops, slot));
             staged += 1;
         }
         let started = self.ready.len().min(room as usize);
         for slot in self.ready.drain(..started) {
             self.ops.activate(slot);
+            // Plain transfers alone start on arrival: each is one entry.
             backend.stage(&mut self.ops, slot);
         }
         room -= started as u32;
@@ -315,8 +315,7 @@ impl ReactorState {
             {
                 let Some(slot) = self.prepare(lane, choice) else { break };
                 self.ops.activate(slot);
-                backend.stage(&mut self.ops, slot);
-                room -= 1;
+                room = room.saturating_sub(backend.stage(&mut self.ops, slot));
                 staged += 1;
             }
             self.lanes[lane].publish_dispatched(&mut self.wakers);

@@ -104,7 +104,7 @@ impl<'a> LocalIo<'a> {
         let class = request.priority;
         let now = self.state.now;
         let origin = Origin::Local { task: self.task, tag };
-        if request.kind.moves_data()
+        if request.kind.is_plain()
             && self.state.ops.room() > 0
             && lane.start_at_once(class, request.len, now)
         {

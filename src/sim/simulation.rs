@@ -23,7 +23,7 @@ use crate::reactor::local::LocalTask;
 use crate::reactor::shared::{Calls, Control, ReactorShared};
 use crate::reactor::{Flow, Reactor, ReactorState, Tuning};
 use crate::scheduler::limits::{Limits, SchedulerConfig};
-use crate::sim::backend::{SimBackend, SimSignal};
+use crate::sim::backend::{SimBackend, SimRing, SimSignal};
 use crate::sim::disk::{SimDisk, SimDiskConfig};
 use crate::sim::fault::Faults;
 use crate::sim::random::Random;
@@ -61,6 +61,9 @@ pub struct SimConfig {
     pub sq_entries: u32,
     /// Chances in a million that the kernel refuses a hand-over for lack of memory.
     pub enter_refusals: u32,
+    /// Whether the ring chains the flush of a `WriteFlush` to its write, as kernels from 5.17 on
+    /// do; else the reactor submits one after the other.
+    pub chains: bool,
     /// Bounds of the time of half a turn.
     pub turn_ns: RangeInclusive<u64>,
 }
@@ -79,6 +82,7 @@ impl Default for SimConfig {
             spin_ns: 0,
             sq_entries: 128,
             enter_refusals: 0,
+            chains: true,
             turn_ns: 100..=2_000,
         }
     }
@@ -152,7 +156,8 @@ impl Simulation {
             completion_batch: config.completion_batch,
             settle_us: config.settle_us,
         };
-        let ring = (config.sq_entries, config.enter_refusals);
+        let (room, refusals, chains) = (config.sq_entries, config.enter_refusals, config.chains);
+        let ring = SimRing { room, refusals, chains };
         let reactors = lanes.into_iter().zip(&shared).zip(signals).enumerate();
         let reactors = reactors.map(|(number, ((lanes, shared), signal))| {
             let state = ReactorState::new(lanes, facts.len(), Arc::clone(shared), tuning);

@@ -3,6 +3,7 @@
 mod actor;
 mod closing;
 mod disk;
+mod durable;
 mod engine;
 mod reactor;
 mod stealing;

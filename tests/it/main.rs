@@ -10,6 +10,7 @@
 mod back_pressure;
 mod closing;
 mod data;
+mod durable;
 mod faults;
 mod footprint;
 mod poison;
