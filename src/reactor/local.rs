@@ -23,8 +23,12 @@ pub enum TaskState {
     Done,
 }
 
-/// A task on a reactor.
-pub trait LocalTask: Send {
+/// Makes a task, on the thread of the reactor that it will run on: the task itself need not be
+/// `Send`.
+pub type TaskSeed = Box<dyn FnOnce() -> Box<dyn LocalTask> + Send>;
+
+/// A task on a reactor. It never leaves its reactor's thread.
+pub trait LocalTask {
     /// Runs a little: submits requests, says when it wants to run again.
     fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState;
 
@@ -84,6 +88,12 @@ impl<'a> LocalIo<'a> {
     /// Disks with a lane on this reactor.
     pub fn disks(&self) -> impl Iterator<Item = &DiskFacts> {
         self.state.lanes.iter().map(Lane::facts)
+    }
+
+    /// What the engine knows of a disk; none when it has no lane on this reactor.
+    pub fn facts(&self, disk: DiskId) -> Option<&DiskFacts> {
+        let lane = self.state.lane_of_disk.get(usize::from(disk.0)).copied().flatten()?;
+        Some(self.state.lanes[usize::from(lane)].facts())
     }
 
     /// Submits one request; its completion comes with `tag`.

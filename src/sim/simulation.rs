@@ -19,7 +19,8 @@ use crate::io::op_table::State;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::placement::{LaneSlot, Locality};
-use crate::reactor::local::LocalTask;
+use crate::reactor::bell::Bell;
+use crate::reactor::local::{LocalTask, TaskSeed};
 use crate::reactor::shared::{Calls, Control, ReactorShared};
 use crate::reactor::{Flow, Reactor, ReactorState, Tuning};
 use crate::scheduler::limits::{Limits, SchedulerConfig};
@@ -282,8 +283,29 @@ impl Simulation {
     ///
     /// # Panics
     /// When there is no reactor of that number.
-    pub fn spawn_local(&mut self, reactor: usize, task: Box<dyn LocalTask>) {
+    pub fn spawn_local(&mut self, reactor: usize, task: Box<dyn LocalTask + Send>) {
         self.gate.reactors[reactor].order(Control::Spawn(task));
+    }
+
+    /// As `IoScheduler::spawn_seed`.
+    ///
+    /// # Panics
+    /// When there is no reactor of that number.
+    pub fn spawn_seed(&mut self, reactor: usize, seed: TaskSeed) {
+        self.gate.reactors[reactor].order(Control::Plant { seed, bell: None });
+    }
+
+    /// As `IoScheduler::bell`.
+    ///
+    /// # Panics
+    /// When there is no reactor of that number.
+    pub fn bell(&self, reactor: usize) -> Option<Bell> {
+        Bell::new(&self.gate.reactors[reactor])
+    }
+
+    /// As `IoScheduler::spawn_seed_with_bell`.
+    pub fn spawn_seed_with_bell(&mut self, bell: &Bell, seed: TaskSeed) {
+        bell.plant(seed);
     }
 
     /// Counters and histograms.

@@ -1,6 +1,7 @@
 //! Tests on simulated disks.
 
 mod actor;
+mod bells;
 mod closing;
 mod disk;
 mod durable;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod back_pressure;
+mod bells;
 mod closing;
 mod data;
 mod durable;
