@@ -2,7 +2,8 @@
 //!
 //! One turn, always in this order, so that a request travels one way:
 //!
-//! 1. take the mail (requests of other threads) and let runnable local tasks submit;
+//! 1. take the mail (requests of other threads) and let runnable local tasks submit, those whose
+//!    bells were rung among them;
 //! 2. dispatch: each lane's scheduler fills the slots that its ceilings allow;
 //! 3. enter the backend once: hand over what is staged, sleep if there is nothing else to do;
 //! 4. reap completions, tell their origins, wake their waiters.
@@ -10,6 +11,7 @@
 //! A pinned thread drives it in production (`Reactor::run`); the simulator drives many, on one
 //! thread. Nothing here uses a thread, a clock or a random source of its own.
 
+pub mod bell;
 pub(crate) mod drain;
 pub(crate) mod finish;
 pub(crate) mod lane;
@@ -25,6 +27,7 @@ use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
 use crate::io::error::ErrorKind;
 use crate::io::op::Request;
 use crate::io::op_table::{OpTable, Origin, State};
+use crate::reactor::bell::BellTable;
 use crate::reactor::drain::StuckDisk;
 use crate::reactor::lane::Lane;
 use crate::reactor::local::{LocalIo, LocalTask, TaskSlot, TaskState};
@@ -69,6 +72,7 @@ pub(crate) struct ReactorState {
     /// Lane of each disk on this reactor, by disk number.
     pub(crate) lane_of_disk: Vec<Option<u16>>,
     pub(crate) tasks: Vec<TaskSlot>,
+    pub(crate) bells: BellTable,
     pub(crate) shared: Arc<ReactorShared>,
     pub(crate) tuning: Tuning,
     pub(crate) now: u64,
@@ -107,6 +111,7 @@ impl ReactorState {
             lanes,
             lane_of_disk,
             tasks: Vec::new(),
+            bells: BellTable::new(),
             shared,
             tuning,
             now: 0,
@@ -147,6 +152,9 @@ impl<B: Backend> Reactor<B> {
         state.take_mail();
         if state.shared.control_pending() {
             state.obey();
+        }
+        if state.shared.bells.any() {
+            state.answer_bells();
         }
         state.run_tasks();
         let staged = state.dispatch(&mut self.backend);
@@ -280,6 +288,7 @@ impl ReactorState {
     /// A task that is done and owes nothing.
     #[cold]
     fn end_task(&mut self, index: usize) {
+        self.bells.untie(index as u16);
         if let Some(mut task) = self.tasks[index].task.take() {
             task.finish();
         }
@@ -298,13 +307,13 @@ impl ReactorState {
             && let Some(slot) = self.again.pop()
         {
             self.ops.activate(slot);
-            backend.stage(&mut self.ops, slot);
-            room -= 1;
+            room = room.saturating_sub(backend.stage(&mut self.ops, slot));
             staged += 1;
         }
         let started = self.ready.len().min(room as usize);
         for slot in self.ready.drain(..started) {
             self.ops.activate(slot);
+            // Plain transfers alone start on arrival: each is one entry.
             backend.stage(&mut self.ops, slot);
         }
         room -= started as u32;
@@ -315,8 +324,7 @@ impl ReactorState {
             {
                 let Some(slot) = self.prepare(lane, choice) else { break };
                 self.ops.activate(slot);
-                backend.stage(&mut self.ops, slot);
-                room -= 1;
+                room = room.saturating_sub(backend.stage(&mut self.ops, slot));
                 staged += 1;
             }
             self.lanes[lane].publish_dispatched(&mut self.wakers);
@@ -482,7 +490,11 @@ impl ReactorState {
         if active == 0 {
             self.lanes.iter_mut().for_each(|lane| lane.ask_peers());
         }
-        if !self.shared.mailbox.prepare_sleep() || self.shared.control_pending() {
+        // Orders and bells that came before the announcement did not wake: look again.
+        if !self.shared.mailbox.prepare_sleep()
+            || self.shared.control_pending()
+            || self.shared.bells.any()
+        {
             self.shared.mailbox.awake();
             return Wait::None;
         }
@@ -557,11 +569,12 @@ impl ReactorState {
         for order in self.shared.take_orders() {
             match order {
                 Control::Spawn(task) => {
-                    let state = TaskState::RunAgain;
-                    let slot = TaskSlot { task: Some(task), state, outstanding: 0 };
-                    match self.tasks.iter().position(|slot| slot.task.is_none()) {
-                        Some(free) => self.tasks[free] = slot,
-                        None => self.tasks.push(slot),
+                    self.start(task);
+                }
+                Control::Plant { seed, bell } => {
+                    let task = self.start(seed());
+                    if let Some(bell) = bell {
+                        self.bells.tie(bell, task);
                     }
                 }
                 Control::Drain => {
@@ -574,6 +587,27 @@ impl ReactorState {
                 }
             }
         }
+        self.note_event();
+    }
+
+    /// Puts a task in a free slot, to be polled in this turn.
+    fn start(&mut self, task: Box<dyn LocalTask>) -> u16 {
+        let slot = TaskSlot { task: Some(task), state: TaskState::RunAgain, outstanding: 0 };
+        let index = match self.tasks.iter().position(|slot| slot.task.is_none()) {
+            Some(free) => {
+                self.tasks[free] = slot;
+                free
+            }
+            None => {
+                self.tasks.push(slot);
+                self.tasks.len() - 1
+            }
+        };
+        index as u16
+    }
+
+    /// Something happened: a reactor that spins goes on for a while.
+    pub(crate) fn note_event(&mut self) {
         self.last_event_ns = self.now;
     }
 }

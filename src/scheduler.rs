@@ -258,7 +258,7 @@ impl LaneScheduler {
         let (slots, bytes) = self.cost(ops, slot);
         let op = ops.op(slot);
         let (left, kind) = (op.len - op.issued, op.kind);
-        let piece = (kind.moves_data() && (bytes < left || op.issued > 0)).then_some(bytes);
+        let piece = (kind.is_plain() && (bytes < left || op.issued > 0)).then_some(bytes);
         if piece.is_none() || bytes == left {
             self.queues[class].pop(ops);
             if self.queues[class].len == 0 {
@@ -283,7 +283,7 @@ impl LaneScheduler {
             return (1, 0);
         }
         let mut bytes = op.len - op.issued;
-        if bytes > self.limits.split_bytes && op.class >= Priority::Write {
+        if bytes > self.limits.split_bytes && op.class >= Priority::Write && op.kind.is_plain() {
             bytes = self.piece_bytes(ops, slot);
         }
         (self.slots_of(bytes), bytes)

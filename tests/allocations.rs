@@ -164,6 +164,9 @@ fn the_io_path_allocates_nothing() {
         ("a write", one(), OpKind::Write),
         ("a split write", large(), OpKind::Write),
         ("a flush", Buffers::None, OpKind::Flush),
+        ("a write and flush", one(), OpKind::WriteFlush),
+        ("a vectored write and flush", list(128 << 10), OpKind::WriteFlush),
+        ("a durable write", one(), OpKind::WriteDsync),
         ("a vectored read", list(4096), OpKind::Read),
         ("a split vectored write", list(128 << 10), OpKind::Write),
     ];

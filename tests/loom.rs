@@ -23,6 +23,8 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
+#[path = "loom/bells.rs"]
+mod bells;
 #[path = "loom/extent_locks.rs"]
 mod extent_locks;
 #[path = "loom/generation.rs"]

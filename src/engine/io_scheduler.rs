@@ -16,8 +16,9 @@ use crate::io::op::DiskId;
 use crate::machine::device::Device;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::placement::Placement;
+use crate::reactor::bell::Bell;
 use crate::reactor::drain::StuckDisk;
-use crate::reactor::local::LocalTask;
+use crate::reactor::local::{LocalTask, TaskSeed};
 use crate::reactor::shared::{Control, ReactorShared};
 
 /// How long [`IoScheduler`] waits for its devices when it is dropped without a close.
@@ -125,8 +126,31 @@ impl IoScheduler {
     ///
     /// # Panics
     /// When there is no reactor of that number.
-    pub fn spawn_local(&self, reactor: usize, task: Box<dyn LocalTask>) {
+    pub fn spawn_local(&self, reactor: usize, task: Box<dyn LocalTask + Send>) {
         self.reactors[reactor].shared.order(Control::Spawn(task));
+    }
+
+    /// Starts a task that is made on the reactor's thread and never leaves it, so that it need not
+    /// be `Send`. A seed that panics is a panic of the reactor.
+    ///
+    /// # Panics
+    /// When there is no reactor of that number.
+    pub fn spawn_seed(&self, reactor: usize, seed: TaskSeed) {
+        self.reactors[reactor].shared.order(Control::Plant { seed, bell: None });
+    }
+
+    /// A bell of a reactor; none when it has given all [`Bell::PER_REACTOR`].
+    ///
+    /// # Panics
+    /// When there is no reactor of that number.
+    pub fn bell(&self, reactor: usize) -> Option<Bell> {
+        Bell::new(&self.reactors[reactor].shared)
+    }
+
+    /// As [`IoScheduler::spawn_seed`], on the bell's reactor; the bell calls the task from then
+    /// on, and no longer another that it called before.
+    pub fn spawn_seed_with_bell(&self, bell: &Bell, seed: TaskSeed) {
+        bell.plant(seed);
     }
 
     /// Counters and histograms at this moment.

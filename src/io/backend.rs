@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::io::error::Medium;
 use crate::io::op::DiskId;
-use crate::io::op_table::{OpId, OpTable};
+use crate::io::op_table::{Half, OpId, OpTable};
 
 /// How long a reactor may stay inside its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub(crate) enum Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reaped {
     pub(crate) id: OpId,
+    pub(crate) half: Half,
     pub(crate) result: i32,
 }
 
@@ -42,11 +43,13 @@ pub(crate) trait Backend {
     /// Monotonic nanoseconds.
     fn now(&mut self) -> u64;
 
-    /// Attempts that may be staged before the next [`Backend::enter`].
+    /// Entries that may be staged before the next [`Backend::enter`].
     fn room(&mut self) -> u32;
 
-    /// Stages the next attempt at an active operation: its span, at `offset + done`.
-    fn stage(&mut self, ops: &mut OpTable, slot: u32);
+    /// Stages the next attempt at an active operation: its span, at `offset + done`. Returns the
+    /// entries that it took: one, or two for a write with its flush chained to it, which is only
+    /// done while there is room for two. Of a `WriteFlush` it sets `chained`.
+    fn stage(&mut self, ops: &mut OpTable, slot: u32) -> u32;
 
     /// Hands over what is staged, and waits as told. An error is fatal to the reactor.
     fn enter(&mut self, wait: Wait) -> std::io::Result<()>;

@@ -184,7 +184,8 @@ pub fn known_errnos() -> impl Iterator<Item = i32> {
 pub struct IoError {
     /// What it comes to.
     pub kind: ErrorKind,
-    /// What was asked.
+    /// What was asked; of a `WriteFlush` the half that failed, `Write` or `Flush`. It says
+    /// `WriteFlush` when that is not known: the request was not sent, or was given up on.
     pub op: OpKind,
     /// Of which disk.
     pub disk: DiskId,
@@ -205,6 +206,8 @@ impl std::fmt::Display for IoError {
         let op = match self.op {
             OpKind::Read => "read",
             OpKind::Write => "write",
+            OpKind::WriteDsync => "durable write",
+            OpKind::WriteFlush => "write and flush",
             OpKind::Flush => "flush",
             OpKind::Discard => "discard",
             OpKind::WriteZeroes => "write-zeroes",

@@ -29,6 +29,10 @@ pub struct ClassMetrics {
 pub struct LaneMetrics {
     pub(crate) classes: [ClassMetrics; CLASSES],
     pub(crate) errors: [Counter; ErrorKind::COUNT],
+    /// Flush commands that the device answered.
+    pub(crate) flushes: Counter,
+    /// Writes with RWF_DSYNC that the device answered.
+    pub(crate) dsync_writes: Counter,
 }
 
 /// One reactor's loop.
@@ -98,6 +102,11 @@ pub struct DiskMetrics {
     pub classes: [ClassSnapshot; CLASSES],
     /// Failed requests by kind.
     pub errors: BTreeMap<ErrorKindName, u64>,
+    /// Flush commands that the device answered, failed ones included: those of `Flush` requests
+    /// and the second halves of `WriteFlush` requests.
+    pub flushes: u64,
+    /// Durable writes (RWF_DSYNC) that the device answered, failed and short ones included.
+    pub dsync_writes: u64,
 }
 
 /// A kind's name, as a key.
@@ -171,6 +180,7 @@ impl DiskMetrics {
     pub(crate) fn gather<'a>(path: &str, lanes: impl Iterator<Item = &'a LaneMetrics>) -> Self {
         let mut classes: [ClassSnapshot; CLASSES] = Default::default();
         let mut errors = BTreeMap::new();
+        let (mut flushes, mut dsync_writes) = (0, 0);
         for lane in lanes {
             for (sum, class) in classes.iter_mut().zip(&lane.classes) {
                 sum.io_queue_length += class.queued.get();
@@ -184,13 +194,15 @@ impl DiskMetrics {
                 sum.wait.merge(&class.wait.snapshot());
                 sum.service.merge(&class.service.snapshot());
             }
+            flushes += lane.flushes.get();
+            dsync_writes += lane.dsync_writes.get();
             for (kind, counter) in ErrorKind::ALL.iter().zip(&lane.errors) {
                 if counter.get() > 0 {
                     *errors.entry(kind.name()).or_insert(0) += counter.get();
                 }
             }
         }
-        DiskMetrics { path: path.to_owned(), classes, errors }
+        DiskMetrics { path: path.to_owned(), classes, errors, flushes, dsync_writes }
     }
 
     /// One class.

@@ -63,6 +63,12 @@ pub enum OpKind {
     Read,
     /// Write from the buffers.
     Write,
+    /// Write from the buffers, durable by itself (RWF_DSYNC: FUA where the device has it). It
+    /// covers its own bytes and nothing else that the disk's cache holds.
+    WriteDsync,
+    /// Write from the buffers, and when all of it is written, flush: one operation. It succeeds
+    /// only when the whole write was done before a flush that succeeded was submitted.
+    WriteFlush,
     /// Make what was completed before this was submitted durable (fdatasync).
     Flush,
     /// Tell the device that a range is unused; its content is undefined afterwards.
@@ -72,9 +78,16 @@ pub enum OpKind {
 }
 
 impl OpKind {
-    /// Reads and writes move data; the others are commands to the device.
+    /// Reads and writes of every kind have buffers; the others are commands to the device.
     #[inline(always)]
     pub fn moves_data(self) -> bool {
+        matches!(self, OpKind::Read | OpKind::Write | OpKind::WriteDsync | OpKind::WriteFlush)
+    }
+
+    /// Reads and writes that promise nothing of durability: they may be split into pieces and
+    /// take the short way through the reactor. A durable write is one command, or one and a flush.
+    #[inline(always)]
+    pub fn is_plain(self) -> bool {
         matches!(self, OpKind::Read | OpKind::Write)
     }
 }
@@ -137,6 +150,29 @@ impl Request {
     /// Writes several buffers to one contiguous range, in class `Write`.
     pub fn write_vectored(disk: DiskId, offset: u64, buffers: Box<BufferList>) -> Request {
         Request::data(disk, Priority::Write, OpKind::Write, offset, Buffers::Many(buffers))
+    }
+
+    /// Writes `buffer.len()` bytes at `offset` and then flushes the disk, as one operation, in
+    /// class `Critical`. An error says which half failed ([`IoError::op`]); a failed flush is
+    /// never tried again.
+    pub fn write_flush(disk: DiskId, offset: u64, buffer: DmaBuf) -> Request {
+        Request::data(disk, Priority::Critical, OpKind::WriteFlush, offset, Buffers::One(buffer))
+    }
+
+    /// As [`Request::write_flush`], from several buffers to one contiguous range.
+    pub fn write_flush_vectored(disk: DiskId, offset: u64, buffers: Box<BufferList>) -> Request {
+        Request::data(disk, Priority::Critical, OpKind::WriteFlush, offset, Buffers::Many(buffers))
+    }
+
+    /// Writes `buffer.len()` bytes at `offset`, durable when it completes, in class `Critical`.
+    /// It says nothing of any other write.
+    pub fn write_dsync(disk: DiskId, offset: u64, buffer: DmaBuf) -> Request {
+        Request::data(disk, Priority::Critical, OpKind::WriteDsync, offset, Buffers::One(buffer))
+    }
+
+    /// As [`Request::write_dsync`], from several buffers to one contiguous range.
+    pub fn write_dsync_vectored(disk: DiskId, offset: u64, buffers: Box<BufferList>) -> Request {
+        Request::data(disk, Priority::Critical, OpKind::WriteDsync, offset, Buffers::Many(buffers))
     }
 
     /// Flushes the disk's volatile cache, in class `Write`.

@@ -18,15 +18,53 @@ pub(crate) struct OpId {
     pub(crate) generation: u32,
 }
 
+/// What of its operation an attempt is: all of it, but for a `WriteFlush`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Half {
+    /// The operation.
+    Whole = 0,
+    /// The write of a `WriteFlush`. Where its flush is chained to it, this completion comes only
+    /// when it was not done whole, and the flush does not run.
+    Write = 1,
+    /// The flush of a `WriteFlush`, submitted when its write was known to be whole.
+    Flush = 2,
+    /// The flush that was chained to the write: it ran because the write was done whole.
+    ChainedFlush = 3,
+}
+
+/// Bits of a slot in a ring's `user_data`; the two above it are the [`Half`].
+const SLOT_BITS: u32 = 30;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+
 impl OpId {
     #[inline(always)]
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.slot)
     }
 
+    /// As [`OpId::to_bits`], marked: a completion of a write of nothing has the result 0 too, and
+    /// must not be taken for that of a flush.
+    #[inline(always)]
+    pub(crate) fn to_bits_of(self, half: Half) -> u64 {
+        self.to_bits() | (half as u64) << SLOT_BITS
+    }
+
     #[inline(always)]
     pub(crate) fn from_bits(bits: u64) -> OpId {
-        OpId { slot: bits as u32, generation: (bits >> 32) as u32 }
+        OpId { slot: bits as u32 & SLOT_MASK, generation: (bits >> 32) as u32 }
+    }
+}
+
+impl Half {
+    #[inline(always)]
+    pub(crate) fn from_bits(bits: u64) -> Half {
+        match bits >> SLOT_BITS & 3 {
+            0 => Half::Whole,
+            1 => Half::Write,
+            2 => Half::Flush,
+            _ => Half::ChainedFlush,
+        }
     }
 }
 
@@ -61,6 +99,8 @@ pub(crate) struct Op {
     pub(crate) kind: OpKind,
     pub(crate) class: Priority,
     pub(crate) attempts: u8,
+    /// Of a `WriteFlush`: a write is at the device with its flush chained to it.
+    pub(crate) chained: bool,
     pub(crate) disk: DiskId,
     /// Position of its lane on this reactor.
     pub(crate) lane: u16,
@@ -120,6 +160,7 @@ pub(crate) struct OpTable {
 
 impl OpTable {
     pub(crate) fn new(capacity: u32) -> OpTable {
+        assert!(capacity <= SLOT_MASK, "a slot's number leaves room for the mark of its half");
         let ops: Vec<Op> = (0..capacity)
             .map(|slot| Op::vacant(if slot + 1 < capacity { slot + 1 } else { NIL }))
             .collect();
@@ -182,7 +223,7 @@ impl OpTable {
         let Some(Origin::Local { task, tag }) = op.origin else { return None };
         if op.generation != id.generation
             || op.state != State::Active
-            || !op.kind.moves_data()
+            || !op.kind.is_plain()
             || i64::from(result) != (op.len - op.done) as i64
         {
             return None;
@@ -257,6 +298,7 @@ impl OpTable {
             kind: request.kind,
             class: request.priority,
             attempts: 0,
+            chained: false,
             disk: request.disk,
             lane,
             generation: op.generation,
@@ -295,7 +337,7 @@ impl OpTable {
         let op = &mut self.ops[slot as usize];
         op.state = State::Queued;
         (op.kind, op.class, op.disk, op.lane) = (kind, class, disk, lane);
-        op.attempts = 0;
+        (op.attempts, op.chained) = (0, false);
         (op.offset, op.len, op.done, op.queued_ns) = (offset, len, 0, queued_ns);
         op.origin = Some(Origin::Piece { parent });
         op.vectors = vectors;
@@ -373,6 +415,18 @@ impl OpTable {
         }
     }
 
+    /// Whether all bytes of a `WriteFlush` are written, so that its flush comes next.
+    pub(crate) fn awaits_flush(&self, slot: u32) -> bool {
+        let op = self.op(slot);
+        op.kind == OpKind::WriteFlush && op.done == op.len
+    }
+
+    /// Whether a result is all that is left of a transfer.
+    pub(crate) fn is_whole(&self, slot: u32, result: i32) -> bool {
+        let op = self.op(slot);
+        i64::from(result) == (op.len - op.done) as i64
+    }
+
     /// Notes that `bytes` more of an operation are done, so that its span begins behind them.
     pub(crate) fn advance(&mut self, slot: u32, bytes: u64) {
         let (owner, _) = self.owner(slot);
@@ -440,6 +494,7 @@ impl Op {
             kind: OpKind::Read,
             class: Priority::Critical,
             attempts: 0,
+            chained: false,
             disk: DiskId(0),
             lane: 0,
             generation: 0,

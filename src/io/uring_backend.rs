@@ -1,7 +1,11 @@
 //! The real world: one interrupt ring, and a polled one where disks have poll queues.
 //!
 //! Reads and writes of polled disks go to the polled ring; everything else, wake-ups included,
-//! to the interrupt ring (a polled ring refuses fsync and poll requests).
+//! to the interrupt ring (a polled ring refuses fsync and poll requests). So do durable writes.
+//!
+//! A `WriteFlush` is a write with an fdatasync linked to it, where the ring does such chains, the
+//! queue has room for both, and no attempt at it was made before: the kernel then starts the flush
+//! when all is written, without us. Otherwise it is one attempt after the other.
 
 use io_uring::{opcode, squeue, types};
 use std::io;
@@ -11,7 +15,7 @@ use std::time::Instant;
 
 use crate::io::backend::{Backend, DiskFacts, REAP_MAX, Reaped, Wait};
 use crate::io::op::{OpKind, Priority};
-use crate::io::op_table::{OpId, OpTable, Span};
+use crate::io::op_table::{Half, OpId, OpTable, Span};
 use crate::machine::uring::{EnterWait, Ring};
 use crate::machine::wake::WakeEvent;
 
@@ -96,35 +100,52 @@ impl UringBackend {
             (OpKind::Read, Span::Vectors { first, count }) => {
                 opcode::Readv::new(file, first, count).offset(offset).ioprio(ioprio).build()
             }
-            (OpKind::Write, Span::Fixed { start, len, piece }) if self.fixed_buffers => {
-                let write = opcode::WriteFixed::new(file, start, len, piece);
-                write.offset(offset).ioprio(ioprio).build()
-            }
-            (OpKind::Write, Span::Fixed { start, len, .. }) => {
-                opcode::Write::new(file, start, len).offset(offset).ioprio(ioprio).build()
-            }
-            (OpKind::Write, Span::Vectors { first, count }) => {
-                opcode::Writev::new(file, first, count).offset(offset).ioprio(ioprio).build()
-            }
-            (OpKind::Flush, _) => {
-                opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build()
-            }
+            (OpKind::Flush, _) => fdatasync(file),
             (OpKind::Discard, _) => {
                 opcode::Fallocate::new(file, left).offset(offset).mode(FALLOC_PUNCH_HOLE).build()
             }
             (OpKind::WriteZeroes, _) => {
                 opcode::Fallocate::new(file, left).offset(offset).mode(FALLOC_ZERO_RANGE).build()
             }
-            (OpKind::Read | OpKind::Write, Span::Empty) => {
-                unreachable!("validation refuses a transfer without buffers")
+            (OpKind::Write | OpKind::WriteDsync | OpKind::WriteFlush, span) => {
+                let flags = if kind == OpKind::WriteDsync { libc::RWF_DSYNC } else { 0 };
+                write(file, span, self.fixed_buffers, flags, (offset, ioprio))
+            }
+            (OpKind::Read, Span::Empty) => unreachable!("{NO_BUFFERS}"),
+        }
+    }
+
+    /// Stages what is next of a `WriteFlush`.
+    fn stage_write_flush(&mut self, ops: &mut OpTable, slot: u32) -> u32 {
+        let id = ops.id(slot);
+        let op = ops.op_mut(slot);
+        op.chained = false;
+        let (file, untried) =
+            (types::Fixed(u32::from(op.disk.0)), op.done == 0 && op.attempts == 0);
+        if ops.awaits_flush(slot) {
+            let flush = fdatasync(file).user_data(id.to_bits_of(Half::Flush));
+            return push(&mut self.interrupt, &flush);
+        }
+        let write = self.entry(ops, slot).user_data(id.to_bits_of(Half::Write));
+        // One entry beside the two is the wake-up's.
+        if untried && self.interrupt.room() > 2 {
+            let flush = fdatasync(file).user_data(id.to_bits_of(Half::ChainedFlush));
+            // SAFETY: as in `push`: the slot stays Active until the flush has completed, or the
+            // write that broke the chain.
+            #[allow(unsafe_code)]
+            let pushed = unsafe { self.interrupt.push_chain(write.clone(), flush) };
+            if pushed {
+                ops.op_mut(slot).chained = true;
+                return 2;
             }
         }
+        push(&mut self.interrupt, &write)
     }
 
     fn ring_for(&self, ops: &OpTable, slot: u32) -> Which {
         let op = ops.op(slot);
         let polled = self.polled.is_some()
-            && op.kind.moves_data()
+            && op.kind.is_plain()
             && self.disks[usize::from(op.disk.0)].polled;
         if polled { Which::Polled } else { Which::Interrupt }
     }
@@ -141,7 +162,8 @@ impl UringBackend {
             if cqe.user_data() == WAKE_TOKEN {
                 rearm |= !io_uring::cqueue::more(cqe.flags());
             } else {
-                out.push(Reaped { id: OpId::from_bits(cqe.user_data()), result: cqe.result() });
+                let (bits, result) = (cqe.user_data(), cqe.result());
+                out.push(Reaped { id: OpId::from_bits(bits), half: Half::from_bits(bits), result });
             }
         }
         if which == Which::Polled {
@@ -192,7 +214,7 @@ impl Backend for UringBackend {
     }
 
     #[inline]
-    fn stage(&mut self, ops: &mut OpTable, slot: u32) {
+    fn stage(&mut self, ops: &mut OpTable, slot: u32) -> u32 {
         let token = ops.id(slot).to_bits();
         let op = ops.op(slot);
         let disk = &self.disks[usize::from(op.disk.0)];
@@ -200,7 +222,8 @@ impl Backend for UringBackend {
         if disk.nop {
             return push(&mut self.interrupt, &opcode::Nop::new().build().user_data(token));
         }
-        let plain = op.kind == OpKind::Read && self.fixed_buffers && !disk.polled;
+        let kind = op.kind;
+        let plain = kind == OpKind::Read && self.fixed_buffers && !disk.polled;
         if plain {
             let offset = op.offset + op.done;
             let ioprio = if disk.priority_hints { hint(op.class) } else { 0 };
@@ -211,6 +234,9 @@ impl Backend for UringBackend {
                 return push(&mut self.interrupt, &read);
             }
         }
+        if kind == OpKind::WriteFlush {
+            return self.stage_write_flush(ops, slot);
+        }
         let entry = self.entry(ops, slot).user_data(token);
         let ring = match (self.ring_for(ops, slot), self.polled.as_mut()) {
             (Which::Polled, Some(ring)) => {
@@ -219,7 +245,7 @@ impl Backend for UringBackend {
             }
             _ => &mut self.interrupt,
         };
-        push(ring, &entry);
+        push(ring, &entry)
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {
@@ -268,12 +294,43 @@ impl Backend for UringBackend {
 
 /// Pushes the entry of an active operation.
 #[inline(always)]
-fn push(ring: &mut Ring, entry: &squeue::Entry) {
+fn push(ring: &mut Ring, entry: &squeue::Entry) -> u32 {
     // SAFETY: the slot is Active, so OpTable keeps the entry's buffers and vectors where they
     // are until the reactor reaps its completion, and leaks them if that never comes.
     #[allow(unsafe_code)]
     let pushed = unsafe { ring.push(entry) };
     assert!(pushed, "the reactor asks for room before it stages");
+    1
+}
+
+const NO_BUFFERS: &str = "validation refuses a transfer without buffers";
+
+fn fdatasync(file: types::Fixed) -> squeue::Entry {
+    opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build()
+}
+
+fn write(
+    file: types::Fixed,
+    span: Span,
+    fixed_buffers: bool,
+    flags: i32,
+    (offset, ioprio): (u64, u16),
+) -> squeue::Entry {
+    match span {
+        Span::Fixed { start, len, piece } if fixed_buffers => {
+            let write = opcode::WriteFixed::new(file, start, len, piece);
+            write.offset(offset).ioprio(ioprio).rw_flags(flags).build()
+        }
+        Span::Fixed { start, len, .. } => {
+            let write = opcode::Write::new(file, start, len);
+            write.offset(offset).ioprio(ioprio).rw_flags(flags).build()
+        }
+        Span::Vectors { first, count } => {
+            let write = opcode::Writev::new(file, first, count);
+            write.offset(offset).ioprio(ioprio).rw_flags(flags).build()
+        }
+        Span::Empty => unreachable!("{NO_BUFFERS}"),
+    }
 }
 
 /// `EAGAIN` and `EBUSY`: the kernel is short of something; what was not taken stays staged and

@@ -7,6 +7,7 @@
 
 use io_uring::{CompletionQueue, IoUring, squeue};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -47,6 +48,8 @@ pub struct RingCapabilities {
     pub min_wait: bool,
     /// Waits take a timeout argument (5.11).
     pub timed_wait: bool,
+    /// Chains whose first entry is only heard of when it fails (5.17, with `submit_all`).
+    pub chains: bool,
     /// Disks are registered files.
     pub fixed_files: bool,
     /// Arenas are registered buffers.
@@ -128,6 +131,10 @@ pub struct Ring {
     enter_fd: RawFd,
     enter_flags: u32,
     staged: u32,
+    /// Entries pushed so far.
+    pushed: u64,
+    /// Where in that count the second entries of staged chains are, in order.
+    chained: VecDeque<u64>,
     enters: u64,
 }
 
@@ -172,6 +179,8 @@ impl Ring {
             sq_entries: parameters.sq_entries(),
             min_wait: parameters.is_feature_min_timeout(),
             timed_wait: parameters.is_feature_ext_arg(),
+            // Without SUBMIT_ALL a bad entry ends a hand-over, and may so cut a chain in two.
+            chains: parameters.is_feature_skip_cqe_on_success() && capabilities.submit_all,
             ..capabilities
         };
         let mut enter_fd = ring.as_raw_fd();
@@ -181,7 +190,10 @@ impl Ring {
             enter_fd = index;
             enter_flags = ENTER_REGISTERED_RING;
         }
-        Ok(Ring { ring, capabilities, enter_fd, enter_flags, staged: 0, enters: 0 })
+        // All the chains that fit, so that staging never allocates.
+        let chained = VecDeque::with_capacity(capabilities.sq_entries as usize / 2);
+        let (staged, pushed, enters) = (0, 0, 0);
+        Ok(Ring { ring, capabilities, enter_fd, enter_flags, staged, pushed, chained, enters })
     }
 
     /// What the kernel gave.
@@ -244,6 +256,30 @@ impl Ring {
         // SAFETY: the caller keeps the entry's memory valid until the completion.
         let pushed = unsafe { self.ring.submission().push(entry) }.is_ok();
         self.staged += u32::from(pushed);
+        self.pushed += u64::from(pushed);
+        pushed
+    }
+
+    /// Stages two entries, the second of which runs when the first has done all that it says
+    /// (a short transfer counts as failed). The first completes only when it failed, and then the
+    /// second neither runs nor completes. False when there is no room for both, or the ring does
+    /// not do chains.
+    ///
+    /// # Safety
+    /// As [`Ring::push`]; the first entry's memory until either of the two has completed.
+    #[allow(unsafe_code)]
+    pub unsafe fn push_chain(&mut self, first: squeue::Entry, second: squeue::Entry) -> bool {
+        if !self.capabilities.chains {
+            return false;
+        }
+        let first = first.flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: the caller keeps the entries' memory valid until the completion.
+        let pushed = unsafe { self.ring.submission().push_multiple(&[first, second]) }.is_ok();
+        if pushed {
+            self.chained.push_back(self.pushed + 1);
+            self.pushed += 2;
+            self.staged += 2;
+        }
         pushed
     }
 
@@ -273,7 +309,9 @@ impl Ring {
     /// One system call: hands over what is staged and waits as told.
     ///
     /// `Ok` also when the wait ended by time or a signal. `EAGAIN` and `EBUSY` mean that nothing
-    /// more was taken this time: the rest stays staged, reap and call again.
+    /// more was taken this time: the rest stays staged, reap and call again. A chain of which the
+    /// kernel took one entry alone is an error that ends the ring: what it left runs by itself, and
+    /// its success would say nothing of the first. It takes a kernel without memory for a request.
     #[allow(unsafe_code)]
     pub fn enter(&mut self, wait: EnterWait) -> io::Result<()> {
         let mut flags = self.enter_flags;
@@ -326,15 +364,37 @@ impl Ring {
     fn entered(&mut self, taken: i64) -> io::Result<()> {
         if taken >= 0 {
             self.staged -= taken as u32;
-            return Ok(());
+            return self.forget_chains();
         }
         let error = io::Error::last_os_error();
         // What was handed over before the wait failed is gone from the queue: ask the queue.
         self.staged = self.ring.submission().len() as u32;
+        self.forget_chains()?;
         match error.raw_os_error() {
             Some(libc::ETIME | libc::EINTR) => Ok(()),
             _ => Err(error),
         }
+    }
+}
+
+impl Ring {
+    /// Forgets the chains that were handed over; an error when one was cut in two.
+    #[inline]
+    fn forget_chains(&mut self) -> io::Result<()> {
+        if self.chained.is_empty() {
+            return Ok(());
+        }
+        let taken = self.pushed - u64::from(self.staged);
+        while let Some(second) = self.chained.front() {
+            match second.cmp(&taken) {
+                std::cmp::Ordering::Less => self.chained.pop_front(),
+                std::cmp::Ordering::Equal => {
+                    return Err(io::Error::other("the kernel took half of a chain of two entries"));
+                }
+                std::cmp::Ordering::Greater => break,
+            };
+        }
+        Ok(())
     }
 }
 
@@ -487,6 +547,67 @@ mod tests {
             assert_eq!(seen, (0..8).collect::<Vec<u64>>(), "rung {rung}");
             assert_eq!(ring.staged(), 0);
         }
+    }
+
+    /// A chain of a write of `bytes` to a full socket's buffer or less, and a NOP.
+    #[allow(unsafe_code)]
+    fn chain(ring: &mut Ring, file: RawFd, bytes: &[u8]) -> Vec<(u64, i32)> {
+        let write =
+            opcode::Write::new(io_uring::types::Fd(file), bytes.as_ptr(), bytes.len() as u32)
+                .build()
+                .user_data(1);
+        let nop = opcode::Nop::new().build().user_data(2);
+        // SAFETY: the bytes outlive the wait below, which takes the chain's only completion.
+        assert!(unsafe { ring.push_chain(write, nop) });
+        ring.enter(EnterWait::For { completions: 1, timeout_ns: None, settle_us: 0 }).unwrap();
+        // A second completion would come no later than this.
+        let wait = EnterWait::For { completions: 1, timeout_ns: Some(20_000_000), settle_us: 0 };
+        let mut seen: Vec<_> =
+            ring.completions().map(|cqe| (cqe.user_data(), cqe.result())).collect();
+        ring.enter(wait).unwrap();
+        seen.extend(ring.completions().map(|cqe| (cqe.user_data(), cqe.result())));
+        seen
+    }
+
+    #[test]
+    fn a_chain_completes_once_by_its_end_or_by_what_broke_it() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        for rung in 0..RUNGS {
+            let mut ring = ring(rung);
+            if !ring.capabilities().chains {
+                assert!(rung == RUNGS - 1, "this kernel chains without SUBMIT_ALL only");
+                continue;
+            }
+            let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+            let whole = chain(&mut ring, null.as_raw_fd(), &[0; 4096]);
+            assert_eq!(whole, [(2, 0)], "rung {rung}: done whole");
+            let failed = chain(&mut ring, full.as_raw_fd(), &[0; 4096]);
+            assert_eq!(failed, [(1, -libc::ENOSPC)], "rung {rung}: failed");
+            let long = vec![0; 8 << 20];
+            let short = chain(&mut ring, ours.as_raw_fd(), &long);
+            assert_eq!((short.len(), short[0].0), (1, 1), "rung {rung}: short");
+            assert!(short[0].1 < long.len() as i32, "{short:?}");
+            assert_eq!(ring.staged(), 0);
+            // Room for the next round.
+            let _ = std::io::Read::read(&mut &theirs, &mut vec![0; 8 << 20]).unwrap();
+        }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_chain_that_is_cut_in_two_ends_the_ring() {
+        let mut ring = ring(0);
+        let nop = |n| opcode::Nop::new().build().user_data(n);
+        // SAFETY: a NOP names no memory.
+        assert!(unsafe { ring.push(&nop(1)) });
+        // SAFETY: as above.
+        assert!(unsafe { ring.push_chain(nop(2), nop(3)) });
+        // What the kernel's answer would be.
+        let mut taken = |count| ring.entered(count).map_err(|error| error.to_string());
+        taken(1).unwrap();
+        assert!(taken(1).unwrap_err().contains("half of a chain"));
     }
 
     #[test]

@@ -2,12 +2,17 @@
 //!
 //! A positive result is success only when it is the whole length. A transfer that ended early
 //! goes on where it ended, on a block boundary; one that moved nothing is an error.
+//!
+//! A `WriteFlush` goes through up to two kinds of attempts, and its state is `done`: while that is
+//! less than its length it is writing, then it flushes. Where the backend chains the two, the
+//! completion of the flush stands for both. A chain that broke is not made again: what is left
+//! goes on as a write of its own, and then as a flush of its own. A flush is never tried again.
 
 use crate::concurrency::call_table::ServerKey;
 use crate::io::backend::Reaped;
 use crate::io::error::{ATTEMPTS_MAX, ErrorKind, IoError, Medium, Verdict, classify};
 use crate::io::op::{Completion, OpKind, Request};
-use crate::io::op_table::{EndedLocal, Origin, State};
+use crate::io::op_table::{EndedLocal, Half, Origin, State};
 use crate::reactor::ReactorState;
 use crate::reactor::local::LocalIo;
 
@@ -43,37 +48,85 @@ impl ReactorState {
     }
 
     fn finish_any(&mut self, reaped: Reaped) {
+        if reaped.half != Half::Whole {
+            return self.finish_half(reaped);
+        }
         let Some((slot, op)) = self.ops.reap(reaped.id) else {
             self.shared.metrics.late.add(1);
             return;
         };
-        let left = if op.kind.moves_data() { op.len - op.done } else { 0 };
-        if reaped.result < 0 || reaped.result as u64 != left {
-            return self.stumble(slot, reaped.result);
+        let (kind, len) = (op.kind, op.len);
+        let left = if kind.moves_data() { len - op.done } else { 0 };
+        let (lane, origin) = (op.lane, &op.origin);
+        let lane = &self.lanes[usize::from(lane)].shared.metrics;
+        match kind {
+            OpKind::Flush => lane.flushes.add(1),
+            OpKind::WriteDsync => lane.dsync_writes.add(1),
+            _ => {}
         }
-        let (len, origin) = (op.len, &op.origin);
+        if reaped.result < 0 || reaped.result as u64 != left {
+            return self.stumble(slot, kind, reaped.result);
+        }
         if let Some(Origin::Piece { parent }) = *origin {
             return self.end_piece(slot, parent, None);
         }
         self.end(slot, Ok(len));
     }
 
-    /// A short transfer or an errno.
+    /// Takes the completion of one half of a `WriteFlush`.
+    fn finish_half(&mut self, Reaped { id, half, result }: Reaped) {
+        let expected = self.ops.resolve(id).filter(|slot| match half {
+            Half::Whole => false,
+            // A chain's write that was done whole says nothing: its flush does.
+            Half::Write => !self.ops.op(*slot).chained || !self.ops.is_whole(*slot, result),
+            Half::Flush => self.ops.awaits_flush(*slot),
+            Half::ChainedFlush => self.ops.op(*slot).chained,
+        });
+        let Some(slot) = expected else {
+            self.shared.metrics.late.add(1);
+            return;
+        };
+        self.ops.reap(id);
+        if half == Half::Write {
+            return self.finish_write_half(slot, result);
+        }
+        let op = self.ops.op_mut(slot);
+        // It ran, so all is written.
+        (op.done, op.chained) = (op.len, false);
+        let (len, lane) = (op.len, op.lane);
+        self.lanes[usize::from(lane)].shared.metrics.flushes.add(1);
+        match result {
+            0 => self.end(slot, Ok(len)),
+            _ => self.stumble(slot, OpKind::Flush, result),
+        }
+    }
+
+    /// The write was an attempt of its own, or broke its chain.
+    fn finish_write_half(&mut self, slot: u32, result: i32) {
+        self.ops.op_mut(slot).chained = false;
+        if !self.ops.is_whole(slot, result) {
+            return self.stumble(slot, OpKind::Write, result);
+        }
+        self.ops.advance(slot, result as u64);
+        self.again.push(slot);
+    }
+
+    /// A short transfer or an errno; `half` is what the attempt did.
     #[cold]
-    fn stumble(&mut self, slot: u32, result: i32) {
+    fn stumble(&mut self, slot: u32, half: OpKind, result: i32) {
         let op = self.ops.op(slot);
         let lane = &self.lanes[usize::from(op.lane)];
         let (medium, block) = (lane.facts().medium(), lane.facts().logical_block_bytes);
         let kind = if result < 0 {
             match classify(-result, medium) {
-                Verdict::Retry if op.kind == OpKind::Flush => ErrorKind::Busy,
+                Verdict::Retry if half == OpKind::Flush => ErrorKind::Busy,
                 Verdict::Retry if op.attempts >= ATTEMPTS_MAX => ErrorKind::Busy,
                 Verdict::Retry => return self.attempt_again(slot),
                 Verdict::Fail(kind) => kind,
             }
         } else {
             let whole = result as u64 / u64::from(block) * u64::from(block);
-            if op.kind.moves_data() && whole > 0 && whole < op.len - op.done {
+            if half.moves_data() && whole > 0 && whole < op.len - op.done {
                 self.ops.advance(slot, whole);
                 self.attempt_again(slot);
                 // It made progress: only failed attempts in a row are bounded.
@@ -86,7 +139,7 @@ impl ReactorState {
             }
         };
         let errno = (result < 0).then_some(-result);
-        let error = self.error(slot, kind, errno);
+        let error = Box::new(IoError { op: half, ..*self.error(slot, kind, errno) });
         match self.ops.op(slot).origin {
             Some(Origin::Piece { parent }) => self.end_piece(slot, parent, Some(error)),
             _ => self.end(slot, Err(error)),

@@ -23,8 +23,12 @@ pub enum TaskState {
     Done,
 }
 
-/// A task on a reactor.
-pub trait LocalTask: Send {
+/// Makes a task, on the thread of the reactor that it will run on: the task itself need not be
+/// `Send`.
+pub type TaskSeed = Box<dyn FnOnce() -> Box<dyn LocalTask> + Send>;
+
+/// A task on a reactor. It never leaves its reactor's thread.
+pub trait LocalTask {
     /// Runs a little: submits requests, says when it wants to run again.
     fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState;
 
@@ -86,6 +90,12 @@ impl<'a> LocalIo<'a> {
         self.state.lanes.iter().map(Lane::facts)
     }
 
+    /// What the engine knows of a disk; none when it has no lane on this reactor.
+    pub fn facts(&self, disk: DiskId) -> Option<&DiskFacts> {
+        let lane = self.state.lane_of_disk.get(usize::from(disk.0)).copied().flatten()?;
+        Some(self.state.lanes[usize::from(lane)].facts())
+    }
+
     /// Submits one request; its completion comes with `tag`.
     #[inline(always)]
     // The refusal is large because it gives the request back; boxing it would allocate.
@@ -104,7 +114,7 @@ impl<'a> LocalIo<'a> {
         let class = request.priority;
         let now = self.state.now;
         let origin = Origin::Local { task: self.task, tag };
-        if request.kind.moves_data()
+        if request.kind.is_plain()
             && self.state.ops.room() > 0
             && lane.start_at_once(class, request.len, now)
         {

@@ -6,13 +6,14 @@ use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
+use crate::concurrency::bells::Bells;
 use crate::concurrency::call_table::{CallTable, ServerKey};
 use crate::concurrency::mailbox::{Mailbox, Wake};
 use crate::concurrency::waiters::Waiters;
 use crate::io::metrics::{LaneMetrics, ReactorMetrics};
 use crate::io::op::{Completion, Request};
 use crate::machine::affinity::thread_usage;
-use crate::reactor::local::LocalTask;
+use crate::reactor::local::{LocalTask, TaskSeed};
 
 /// A request on its way to a reactor.
 #[derive(Debug)]
@@ -27,7 +28,12 @@ pub(crate) type Calls = CallTable<Parcel, Completion>;
 
 /// An order from the engine.
 pub(crate) enum Control {
-    Spawn(Box<dyn LocalTask>),
+    Spawn(Box<dyn LocalTask + Send>),
+    /// Start a task made on the reactor's thread, and let a bell call it.
+    Plant {
+        seed: TaskSeed,
+        bell: Option<u32>,
+    },
     Drain,
     /// Give up on what is at the devices.
     Abandon,
@@ -42,6 +48,7 @@ pub(crate) trait Signal: Send + Sync {
 pub(crate) struct ReactorShared {
     pub(crate) calls: Arc<Calls>,
     pub(crate) mailbox: Mailbox,
+    pub(crate) bells: Bells,
     pub(crate) metrics: ReactorMetrics,
     pub(crate) poisoned: AtomicBool,
     orders: Mutex<Vec<Control>>,
@@ -54,6 +61,7 @@ impl ReactorShared {
         ReactorShared {
             calls,
             mailbox: Mailbox::default(),
+            bells: Bells::default(),
             metrics: ReactorMetrics::default(),
             poisoned: AtomicBool::new(false),
             orders: Mutex::new(Vec::new()),
@@ -88,6 +96,12 @@ impl ReactorShared {
             Ok(wake) => self.wake(wake),
             Err(keys) => keys.for_each(&mut refused),
         }
+    }
+
+    #[inline]
+    pub(crate) fn ring(&self, bell: u32) {
+        let wake = self.bells.ring(bell, &self.mailbox);
+        self.wake(wake);
     }
 
     /// Gives the reactor an order.

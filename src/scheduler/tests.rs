@@ -118,7 +118,15 @@ fn random_request(random: &mut Random, arena: &std::sync::Arc<Arena>) -> Request
     let class = *random.pick(&Priority::ALL);
     let (disk, offset) = (DiskId(0), 0);
     let blocks = if random.below(4) == 0 { 1 + random.below(64) } else { 1 + random.below(4) };
-    let kinds = [OpKind::Read, OpKind::Write, OpKind::Write, OpKind::Flush, OpKind::Discard];
+    let kinds = [
+        OpKind::Read,
+        OpKind::Write,
+        OpKind::Write,
+        OpKind::WriteDsync,
+        OpKind::WriteFlush,
+        OpKind::Flush,
+        OpKind::Discard,
+    ];
     match *random.pick(&kinds) {
         OpKind::Flush => Request::flush(disk).with_priority(class),
         OpKind::Discard => Request::discard(disk, 0, 4096 * blocks).with_priority(class),

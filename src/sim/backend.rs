@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
 use crate::io::op::{Buffers, OpKind};
-use crate::io::op_table::{OpId, OpTable, Origin, Span};
+use crate::io::op_table::{Half, OpId, OpTable, Origin, Span};
 use crate::reactor::shared::Signal;
 use crate::sim::disk::Command;
 use crate::sim::world::{Sender, World};
@@ -34,8 +34,18 @@ impl SimSignal {
 
 struct Staged {
     id: OpId,
+    half: Half,
     disk: usize,
     command: Command,
+}
+
+/// What a simulated ring is.
+#[derive(Clone, Copy)]
+pub(crate) struct SimRing {
+    pub(crate) room: u32,
+    /// Chances in a million that an enter is refused by a kernel short of memory.
+    pub(crate) refusals: u32,
+    pub(crate) chains: bool,
 }
 
 /// See the module.
@@ -44,7 +54,11 @@ pub(crate) struct SimBackend {
     reactor: usize,
     signal: Arc<SimSignal>,
     staged: Vec<Staged>,
+    /// Entries that those take.
+    entries: u32,
     room: u32,
+    /// Whether a flush is chained to the write before it.
+    chains: bool,
     /// Chances in a million that an enter is refused by a kernel short of memory.
     refusals: u32,
     enters: u64,
@@ -58,11 +72,24 @@ impl SimBackend {
         world: Rc<RefCell<World>>,
         reactor: usize,
         signal: Arc<SimSignal>,
-        (room, refusals): (u32, u32),
+        ring: SimRing,
     ) -> SimBackend {
-        let staged = Vec::new();
+        let (staged, entries) = (Vec::new(), 0);
+        let SimRing { room, refusals, chains } = ring;
         let (enters, entered_ns, refused) = (0, 0, false);
-        SimBackend { world, reactor, signal, staged, room, refusals, enters, entered_ns, refused }
+        SimBackend {
+            world,
+            reactor,
+            signal,
+            staged,
+            entries,
+            room,
+            chains,
+            refusals,
+            enters,
+            entered_ns,
+            refused,
+        }
     }
 
     fn arrived(&self) -> u32 {
@@ -98,22 +125,37 @@ impl Backend for SimBackend {
     }
 
     fn room(&mut self) -> u32 {
-        self.room - self.staged.len() as u32
+        self.room - self.entries
     }
 
-    fn stage(&mut self, ops: &mut OpTable, slot: u32) {
-        assert!(self.staged.len() < self.room as usize, "staged more than there was room for");
-        check_memory(ops, slot);
-        let op = ops.op(slot);
-        let (kind, done, disk) = (op.kind, op.done, usize::from(op.disk.0));
-        let (offset, len) = (op.offset + done, op.len - done);
+    fn stage(&mut self, ops: &mut OpTable, slot: u32) -> u32 {
+        assert!(self.entries < self.room, "staged more than there was room for");
+        let half = self.next_half(ops, slot);
+        let op = ops.op_mut(slot);
+        op.chained = half == Half::ChainedFlush;
+        let (done, disk) = (op.done, usize::from(op.disk.0));
+        let (mut offset, mut len) = (op.offset + done, op.len - done);
+        let kind = match half {
+            Half::Whole => op.kind,
+            Half::Write | Half::ChainedFlush => OpKind::Write,
+            Half::Flush => OpKind::Flush,
+        };
         let mut data = Vec::new();
-        if kind == OpKind::Write {
-            ops.with_bytes(slot, done, |bytes| data.extend_from_slice(bytes));
-            assert_eq!(data.len() as u64, len, "a write has all its bytes");
+        match kind {
+            OpKind::Flush => (offset, len) = (0, 0),
+            OpKind::Read => check_memory(ops, slot),
+            OpKind::Write | OpKind::WriteDsync => {
+                check_memory(ops, slot);
+                ops.with_bytes(slot, done, |bytes| data.extend_from_slice(bytes));
+                assert_eq!(data.len() as u64, len, "a write has all its bytes");
+            }
+            _ => {}
         }
         let command = Command { kind, offset, len, data };
-        self.staged.push(Staged { id: ops.id(slot), disk, command });
+        self.staged.push(Staged { id: ops.id(slot), half, disk, command });
+        let entries = 1 + u32::from(half == Half::ChainedFlush);
+        self.entries += entries;
+        entries
     }
 
     fn enter(&mut self, _wait: Wait) -> std::io::Result<()> {
@@ -125,8 +167,9 @@ impl Backend for SimBackend {
             true => world.random.below(self.staged.len() as u64 + 1) as usize,
             false => self.staged.len(),
         };
-        for Staged { id, disk, command } in self.staged.drain(..take) {
-            world.submit(Sender { reactor: self.reactor, id }, disk, command);
+        for Staged { id, half, disk, command } in self.staged.drain(..take) {
+            self.entries -= 1 + u32::from(half == Half::ChainedFlush);
+            world.submit(Sender { reactor: self.reactor, id, half }, disk, command);
         }
         Ok(())
     }
@@ -150,7 +193,7 @@ impl Backend for SimBackend {
                     rest = &rest[here..];
                 });
             }
-            out.push(Reaped { id: done.id, result: done.result });
+            out.push(Reaped { id: done.id, half: done.half, result: done.result });
         }
     }
 
@@ -163,12 +206,25 @@ impl Backend for SimBackend {
     }
 }
 
+impl SimBackend {
+    /// What the next attempt at an operation is; a chain is made as a ring makes it.
+    fn next_half(&self, ops: &OpTable, slot: u32) -> Half {
+        let op = ops.op(slot);
+        if op.kind != OpKind::WriteFlush {
+            return Half::Whole;
+        }
+        if ops.awaits_flush(slot) {
+            return Half::Flush;
+        }
+        let untried = op.done == 0 && op.attempts == 0;
+        let fits = self.entries + 2 <= self.room;
+        if self.chains && untried && fits { Half::ChainedFlush } else { Half::Write }
+    }
+}
+
 /// The memory that a kernel would be told is exactly the operation's bytes that are left.
 fn check_memory(ops: &mut OpTable, slot: u32) {
     let op = ops.op(slot);
-    if !op.kind.moves_data() {
-        return;
-    }
     let (done, (first, count)) = (op.done, op.vectors);
     let owner = match op.origin {
         Some(Origin::Piece { parent }) => parent,

@@ -7,6 +7,8 @@
 //!   were at the device together, either may be the newer, whichever completed first.
 //! - **Completed is not durable.** Only a flush makes versions durable, and only those that had
 //!   *completed* before the flush was *submitted*.
+//! - A durable write (`WriteDsync`) makes its own sectors durable when it completes, and no others.
+//!   Versions that it is newer than are gone with it; one that failed is like a failed write.
 //! - A failed flush makes some of them durable and drops the others; the next flush succeeds and
 //!   says nothing of them.
 //! - A failed write has written any of its sectors.
@@ -117,6 +119,9 @@ pub struct SimDisk {
     /// Versions since the last covering flush, oldest first.
     cached: BTreeMap<u64, Vec<Version>>,
     in_flight: BTreeMap<u64, InFlight>,
+    /// Sectors that a durable write wrote while other commands were at the device, and how many
+    /// changes had completed with it: a write submitted before that may be the older one.
+    forced: BTreeMap<u64, u64>,
     next_ticket: u64,
     completed: u64,
     incarnation: u64,
@@ -135,6 +140,7 @@ impl SimDisk {
             durable: BTreeMap::new(),
             cached: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            forced: BTreeMap::new(),
             next_ticket: 0,
             completed: 0,
             incarnation: 0,
@@ -199,6 +205,7 @@ impl SimDisk {
         }
         let mut in_flight: Vec<InFlight> =
             std::mem::take(&mut self.in_flight).into_values().collect();
+        self.forced.clear();
         while !in_flight.is_empty() {
             let next = random.below(in_flight.len() as u64) as usize;
             let InFlight { command, .. } = in_flight.swap_remove(next);
@@ -318,7 +325,9 @@ impl SimDisk {
     fn piece(&self, command: &Command, index: usize) -> Content {
         let block = self.config.logical_block_bytes as usize;
         match command.kind {
-            OpKind::Write => Some(command.data[index * block..(index + 1) * block].into()),
+            OpKind::Write | OpKind::WriteDsync => {
+                Some(command.data[index * block..(index + 1) * block].into())
+            }
             _ => None,
         }
     }
@@ -390,8 +399,30 @@ impl SimDisk {
             // Not before what had completed when this was submitted; among the rest anywhere.
             let known = versions.iter().rposition(|version| version.completed <= submitted);
             let first = known.map_or(0, |position| position + 1) as u64;
+            let unordered = self.forced.get(&sector).is_some_and(|forced| *forced > submitted);
+            if first == 0 && unordered && random.below(versions.len() as u64 + 2) == 0 {
+                // It is older than a durable write that was at the device with it.
+                self.forget_if_clean(sector);
+                continue;
+            }
             let at = random.within(&(first..=versions.len() as u64)) as usize;
+            if command.kind == OpKind::WriteDsync && outcome != Outcome::Failed {
+                versions.drain(..at);
+                self.forced.insert(sector, self.completed);
+                self.forget_if_clean(sector);
+                self.store(sector, content);
+                continue;
+            }
             versions.insert(at, Version { completed: self.completed, content });
+        }
+        if self.in_flight.is_empty() {
+            self.forced.clear();
+        }
+    }
+
+    fn forget_if_clean(&mut self, sector: u64) {
+        if self.cached.get(&sector).is_some_and(Vec::is_empty) {
+            self.cached.remove(&sector);
         }
     }
 

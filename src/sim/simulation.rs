@@ -19,11 +19,12 @@ use crate::io::op_table::State;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::placement::{LaneSlot, Locality};
-use crate::reactor::local::LocalTask;
+use crate::reactor::bell::Bell;
+use crate::reactor::local::{LocalTask, TaskSeed};
 use crate::reactor::shared::{Calls, Control, ReactorShared};
 use crate::reactor::{Flow, Reactor, ReactorState, Tuning};
 use crate::scheduler::limits::{Limits, SchedulerConfig};
-use crate::sim::backend::{SimBackend, SimSignal};
+use crate::sim::backend::{SimBackend, SimRing, SimSignal};
 use crate::sim::disk::{SimDisk, SimDiskConfig};
 use crate::sim::fault::Faults;
 use crate::sim::random::Random;
@@ -61,6 +62,9 @@ pub struct SimConfig {
     pub sq_entries: u32,
     /// Chances in a million that the kernel refuses a hand-over for lack of memory.
     pub enter_refusals: u32,
+    /// Whether the ring chains the flush of a `WriteFlush` to its write, as kernels from 5.17 on
+    /// do; else the reactor submits one after the other.
+    pub chains: bool,
     /// Bounds of the time of half a turn.
     pub turn_ns: RangeInclusive<u64>,
 }
@@ -79,6 +83,7 @@ impl Default for SimConfig {
             spin_ns: 0,
             sq_entries: 128,
             enter_refusals: 0,
+            chains: true,
             turn_ns: 100..=2_000,
         }
     }
@@ -152,7 +157,8 @@ impl Simulation {
             completion_batch: config.completion_batch,
             settle_us: config.settle_us,
         };
-        let ring = (config.sq_entries, config.enter_refusals);
+        let (room, refusals, chains) = (config.sq_entries, config.enter_refusals, config.chains);
+        let ring = SimRing { room, refusals, chains };
         let reactors = lanes.into_iter().zip(&shared).zip(signals).enumerate();
         let reactors = reactors.map(|(number, ((lanes, shared), signal))| {
             let state = ReactorState::new(lanes, facts.len(), Arc::clone(shared), tuning);
@@ -277,8 +283,29 @@ impl Simulation {
     ///
     /// # Panics
     /// When there is no reactor of that number.
-    pub fn spawn_local(&mut self, reactor: usize, task: Box<dyn LocalTask>) {
+    pub fn spawn_local(&mut self, reactor: usize, task: Box<dyn LocalTask + Send>) {
         self.gate.reactors[reactor].order(Control::Spawn(task));
+    }
+
+    /// As `IoScheduler::spawn_seed`.
+    ///
+    /// # Panics
+    /// When there is no reactor of that number.
+    pub fn spawn_seed(&mut self, reactor: usize, seed: TaskSeed) {
+        self.gate.reactors[reactor].order(Control::Plant { seed, bell: None });
+    }
+
+    /// As `IoScheduler::bell`.
+    ///
+    /// # Panics
+    /// When there is no reactor of that number.
+    pub fn bell(&self, reactor: usize) -> Option<Bell> {
+        Bell::new(&self.gate.reactors[reactor])
+    }
+
+    /// As `IoScheduler::spawn_seed_with_bell`.
+    pub fn spawn_seed_with_bell(&mut self, bell: &Bell, seed: TaskSeed) {
+        bell.plant(seed);
     }
 
     /// Counters and histograms.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 use crate::io::op::OpKind;
-use crate::io::op_table::OpId;
+use crate::io::op_table::{Half, OpId};
 use crate::sim::disk::{Command, Outcome, SimDisk};
 use crate::sim::fault::{Fault, Faults};
 use crate::sim::random::Random;
@@ -15,6 +15,8 @@ use crate::sim::trace::{Event, Trace};
 pub(crate) struct Sender {
     pub(crate) reactor: usize,
     pub(crate) id: OpId,
+    /// What of the operation; a write that stands for a chain is its `ChainedFlush`.
+    pub(crate) half: Half,
 }
 
 /// An attempt whose completion is set.
@@ -24,6 +26,7 @@ struct Attempt {
     disk: usize,
     kind: OpKind,
     offset: u64,
+    len: u64,
     ticket: u64,
     outcome: Outcome,
     result: i32,
@@ -33,6 +36,7 @@ struct Attempt {
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) id: OpId,
+    pub(crate) half: Half,
     pub(crate) result: i32,
     /// What a read has read.
     pub(crate) data: Vec<u8>,
@@ -105,7 +109,9 @@ impl World {
         let (kind, offset, len) = (command.kind, command.offset, command.len);
         let reactor = sender.reactor;
         self.note(Event::Dispatch { reactor, disk: disk as u16, kind, offset, len });
-        let fault = self.faults[disk].decide(kind, offset, len, &mut self.random);
+        // To a device a durable write is a write.
+        let met = if kind == OpKind::WriteDsync { OpKind::Write } else { kind };
+        let fault = self.faults[disk].decide(met, offset, len, &mut self.random);
         let ticket = self.disks[disk].submit(command);
         let mut at = self.now + self.latency(disk, kind);
         let whole = if kind.moves_data() { len as i32 } else { 0 };
@@ -126,11 +132,11 @@ impl World {
             }
             Some(Fault::Zero) if kind.moves_data() => (Outcome::Part(0), 0),
             Some(Fault::Lost) if kind != OpKind::Read => (Outcome::Nothing, whole),
-            Some(Fault::Misdirect(to)) if kind == OpKind::Write => (Outcome::Elsewhere(to), whole),
+            Some(Fault::Misdirect(to)) if met == OpKind::Write => (Outcome::Elsewhere(to), whole),
             Some(_) => (Outcome::Done, whole),
         };
         self.attempts += 1;
-        let attempt = Attempt { sender, disk, kind, offset, ticket, outcome, result };
+        let attempt = Attempt { sender, disk, kind, offset, len, ticket, outcome, result };
         self.due.insert((at, self.attempts), attempt);
     }
 
@@ -138,7 +144,7 @@ impl World {
         let config = self.disks[disk].config();
         let bounds: &RangeInclusive<u64> = match kind {
             OpKind::Read => &config.read_ns,
-            OpKind::Write => &config.write_ns,
+            OpKind::Write | OpKind::WriteDsync => &config.write_ns,
             _ => &config.command_ns,
         };
         let bounds = bounds.clone();
@@ -146,11 +152,11 @@ impl World {
     }
 
     fn complete(&mut self, mut attempt: Attempt) {
-        let Attempt { sender, disk, kind, offset, ticket, .. } = attempt;
+        let Attempt { mut sender, disk, kind, offset, len, ticket, .. } = attempt;
         if self.disks[disk].is_gone() {
             (attempt.outcome, attempt.result) = match kind {
                 OpKind::Read => (Outcome::Part(0), 0),
-                OpKind::Write => (Outcome::Failed, -libc::ENOSPC),
+                OpKind::Write | OpKind::WriteDsync => (Outcome::Failed, -libc::ENOSPC),
                 _ => (Outcome::Nothing, -libc::EIO),
             };
         }
@@ -158,7 +164,17 @@ impl World {
         let data = self.disks[disk].complete(ticket, attempt.outcome, &mut self.random);
         let reactor = sender.reactor;
         self.note(Event::Complete { reactor, disk: disk as u16, kind, offset, result });
-        self.ready[reactor].push_back(Done { id: sender.id, result, data });
+        if sender.half == Half::ChainedFlush && kind == OpKind::Write {
+            if i64::from(result) == len as i64 {
+                // All of it is written: the kernel submits the flush now, and says nothing yet.
+                let (kind, offset, len) = (OpKind::Flush, 0, 0);
+                let flush = Command { kind, offset, len, data: Vec::new() };
+                return self.submit(sender, disk, flush);
+            }
+            sender.half = Half::Write;
+        }
+        let Sender { id, half, .. } = sender;
+        self.ready[reactor].push_back(Done { id, half, result, data });
     }
 }
 

@@ -104,6 +104,13 @@ fn a_nop_disk_takes_every_kind_of_request() {
     write(&engine, 0, 1 << 20, 1);
     let read = engine.read(DISK, Priority::Critical, 4096, filled(&engine, 8192, 3));
     assert_eq!(settle(read.unwrap()).result.unwrap(), 8192);
+    let durable = [
+        Request::write_flush(DISK, 0, filled(&engine, 8192, 1)),
+        Request::write_dsync(DISK, 0, filled(&engine, 8192, 1)),
+    ];
+    for request in durable {
+        assert_eq!(settle(engine.submit(request).unwrap()).result.unwrap(), 8192);
+    }
     for ticket in [engine.flush(DISK), engine.discard(DISK, 0, 4096)] {
         settle(ticket.unwrap()).result.unwrap();
     }
@@ -142,6 +149,10 @@ fn malformed_requests_are_refused_with_their_buffers() {
     let longer = Request { len: 8192, ..Request::read(DISK, 0, bytes(4096)) };
     let with_buffer = Request { buffers: Buffers::One(bytes(4096)), ..Request::flush(DISK) };
     let without = Request { buffers: Buffers::None, ..Request::read(DISK, 0, bytes(4096)) };
+    let no_memory = |kind| Request {
+        buffers: Buffers::None,
+        ..Request { kind, ..Request::discard(DISK, 0, 4096) }
+    };
     let empty_list = Box::new(BufferList::new(Vec::new()));
     let rows: Vec<(&str, Request, Check<'_>)> = vec![
         ("odd offset", Request::read(DISK, 100, bytes(4096)), &unaligned),
@@ -154,6 +165,10 @@ fn malformed_requests_are_refused_with_their_buffers() {
         ("longer than its buffer", longer, &misfit),
         ("flush with a buffer", with_buffer, &misfit),
         ("read without a buffer", without, &misfit),
+        ("durable without", no_memory(OpKind::WriteFlush), &misfit),
+        ("forced without", no_memory(OpKind::WriteDsync), &misfit),
+        ("odd durable length", Request::write_flush(DISK, 0, bytes(4095)), &unaligned),
+        ("empty durable write", Request::write_dsync(DISK, 0, bytes(0)), &misfit),
         ("empty buffer", Request::read(DISK, 0, bytes(0)), &misfit),
         ("empty list", Request::read_vectored(DISK, 0, empty_list), &misfit),
         ("discard of nothing", Request::discard(DISK, 0, 0), &misfit),
@@ -183,6 +198,8 @@ fn a_disk_opened_for_reading_refuses_changes() {
     assert_reads(&engine, 0, 8192, 0);
     let changes = [
         Request::write(DISK, 0, engine.buffer(4096).unwrap()),
+        Request::write_flush(DISK, 0, engine.buffer(4096).unwrap()),
+        Request::write_dsync(DISK, 0, engine.buffer(4096).unwrap()),
         Request::discard(DISK, 0, 4096),
         Request::write_zeroes(DISK, 0, 4096),
     ];
@@ -190,7 +207,7 @@ fn a_disk_opened_for_reading_refuses_changes() {
         let kind = request.kind;
         match engine.submit(request) {
             Err(SubmitError::Invalid(back, InvalidRequest::ReadOnly { .. })) => {
-                assert_eq!(matches!(back.buffers, Buffers::One(_)), kind == OpKind::Write);
+                assert_eq!(matches!(back.buffers, Buffers::One(_)), kind.moves_data());
             }
             other => panic!("{kind:?}: {other:?}"),
         }

@@ -8,8 +8,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod back_pressure;
+mod bells;
 mod closing;
 mod data;
+mod durable;
 mod faults;
 mod footprint;
 mod poison;

@@ -131,7 +131,9 @@ impl Worker<'_> {
             0 => OpKind::Flush,
             1 => OpKind::Discard,
             2 | 3 => OpKind::WriteZeroes,
-            4..=11 => OpKind::Write,
+            4..=9 => OpKind::Write,
+            10 => OpKind::WriteDsync,
+            11 => OpKind::WriteFlush,
             _ => OpKind::Read,
         };
         let Some(request) = self.request(kind, run) else { return };
@@ -157,7 +159,7 @@ impl Worker<'_> {
             OpKind::Flush => Request::flush(disk),
             OpKind::Discard => Request::discard(disk, offset, len),
             OpKind::WriteZeroes => Request::write_zeroes(disk, offset, len),
-            OpKind::Read | OpKind::Write => {
+            kind => {
                 let mut buffers = self.buffers(run.blocks)?;
                 each_block(&mut buffers, |index, bytes| {
                     bytes.fill(0x5a);
@@ -190,7 +192,7 @@ impl Worker<'_> {
                 each_block(&mut buffers, |index, bytes| self.check(run, index, bytes));
                 return;
             }
-            OpKind::Write => Content::Version(version),
+            OpKind::Write | OpKind::WriteDsync | OpKind::WriteFlush => Content::Version(version),
             OpKind::WriteZeroes => Content::Zeroes,
             OpKind::Discard => Content::Unknown,
         };

@@ -72,7 +72,8 @@ impl Naive {
     /// What would start now if this request did.
     fn portion(&self, request: &Waiting, aged: bool) -> Started {
         let split = self.limits.split_bytes;
-        let low = matches!(request.class, Priority::Write | Priority::Background);
+        let low = matches!(request.class, Priority::Write | Priority::Background)
+            && request.kind.is_plain();
         let bytes = if !request.kind.moves_data() {
             0
         } else if !low || request.left <= split {

@@ -223,3 +223,50 @@ fn a_terabyte_costs_what_is_written_to_it() {
     assert_eq!(disk.read((1 << 44) - 1024, 1024), [vec![0; 512], vec![1; 512]].concat());
     assert_eq!(disk.incarnation(), 1);
 }
+
+#[test]
+fn a_durable_write_covers_its_own_sectors_and_drops_older_versions_of_them() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(14);
+    run(&mut disk, write(0, 2, 1), random);
+    run(&mut disk, Command { kind: OpKind::WriteDsync, ..write(0, 1, 2) }, random);
+    assert_eq!(after_crashes(&disk, 0), BTreeSet::from([2]));
+    assert_eq!(after_crashes(&disk, 512), BTreeSet::from([0, 1]), "its neighbour stays cached");
+    run(&mut disk, write(0, 1, 3), random);
+    assert_eq!(after_crashes(&disk, 0), BTreeSet::from([2, 3]), "a newer write is not covered");
+}
+
+#[test]
+fn of_a_durable_write_and_a_write_at_the_device_together_either_is_newer() {
+    for dsync_first in [true, false] {
+        let mut newest = BTreeSet::new();
+        for seed in 0..SEEDS {
+            let (mut disk, random) = (disk(Cache::Volatile), &mut Random::new(seed));
+            let forced = disk.submit(Command { kind: OpKind::WriteDsync, ..write(0, 1, 2) });
+            let plain = disk.submit(write(0, 1, 1));
+            let order = if dsync_first { [forced, plain] } else { [plain, forced] };
+            for ticket in order {
+                disk.complete(ticket, Outcome::Done, random);
+            }
+            newest.insert(disk.read(0, 1)[0]);
+            assert!(!after_crashes(&disk, 0).contains(&0), "the durable one is there");
+            // What is submitted afterwards is newer than both.
+            run(&mut disk, write(0, 1, 3), random);
+            assert_eq!(disk.read(0, 1)[0], 3);
+        }
+        assert_eq!(newest, BTreeSet::from([1, 2]), "durable first: {dsync_first}");
+    }
+}
+
+#[test]
+fn a_failed_durable_write_is_like_a_failed_write() {
+    let mut kept = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let (mut disk, random) = (disk(Cache::Volatile), &mut Random::new(seed));
+        let failing = disk.submit(Command { kind: OpKind::WriteDsync, ..write(0, 1, 2) });
+        disk.complete(failing, Outcome::Failed, random);
+        disk.crash(random);
+        kept.insert(disk.read(0, 1)[0]);
+    }
+    assert_eq!(kept, BTreeSet::from([0, 2]));
+}

@@ -69,6 +69,7 @@ pub(super) fn random_config(random: &mut Random) -> SimConfig {
         spin_ns: if random.coin() { 0 } else { random.below(50_000) },
         sq_entries: 1 + random.below(64) as u32,
         enter_refusals: if random.coin() { 0 } else { 50_000 },
+        chains: random.coin(),
         ..SimConfig::default()
     }
 }
@@ -319,7 +320,7 @@ fn a_queue_is_full_exactly_at_its_watermark() {
         let mut sim = Simulation::new(random.next_u64(), &config);
         sim.keep_trace();
         let mut actor = Actor::new(random.fork(), &sim.arena(), sim.disks(), 0);
-        actor.large = false;
+        (actor.large, actor.write_flushes) = (false, false);
         let (mut accepted, mut dispatched, mut seen, mut full) = ([0u64; 2], [0u64; 2], 0, 0);
         let mut tickets: Vec<(u64, Ticket)> = Vec::new();
         for _ in 0..1500 {
