@@ -21,11 +21,12 @@
 //! ```
 //!
 //! Modules in layer order, lowest first; each names only those above it in this list, and
-//! `tests/tidy.rs` holds them to it: [`machine`], [`metrics`], [`memory`], [`concurrency`],
-//! [`placement`], [`io`], [`scheduler`], [`reactor`], [`engine`].
+//! `tests/tidy.rs` holds them to it: [`machine`], [`metrics`], [`mod@format`], [`memory`],
+//! [`concurrency`], [`placement`], [`io`], [`scheduler`], [`reactor`], [`engine`].
 
 pub mod concurrency;
 pub mod engine;
+pub mod format;
 pub mod io;
 pub mod machine;
 pub mod memory;

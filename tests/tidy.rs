@@ -21,6 +21,7 @@ use std::path::Path;
 const LAYERS: &[(&str, &[&str])] = &[
     ("machine", &[]),
     ("metrics", &[]),
+    ("format", &[]),
     ("memory", &["machine"]),
     ("concurrency", &["machine", "metrics", "memory"]),
     ("placement", &["machine"]),

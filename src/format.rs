@@ -1,0 +1,3 @@
+//! The on-disk format: bytes in, structs out; no I/O, no clock.
+
+pub mod checksum;
