@@ -22,7 +22,8 @@
 //!
 //! Modules in layer order, lowest first; each names only those above it in this list, and
 //! `tests/tidy.rs` holds them to it: [`machine`], [`metrics`], [`mod@format`], [`memory`],
-//! [`concurrency`], [`placement`], [`io`], [`scheduler`], [`reactor`], [`engine`].
+//! [`concurrency`], [`placement`], [`io`], [`scheduler`], [`reactor`], [`store`],
+//! [`engine`].
 
 pub mod concurrency;
 pub mod engine;
@@ -36,6 +37,7 @@ pub mod reactor;
 pub mod scheduler;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+pub mod store;
 
 pub use concurrency::extent_locks::{
     ExtentLockManager, ExtentReadGuard, ExtentWriteGuard, LockConfig, LockedExtents,

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("io", &["machine", "metrics", "memory", "concurrency"]),
     ("scheduler", &["io", "concurrency"]),
     ("reactor", &["machine", "concurrency", "memory", "io", "metrics", "scheduler"]),
+    ("store", &["machine", "metrics", "format", "memory", "concurrency", "io", "reactor"]),
     (
         "engine",
         &["machine", "concurrency", "memory", "placement", "io", "metrics", "scheduler", "reactor"],

@@ -8,11 +8,12 @@
 //! [`keys`] makes keys and sequences of them from a seed, before the clock runs, so that no random
 //! number generator is measured. [`threads`] starts threads, lets them go together and stops them.
 //!
-//! The three programs:
+//! The programs:
 //!
 //! ```text
 //! cargo bench -p dynamicfs-bench --bench extent_locks -- [--rounds=N] [--window=T]
 //!                                                        [--only=TEXT] [--quick] [--json]
+//! cargo bench -p dynamicfs-bench --bench checksums
 //! cargo bench -p dynamicfs-bench --bench generations
 //! cargo bench -p dynamicfs-bench --bench shards
 //! ```

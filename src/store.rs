@@ -1,0 +1,3 @@
+//! The store: what lies where on the disks, and how that changes without ever being lost.
+
+pub mod allocator;
