@@ -1,3 +1,29 @@
 //! The store: what lies where on the disks, and how that changes without ever being lost.
+//!
+//! [`domain`] shows the way of a write; each other module has one part of it. Everything runs in the
+//! tasks of one reactor for each domain and meets the world through that reactor alone, so the
+//! simulator runs it unchanged.
 
 pub mod allocator;
+pub mod batch;
+pub mod call;
+pub mod change;
+mod checkpoint;
+mod commit;
+pub mod domain;
+pub(crate) mod errand;
+pub mod error;
+mod executor;
+mod journal;
+pub mod pool;
+mod port;
+mod ram;
+mod read;
+pub mod recovery;
+pub mod service;
+mod space;
+mod table;
+mod write_back;
+
+#[cfg(test)]
+mod tests;

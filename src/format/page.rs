@@ -217,6 +217,11 @@ pub enum PageError {
 }
 
 impl FirstSlot {
+    /// No extent, since that commit.
+    pub fn empty(generation: u64) -> FirstSlot {
+        FirstSlot { generation, ..FirstSlot::zeroed() }
+    }
+
     /// The first slot of an extent, and the second if it needs one.
     pub fn split(generation: u64, extent: &Extent) -> (FirstSlot, Option<SecondSlot>) {
         let fragments = extent.fragments();

@@ -196,6 +196,11 @@ impl Pipe {
         self.batches.front()
     }
 
+    /// Where to wait for everything that has joined.
+    pub(crate) fn newest_fate(&self) -> Option<Rc<Fate>> {
+        self.batches.back().map(|batch| Rc::clone(&batch.fate))
+    }
+
     /// What an extent will be.
     pub(crate) fn extent(&self, inode: u64, index: u64) -> Pending<Extent> {
         for batch in self.batches.iter().rev() {

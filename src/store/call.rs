@@ -100,6 +100,8 @@ pub enum Call {
     Sync,
     /// What the domain is doing.
     Status,
+    /// Who owns its blocks, counted from what refers to them.
+    Audit,
     /// Everything is made durable, a checkpoint written; the domain takes no more.
     Close,
 }
@@ -118,6 +120,23 @@ impl std::ops::Deref for ReadBytes {
     fn deref(&self) -> &[u8] {
         &self.buffer[self.start..self.start + self.len]
     }
+}
+
+/// Every block of a domain, by owner. Without changes under way their sum is all there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// All blocks.
+    pub blocks: u64,
+    /// Blocks without an owner.
+    pub free: u64,
+    /// Blocks that extents refer to.
+    pub data: u64,
+    /// Homes of metadata pages.
+    pub pages: u64,
+    /// Blocks that changes on their way have taken, or free when they are durable.
+    pub on_the_way: u64,
+    /// Blocks promised to changes on their way.
+    pub promised: u64,
 }
 
 /// An answer.
@@ -140,6 +159,8 @@ pub enum Reply {
     Read(ReadBytes),
     /// To a sync or close.
     Done,
+    /// To an audit.
+    Audit(Audit),
     /// To a status.
     Status(Box<DomainStatus>),
     /// To whatever failed.

@@ -19,7 +19,6 @@ use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
 use crate::format::page::{EXTENTS_PER_GROUP, InodeRecord};
 use crate::format::record::Cut;
 use crate::io::op::Request;
-use crate::memory::DmaBuf;
 use crate::store::batch::{Change, Committed, Fate, Put};
 use crate::store::call::{Durability, Payload, Step};
 use crate::store::domain::{Domain, INODE_BYTES_MAX};
@@ -71,8 +70,7 @@ pub(crate) async fn change(
             let (first, blocks) = covered(payload.offset, payload.len as u64);
             let mut wanted: Vec<Wanted> = Vec::new();
             for part in parts(inode, first, blocks) {
-                let mode = LockMode::Exclusive;
-                wanted.push(Wanted { extent: lock_name(inode, part.index), mode });
+                wanted.push((lock_name(inode, part.index), LockMode::Exclusive));
             }
             let _extents = domain.locks.lock_many(&wanted).await.map_err(|r| no_lock(&r))?;
             let _shared = domain.inode_locks.read(inode).await.map_err(|r| no_lock(&r))?;
@@ -480,13 +478,7 @@ fn join(
     }
     drop(places);
     change.taken = taken;
-    let limits = domain.batch_limits();
-    let mut pipe = domain.pipe.borrow_mut();
-    pipe.open(change.encoded_bytes_max(), domain.port.now_ns(), &limits);
-    let fate = pipe.join(&change, freed);
-    drop(pipe);
-    domain.changed.notify();
-    Ok(fate)
+    Ok(domain.join(&change, freed))
 }
 
 /// Gives an extent's new blocks their places, in order.

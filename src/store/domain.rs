@@ -22,7 +22,7 @@ use crate::format::page::InodeRecord;
 use crate::io::op::DiskId;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
-use crate::store::batch::{BatchLimits, Mechanism, Pending, Pipe};
+use crate::store::batch::{BatchLimits, Change, Fate, Mechanism, Pending, Pipe};
 use crate::store::error::StoreError;
 use crate::store::journal::Journal;
 use crate::store::port::{Changed, Port};
@@ -298,6 +298,27 @@ impl Domain {
                 }
             }
         }
+    }
+
+    /// A change joins the open batch; `freed` is what it replaces.
+    pub(crate) fn join(&self, change: &Change, freed: Vec<Fragment>) -> Rc<Fate> {
+        let limits = self.batch_limits();
+        let mut pipe = self.pipe.borrow_mut();
+        pipe.open(change.encoded_bytes_max(), self.port.now_ns(), &limits);
+        let fate = pipe.join(change, freed);
+        drop(pipe);
+        self.changed.notify();
+        fate
+    }
+
+    /// An id that no inode of the pool ever had: domains take turns.
+    pub(crate) fn new_inode_id(&self) -> u64 {
+        let domains = u64::from(self.layout.domains());
+        let own = u64::from(self.journal.borrow().id.domain);
+        let from = self.next_inode.get().max(1);
+        let id = from + (own + domains - from % domains) % domains;
+        self.next_inode.set(id + 1);
+        id
     }
 
     /// Offset of a block on the disk, bytes.

@@ -73,6 +73,16 @@ impl<F: Future<Output = ()>> Executor<F> {
         self.requests.len() - self.free.len()
     }
 
+    /// Tasks of the domain that were started.
+    pub(crate) fn residents(&self) -> usize {
+        self.residents.len()
+    }
+
+    /// Whether every task has ended.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.requests() == 0 && self.residents.iter().all(Option::is_none)
+    }
+
     /// Starts a request; it is polled in the next [`Executor::run`].
     ///
     /// # Panics

@@ -590,7 +590,7 @@ impl Table {
 }
 
 fn empty(generation: u64) -> FirstSlot {
-    FirstSlot { generation, ..Zeroable::zeroed() }
+    FirstSlot::empty(generation)
 }
 
 /// Number of the group and slot in it; none for an index that no inode can have.
@@ -598,6 +598,3 @@ fn split_index(index: u64) -> Option<(u32, u32)> {
     let per_group = EXTENTS_PER_GROUP as u64;
     Some((u32::try_from(index / per_group).ok()?, (index % per_group) as u32))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,219 @@
+//! A pool of one disk: making it, and finding out what a disk is.
+
+use std::sync::Arc;
+
+use crate::format::label::{LABEL_BYTES, Label, LabelError, OPEN_QUORUM, WRITE_QUORUM};
+use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, Layout, Zone, label_offsets};
+use crate::format::page::Child;
+use crate::format::record::{
+    Body, CheckpointBody, JournalId, RecordHead, RecordKind, encode, record_bytes,
+};
+use crate::io::error::IoError;
+use crate::io::op::{DiskId, Request};
+use crate::memory::{Arena, DmaBuf};
+use crate::store::port::Port;
+
+/// What a new pool is to be.
+#[derive(Clone, Debug)]
+pub struct PoolPlan {
+    /// Id of the pool.
+    pub pool: [u8; 16],
+    /// Id of the disk.
+    pub disk: [u8; 16],
+    /// Zones of the disk.
+    pub layout: Layout,
+    /// A random number.
+    pub incarnation: u64,
+}
+
+/// Why a pool cannot be made, or a disk not be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PoolError {
+    /// The disk failed.
+    #[error("{0}")]
+    Io(Arc<IoError>),
+    /// It is no disk of a pool.
+    #[error("{path} is not a disk of a pool: {reason}")]
+    NoPool {
+        /// The disk.
+        path: Arc<str>,
+        /// What its label copies are.
+        reason: String,
+    },
+    /// It is, and cannot be used.
+    #[error("{path} cannot be opened: {reason}")]
+    Unusable {
+        /// The disk.
+        path: Arc<str>,
+        /// Why.
+        reason: String,
+    },
+    /// There is no memory.
+    #[error("no memory: {0}")]
+    NoMemory(String),
+}
+
+/// What lies at the four places of a label.
+#[derive(Clone, Debug)]
+pub struct LabelCopies(pub [Result<Label, String>; LABEL_COPIES]);
+
+struct Disk<'a> {
+    port: &'a Port,
+    arena: &'a Arc<Arena>,
+    id: DiskId,
+}
+
+impl Disk<'_> {
+    fn buffer(&self, bytes: usize) -> Result<DmaBuf, PoolError> {
+        self.arena.take(bytes).map_err(|error| PoolError::NoMemory(error.to_string()))
+    }
+
+    async fn submit(&self, request: Request) -> Result<Option<DmaBuf>, PoolError> {
+        let (result, buffer) = self.port.submit(request).await.into_parts();
+        result.map_err(|error| PoolError::Io(Arc::from(error)))?;
+        Ok(buffer)
+    }
+
+    async fn write_label(
+        &self,
+        copy: usize,
+        offset: u64,
+        content: Option<&Label>,
+        sector: usize,
+    ) -> Result<(), PoolError> {
+        let mut buffer = self.buffer(sector.max(LABEL_BYTES))?;
+        buffer.fill(0);
+        if let Some(label) = content {
+            buffer[..LABEL_BYTES].copy_from_slice(&label.encode(copy));
+        }
+        self.submit(Request::write_flush(self.id, offset, buffer)).await?;
+        Ok(())
+    }
+}
+
+/// Makes a pool on a disk: whatever was there is gone. The old label is destroyed first and the new one
+/// written last, so that a crash leaves no pool rather than half of one.
+///
+/// # Errors
+/// When the disk fails.
+pub(crate) async fn format(
+    port: &Port,
+    arena: &Arc<Arena>,
+    disk: DiskId,
+    sector: usize,
+    plan: &PoolPlan,
+) -> Result<(), PoolError> {
+    let disk = Disk { port, arena, id: disk };
+    let layout = plan.layout;
+    let offsets = label_offsets(layout.disk_bytes());
+    for (copy, offset) in offsets.into_iter().enumerate() {
+        disk.write_label(copy, offset, None, sector).await?;
+    }
+    for domain in 0..layout.domains() {
+        let zone = layout.zone(Zone::Journal(domain));
+        let (start, bytes) = (zone.start, zone.end - zone.start);
+        let id = JournalId { pool: plan.pool, disk: 0, domain, start, bytes };
+        let body = Body::Checkpoint(CheckpointBody {
+            through: 0,
+            replay_from: 0,
+            next_inode: 1,
+            pages: 0,
+            levels: 0,
+            root: Child::NONE,
+        });
+        let head = RecordHead {
+            kind: RecordKind::Checkpoint,
+            sequence: 1,
+            incarnation: plan.incarnation,
+            previous: 0,
+            position: 0,
+            skipped: 0,
+            length: BLOCK_BYTES as u32,
+            tail: 0,
+            checkpoint: 0,
+            accepted: 0,
+            checksum: 0,
+        };
+        let mut buffer = disk.buffer(record_bytes(&body))?;
+        encode(&id, &head, &body, &mut buffer);
+        disk.submit(Request::write_flush(disk.id, start, buffer)).await?;
+    }
+    let label =
+        Label { pool: plan.pool, disk: plan.disk, slot: 0, members: 1, epoch: 1, layout };
+    for (copy, offset) in offsets.into_iter().enumerate() {
+        disk.write_label(copy, offset, Some(&label), sector).await?;
+    }
+    Ok(())
+}
+
+/// Looks at the four copies of a disk's label.
+///
+/// # Errors
+/// When there is no memory; a copy that cannot be read is an error of that copy.
+pub(crate) async fn read_labels(
+    port: &Port,
+    arena: &Arc<Arena>,
+    disk: DiskId,
+    disk_bytes: u64,
+    sector: usize,
+) -> Result<LabelCopies, PoolError> {
+    let disk = Disk { port, arena, id: disk };
+    let mut copies = Vec::new();
+    for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {
+        let buffer = disk.buffer(sector.max(LABEL_BYTES))?;
+        copies.push(match disk.submit(Request::read(disk.id, offset, buffer)).await {
+            Ok(Some(bytes)) => {
+                Label::decode(copy, disk_bytes, &bytes).map_err(|error| match error {
+                    LabelError::Absent => "no label".to_owned(),
+                    other => other.to_string(),
+                })
+            }
+            Ok(None) => Err("its buffer did not come back".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+    }
+    let copies: [Result<Label, String>; LABEL_COPIES] =
+        copies.try_into().unwrap_or_else(|_| unreachable!("one for each copy"));
+    Ok(LabelCopies(copies))
+}
+
+impl LabelCopies {
+    /// The label that the disk has.
+    ///
+    /// # Errors
+    /// When fewer than [`OPEN_QUORUM`] copies of the newest epoch agree, or it was made for another
+    /// size of disk.
+    pub fn verdict(&self, path: &Arc<str>, disk_bytes: u64) -> Result<Label, PoolError> {
+        let whole: Vec<&Label> = self.0.iter().filter_map(|copy| copy.as_ref().ok()).collect();
+        let newest = whole.iter().map(|label| label.epoch).max();
+        let same = |label: &&&Label| whole.iter().filter(|other| **other == **label).count();
+        let chosen = whole
+            .iter()
+            .filter(|label| Some(label.epoch) == newest)
+            .max_by_key(same)
+            .filter(|label| same(label) >= OPEN_QUORUM);
+        let Some(label) = chosen else { return Err(self.no_quorum(path)) };
+        let (made_for, is) = (label.layout.disk_bytes(), disk_bytes);
+        if made_for > is {
+            let reason =
+                format!("the pool was made on a disk of {made_for} bytes, and this one has {is}");
+            return Err(PoolError::Unusable { path: Arc::clone(path), reason });
+        }
+        Ok(**label)
+    }
+
+    fn no_quorum(&self, path: &Arc<str>) -> PoolError {
+        let path = Arc::clone(path);
+        let texts = self.0.iter().enumerate().map(|(copy, found)| match found {
+            Ok(label) => format!("copy {copy}: epoch {} of another pool or time", label.epoch),
+            Err(error) => format!("copy {copy}: {error}"),
+        });
+        let reason = texts.collect::<Vec<_>>().join("; ");
+        if self.0.iter().all(|copy| matches!(copy, Err(text) if text == "no label")) {
+            return PoolError::NoPool { path, reason: "it has no label".into() };
+        }
+        PoolError::Unusable { path, reason }
+    }
+}
+
+const _: () = assert!(WRITE_QUORUM <= LABEL_COPIES && OPEN_QUORUM * 2 <= LABEL_COPIES);

@@ -1,0 +1,444 @@
+//! Opening a domain: what the journal proves, made so again.
+//!
+//! 1. Flush the disk, so that nothing read from here on can be taken back by a power cut.
+//! 2. Look at every block of the journal for heads of records, and judge the newest
+//!    ([`scan`](crate::store::recovery::scan)): everything before the last record was acknowledged, so
+//!    it must be there, in one chain; the last may be torn, which its checksums and those of its
+//!    data show.
+//! 3. Read the tree of the newest durable checkpoint, and apply the records after it.
+//! 4. Count the blocks: each has at most one owner.
+//! 5. Write home what is in records only and still referred to, and flush.
+//! 6. Write an `Open` and flush it: the verdict is durable, and stays what it is whatever happens next.
+//!
+//! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and begun
+//! again.
+
+pub(crate) mod scan;
+mod tree;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::concurrency::extent_locks::ExtentLockManager;
+use crate::concurrency::metadata_locks::InodeLocks;
+use crate::format::checksum::block_checksum;
+use crate::format::extent::Place;
+use crate::format::layout::{BLOCK_BYTES, Layout, Zone};
+use crate::format::record::{
+    Body, Changes, CheckpointBody, JournalId, RecordHead, RecordKind, encode, inline_start,
+};
+use crate::io::error::IoError;
+use crate::io::op::{DiskId, Priority, Request};
+use crate::memory::{Arena, DmaBuf};
+use crate::store::batch::Pipe;
+use crate::store::domain::{Domain, DomainConfig, DomainCounters, Health, places};
+use crate::store::journal::{Journal, spot_after};
+use crate::store::port::{Changed, Port};
+use crate::store::ram::RamBlocks;
+use crate::store::recovery::scan::Scan;
+use crate::store::space::{Space, SpaceError};
+use crate::store::table::{Table, TableError};
+
+/// What a domain is opened from.
+#[derive(Clone, Debug)]
+pub struct DomainSeed {
+    /// The disk, as the engine numbers it.
+    pub disk: DiskId,
+    /// The disk's slot in its pool.
+    pub slot: u16,
+    /// The disk's path, for messages.
+    pub path: Arc<str>,
+    /// Its zones.
+    pub layout: Layout,
+    /// Id of the pool.
+    pub pool: [u8; 16],
+    /// Number of the domain.
+    pub domain: u16,
+    /// A number drawn for this opening.
+    pub incarnation: u64,
+    /// Its settings.
+    pub config: DomainConfig,
+    /// Memory.
+    pub arena: Arc<Arena>,
+}
+
+/// What an opening found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Records that the journal held and recovery needed.
+    pub records: u64,
+    /// Batches that were applied again.
+    pub replayed: u64,
+    /// The last record, if it was torn and nobody can have been told of it: its sequence and why.
+    pub dropped: Option<(u64, String)>,
+    /// Blocks that were written home.
+    pub written_home: u64,
+    /// Pages that were read.
+    pub pages: u64,
+    /// Extents and inodes that there are.
+    pub extents: u64,
+    /// See `extents`.
+    pub inodes: u64,
+    /// Everything up to this sequence was accepted.
+    pub accepted: u64,
+}
+
+/// Why a domain cannot be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The disk failed.
+    #[error("domain {domain}: {source}")]
+    Io {
+        /// Which.
+        domain: u16,
+        /// How.
+        source: Arc<IoError>,
+    },
+    /// What was acknowledged is not all there.
+    #[error("domain {domain} of {path}, byte {offset}: {what}")]
+    Corrupt {
+        /// Which.
+        domain: u16,
+        /// The disk.
+        path: Arc<str>,
+        /// Where.
+        offset: u64,
+        /// What was expected, and what found.
+        what: String,
+    },
+    /// The last record may have been acknowledged, and cannot be read.
+    #[error(
+        "domain {domain} of {path}: whether record {sequence} was acknowledged cannot be decided, \
+         because byte {offset} cannot be read: {what}"
+    )]
+    Undecidable {
+        /// Which.
+        domain: u16,
+        /// The disk.
+        path: Arc<str>,
+        /// The record.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Why.
+        what: String,
+    },
+    /// Memory is short.
+    #[error("domain {domain}: {what}")]
+    NoMemory {
+        /// Which.
+        domain: u16,
+        /// What is short.
+        what: String,
+    },
+}
+
+/// What recovery works with.
+pub(crate) struct Recovery<'a> {
+    pub(crate) port: &'a Port,
+    pub(crate) seed: &'a DomainSeed,
+    pub(crate) id: JournalId,
+}
+
+/// Where the content of a block is in the journal.
+#[derive(Clone, Copy, Debug)]
+struct Inline {
+    position: u64,
+    /// From the beginning of the record.
+    start: u64,
+    inode: u64,
+    index: u64,
+    block: usize,
+    checksum: u32,
+}
+
+/// Opens a domain.
+pub(crate) async fn recover(
+    port: Rc<Port>,
+    seed: &DomainSeed,
+) -> Result<(Rc<Domain>, RecoveryReport), RecoveryError> {
+    let id = journal_id(seed);
+    let recovery = Recovery { port: &port, seed, id };
+    recovery.flush().await?;
+    let scan = recovery.scan().await?;
+    let mut report = RecoveryReport { dropped: scan.dropped.clone(), ..RecoveryReport::default() };
+    report.accepted = scan.last.sequence;
+    let checkpoint = recovery.checkpoint_body(&scan).await?;
+    let mut table = Table::new(seed.config.pages);
+    report.pages = recovery.load_tree(&checkpoint, &mut table).await?;
+    let inline = recovery.replay(&scan, &checkpoint, &mut table, &mut report).await?;
+    table.finish_replay();
+    table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
+    let mut space = Space::new(seed.layout, seed.domain, seed.slot);
+    recovery.claim(&table, &mut space)?;
+    report.written_home = recovery.write_home(&inline, &table).await?;
+    recovery.flush().await?;
+    let last = recovery.open_record(&scan, &checkpoint).await?;
+    (report.extents, report.inodes) = (table.extents(), table.inode_count());
+    let journal = Journal {
+        id,
+        incarnation: seed.incarnation,
+        last,
+        checkpoint: last.checkpoint,
+        replay_from: checkpoint.replay_from,
+    };
+    let domain = assemble(port, seed, (table, space, journal))
+        .map_err(|what| RecoveryError::NoMemory { domain: seed.domain, what })?;
+    Ok((Rc::new(domain), report))
+}
+
+/// Whose journal a seed opens.
+pub(crate) fn journal_id(seed: &DomainSeed) -> JournalId {
+    let zone = seed.layout.zone(Zone::Journal(seed.domain));
+    JournalId {
+        pool: seed.pool,
+        disk: seed.slot,
+        domain: seed.domain,
+        start: zone.start,
+        bytes: zone.end - zone.start,
+    }
+}
+
+fn assemble(
+    port: Rc<Port>,
+    seed: &DomainSeed,
+    (table, space, journal): (Table, Space, Journal),
+) -> Result<Domain, String> {
+    let pages = seed.config.pages;
+    let lock_config = crate::concurrency::extent_locks::LockConfig {
+        shards: 16,
+        pages,
+        ..Default::default()
+    };
+    let locks = ExtentLockManager::with_config(lock_config).map_err(|error| error.to_string())?;
+    let inode_locks = InodeLocks::beside(&locks, pages).map_err(|error| error.to_string())?;
+    let next_inode = Cell::new(table.next_inode);
+    Ok(Domain {
+        last_commit_ns: Cell::new(port.now_ns()),
+        port,
+        arena: Arc::clone(&seed.arena),
+        disk: seed.disk,
+        slot: seed.slot,
+        path: Arc::clone(&seed.path),
+        layout: seed.layout,
+        config: seed.config.clone(),
+        table: RefCell::new(table),
+        space: RefCell::new(space),
+        pipe: RefCell::new(Pipe::new()),
+        ram: RefCell::new(RamBlocks::default()),
+        journal: RefCell::new(journal),
+        locks,
+        inode_locks,
+        health: RefCell::new(Health::Serving),
+        counters: RefCell::new(DomainCounters::default()),
+        changed: Changed::default(),
+        next_inode,
+        committing: Cell::new(false),
+        journal_busy: Cell::new(false),
+        room_wanted: Cell::new(false),
+        flush_failures: Cell::new(0),
+        hurry: Cell::new(false),
+        checkpoint_wanted: Cell::new(false),
+        drain_wanted: Cell::new(false),
+        closing: Cell::new(false),
+        lost: RefCell::new(None),
+    })
+}
+
+impl Recovery<'_> {
+    pub(crate) fn io_error(&self, error: Box<IoError>) -> RecoveryError {
+        RecoveryError::Io { domain: self.seed.domain, source: Arc::from(error) }
+    }
+
+    pub(crate) fn corrupt(&self, offset: u64, what: impl Into<String>) -> RecoveryError {
+        let (domain, path) = (self.seed.domain, Arc::clone(&self.seed.path));
+        RecoveryError::Corrupt { domain, path, offset, what: what.into() }
+    }
+
+    pub(crate) fn buffer(&self, bytes: usize) -> Result<DmaBuf, RecoveryError> {
+        self.seed.arena.take(bytes).map_err(|error| RecoveryError::NoMemory {
+            domain: self.seed.domain,
+            what: error.to_string(),
+        })
+    }
+
+    async fn flush(&self) -> Result<(), RecoveryError> {
+        let (result, _) = self.port.submit(Request::flush(self.seed.disk)).await.into_parts();
+        result.map(|_| ()).map_err(|error| self.io_error(error))
+    }
+
+    /// Reads bytes of the disk.
+    pub(crate) async fn read(&self, offset: u64, bytes: usize) -> Result<DmaBuf, RecoveryError> {
+        let buffer = self.buffer(bytes)?;
+        let request = Request::read(self.seed.disk, offset, buffer);
+        let completion = self.port.submit(request.with_priority(Priority::Critical)).await;
+        let (result, buffer) = completion.into_parts();
+        result.map_err(|error| self.io_error(error))?;
+        buffer.ok_or_else(|| RecoveryError::NoMemory {
+            domain: self.seed.domain,
+            what: "a device that never answered keeps a buffer".into(),
+        })
+    }
+
+    async fn checkpoint_body(&self, scan: &Scan) -> Result<CheckpointBody, RecoveryError> {
+        let position = match scan.last.kind {
+            RecordKind::Checkpoint => scan.last.position,
+            _ => scan.last.checkpoint,
+        };
+        let head = scan.needed.iter().find(|head| head.position == position);
+        let offset = self.id.offset(position);
+        let Some(head) = head.filter(|head| head.kind == RecordKind::Checkpoint) else {
+            return Err(self.corrupt(offset, "the newest checkpoint's record is not there"));
+        };
+        match self.body(head).await? {
+            Body::Checkpoint(body) => Ok(body),
+            _ => unreachable!("a checkpoint's record holds a checkpoint"),
+        }
+    }
+
+    async fn replay(
+        &self,
+        scan: &Scan,
+        checkpoint: &CheckpointBody,
+        table: &mut Table,
+        report: &mut RecoveryReport,
+    ) -> Result<BTreeMap<Place, Inline>, RecoveryError> {
+        let mut inline = BTreeMap::new();
+        for head in &scan.needed {
+            report.records += 1;
+            if head.kind != RecordKind::Batch {
+                continue;
+            }
+            let Body::Changes(changes) = self.body(head).await? else {
+                unreachable!("a batch's record holds changes")
+            };
+            note_inline(head, &changes, &mut inline);
+            if head.sequence > checkpoint.through {
+                report.replayed += 1;
+                let applied = table.apply(head.sequence, &changes);
+                applied.map_err(|error| self.table_error(head.position, &error))?;
+            }
+        }
+        Ok(inline)
+    }
+
+    fn table_error(&self, position: u64, error: &TableError) -> RecoveryError {
+        match error {
+            TableError::Memory(error) => RecoveryError::NoMemory {
+                domain: self.seed.domain,
+                what: error.to_string(),
+            },
+            other => self.corrupt(self.id.offset(position), other.to_string()),
+        }
+    }
+
+    /// Gives every block that something refers to its owner.
+    fn claim(&self, table: &Table, space: &mut Space) -> Result<(), RecoveryError> {
+        let twice = |error: SpaceError| self.corrupt(0, error.to_string());
+        for home in table.pages.homes() {
+            places(home).try_for_each(|place| space.claim(place)).map_err(twice)?;
+        }
+        for inode in table.inodes(0, usize::MAX) {
+            for (_, extent) in table.extents_of(inode.id, 0, u64::MAX, usize::MAX) {
+                extent.existing().try_for_each(|place| space.claim(place)).map_err(twice)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes home the blocks of records that something still refers to.
+    async fn write_home(
+        &self,
+        inline: &BTreeMap<Place, Inline>,
+        table: &Table,
+    ) -> Result<u64, RecoveryError> {
+        let mut written = 0;
+        for (place, source) in inline {
+            let extent = table.extent(source.inode, source.index).map(|found| found.extent);
+            let wanted = extent.is_some_and(|extent| {
+                extent.places[source.block] == *place
+                    && extent.checksums[source.block] == source.checksum
+            });
+            if !wanted {
+                continue;
+            }
+            let offset = self.id.offset(source.position) + source.start;
+            let buffer = self.read(offset, BLOCK_BYTES as usize).await?;
+            if block_checksum(&buffer) != source.checksum {
+                return Err(self.corrupt(offset, "an inline block is not what its record says"));
+            }
+            let request = Request::write(self.seed.disk, Domain::offset_of(*place), buffer);
+            let (result, _) = self.port.submit(request).await.into_parts();
+            result.map_err(|error| self.io_error(error))?;
+            written += 1;
+        }
+        Ok(written)
+    }
+
+    /// Makes the verdict durable.
+    async fn open_record(
+        &self,
+        scan: &Scan,
+        checkpoint: &CheckpointBody,
+    ) -> Result<RecordHead, RecoveryError> {
+        let last = &scan.last;
+        let checkpoint_position = match last.kind {
+            RecordKind::Checkpoint => last.position,
+            _ => last.checkpoint,
+        };
+        // An open that nothing followed gives its place to the next: else opening again and again
+        // would fill the journal. What was dropped gives its place too, and is gone with that.
+        let (sequence, position, skipped, previous) = match (last.kind, scan.dropped_at) {
+            (RecordKind::Open, None) => (last.sequence, last.position, last.skipped, last.previous),
+            (_, Some((position, skipped))) => {
+                (last.sequence + 1, position, skipped, last.checksum)
+            }
+            _ => {
+                let spot = spot_after(&self.id, last.end(), BLOCK_BYTES);
+                (last.sequence + 1, spot.position, spot.skipped, last.checksum)
+            }
+        };
+        let mut head = RecordHead {
+            kind: RecordKind::Open,
+            sequence,
+            incarnation: self.seed.incarnation,
+            previous,
+            position,
+            skipped,
+            length: BLOCK_BYTES as u32,
+            tail: checkpoint.replay_from.max(last.tail),
+            checkpoint: checkpoint_position,
+            accepted: last.sequence,
+            checksum: 0,
+        };
+        let mut buffer = self.buffer(BLOCK_BYTES as usize)?;
+        head.checksum = encode(&self.id, &head, &Body::Nothing, &mut buffer);
+        let offset = self.id.offset(position);
+        let request = Request::write_flush(self.seed.disk, offset, buffer);
+        let (result, _) = self.port.submit(request).await.into_parts();
+        result.map_err(|error| self.io_error(error))?;
+        Ok(head)
+    }
+}
+
+fn note_inline(head: &RecordHead, changes: &Changes, inline: &mut BTreeMap<Place, Inline>) {
+    let mut start = inline_start(changes) as u64;
+    for put in &changes.extents {
+        for block in 0..put.extent.places.len() {
+            let (bit, place) = (1 << block, put.extent.places[block]);
+            if put.fresh & bit != 0 {
+                // Written directly: whatever an older record has for the place is not its content.
+                inline.remove(&place);
+            }
+            if put.inline & bit == 0 {
+                continue;
+            }
+            let (inode, index, checksum) = (put.inode, put.index, put.extent.checksums[block]);
+            let position = head.position;
+            inline.insert(place, Inline { position, start, inode, index, block, checksum });
+            start += BLOCK_BYTES;
+        }
+    }
+}

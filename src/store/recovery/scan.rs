@@ -1,0 +1,287 @@
+//! What the journal proves: the chain of records, and where it ends.
+//!
+//! The verdict on the end is a table. `L` is the newest record whose head and body verify:
+//!
+//! | after L there is | L's data | verdict |
+//! | --- | --- | --- |
+//! | nothing, or a head at L+1 whose body does not verify | verifies, or L has none outside the journal | all up to L is accepted; what is at L+1 is torn, was never acknowledged, and is dropped |
+//! | the same | readable and does not verify | L is torn and dropped; all up to L-1 is accepted |
+//! | the same | unreadable | undecidable: refused |
+//! | a head at L+2 or later | any | corruption: L+1 was acknowledged before that was written |
+//! | an unreadable block where L+1 could start | any | undecidable: refused |
+//!
+//! and whatever is accepted must be one chain from the tail that L names to L, every body of it whole.
+
+use crate::format::checksum::block_checksum;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+use crate::format::record::{
+    Body, Changes, RecordError, RecordHead, RecordKind, decode_body, decode_head,
+};
+use crate::store::domain::Domain;
+use crate::store::journal::{MAX_RECORD_BYTES, spot_after};
+use crate::store::recovery::{Recovery, RecoveryError};
+
+/// Bytes that are read at a time.
+const CHUNK_BYTES: u64 = 256 << 10;
+
+/// The verdict.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    /// The newest accepted record.
+    pub(crate) last: RecordHead,
+    /// The chain from its tail to itself.
+    pub(crate) needed: Vec<RecordHead>,
+    /// What was dropped, and why.
+    pub(crate) dropped: Option<(u64, String)>,
+    /// Position of what was dropped, and what it skipped.
+    pub(crate) dropped_at: Option<(u64, u32)>,
+}
+
+/// Heads and holes of a journal.
+struct Found {
+    /// By sequence.
+    heads: Vec<RecordHead>,
+    /// Offsets in the zone of blocks that could not be read.
+    unreadable: Vec<(u64, String)>,
+}
+
+impl Recovery<'_> {
+    /// Judges the journal.
+    pub(crate) async fn scan(&self) -> Result<Scan, RecoveryError> {
+        let found = self.find_heads().await?;
+        let Some(newest) = found.heads.last().copied() else {
+            return Err(self.corrupt(self.id.start, "the journal holds no record at all"));
+        };
+        let (mut last, mut dropped, mut dropped_at) = (newest, None, None);
+        let mut body = self.try_body(&newest).await?;
+        if let Err(error) = &body {
+            // Its own head is whole, and it was the last: torn.
+            dropped = Some((newest.sequence, error.to_string()));
+            dropped_at = Some((newest.position, newest.skipped));
+            last = self.before(&found, &newest)?;
+            body = self.try_body(&last).await?;
+        }
+        let body = body.map_err(|error| {
+            self.corrupt(self.id.offset(last.position), format!("an acknowledged record: {error}"))
+        })?;
+        if dropped.is_none()
+            && let Body::Changes(changes) = &body
+            && let Some(why) = self.judge_data(&last, changes).await?
+        {
+            dropped = Some((last.sequence, why));
+            dropped_at = Some((last.position, last.skipped));
+            last = self.before(&found, &last)?;
+        }
+        self.check_end(&found, &last, dropped_at.is_some())?;
+        let needed = self.chain(&found, &last)?;
+        Ok(Scan { last, needed, dropped, dropped_at })
+    }
+
+    async fn find_heads(&self) -> Result<Found, RecoveryError> {
+        let mut found = Found { heads: Vec::new(), unreadable: Vec::new() };
+        let mut at = 0;
+        while at < self.id.bytes {
+            let bytes = CHUNK_BYTES.min(self.id.bytes - at);
+            match self.read(self.id.start + at, bytes as usize).await {
+                Ok(chunk) => self.heads_in(at, &chunk, &mut found.heads)?,
+                Err(RecoveryError::Io { .. }) => self.find_one_by_one(at, bytes, &mut found).await?,
+                Err(other) => return Err(other),
+            }
+            at += bytes;
+        }
+        found.heads.sort_by_key(|head| head.sequence);
+        Ok(found)
+    }
+
+    /// A chunk that cannot be read whole is read block by block.
+    async fn find_one_by_one(
+        &self,
+        at: u64,
+        bytes: u64,
+        found: &mut Found,
+    ) -> Result<(), RecoveryError> {
+        for at in (at..at + bytes).step_by(BLOCK_BYTES as usize) {
+            match self.read(self.id.start + at, BLOCK_BYTES as usize).await {
+                Ok(block) => self.heads_in(at, &block, &mut found.heads)?,
+                Err(RecoveryError::Io { source, .. }) => {
+                    found.unreadable.push((at, source.to_string()));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    fn heads_in(
+        &self,
+        at: u64,
+        bytes: &[u8],
+        heads: &mut Vec<RecordHead>,
+    ) -> Result<(), RecoveryError> {
+        for (n, block) in bytes.chunks_exact(BLOCK_BYTES as usize).enumerate() {
+            let offset = at + n as u64 * BLOCK_BYTES;
+            match decode_head(&self.id, offset, block) {
+                Ok(head) => heads.push(head),
+                Err(RecordError::Absent) => {}
+                Err(error) => return Err(self.corrupt(self.id.start + offset, error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The record before another.
+    fn before(&self, found: &Found, record: &RecordHead) -> Result<RecordHead, RecoveryError> {
+        let before = found.heads.iter().rev().find(|head| follows(&self.id, head, record));
+        before.copied().ok_or_else(|| {
+            let what = format!("record {} is not there, which was acknowledged", record.sequence - 1);
+            self.corrupt(self.id.offset(record.position), what)
+        })
+    }
+
+    /// Nothing that was acknowledged may lie behind the last record.
+    fn check_end(
+        &self,
+        found: &Found,
+        last: &RecordHead,
+        dropped: bool,
+    ) -> Result<(), RecoveryError> {
+        let beyond = found.heads.iter().find(|head| head.sequence > last.sequence + 1);
+        if let Some(beyond) = beyond {
+            let what = format!(
+                "record {} is there and record {}, which was acknowledged before it, is not",
+                beyond.sequence,
+                last.sequence + 1
+            );
+            return Err(self.corrupt(self.id.offset(beyond.position), what));
+        }
+        if dropped {
+            return Ok(());
+        }
+        let next = spot_after(&self.id, last.end(), BLOCK_BYTES).position;
+        let starts = [self.id.offset(next), self.id.start];
+        let hole = found.unreadable.iter().find(|(at, _)| starts.contains(&(self.id.start + at)));
+        if let Some((at, what)) = hole {
+            return Err(RecoveryError::Undecidable {
+                domain: self.seed.domain,
+                path: self.seed.path.clone(),
+                sequence: last.sequence + 1,
+                offset: self.id.start + at,
+                what: what.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The records from the tail that the last one names, to itself.
+    fn chain(&self, found: &Found, last: &RecordHead) -> Result<Vec<RecordHead>, RecoveryError> {
+        let mut chain = vec![*last];
+        let mut at = *last;
+        while at.position > last.tail {
+            let before = found.heads.iter().rev().find(|head| follows(&self.id, head, &at));
+            match before {
+                Some(before) if before.position >= last.tail => {
+                    chain.push(*before);
+                    at = *before;
+                }
+                // The tail is where a record ended, and the next one began behind it.
+                Some(before) if before.end() == last.tail => break,
+                None if at.position - u64::from(at.skipped) == last.tail => break,
+                _ => {
+                    let what = format!(
+                        "record {} is not there; it was acknowledged, and byte {} is still needed",
+                        at.sequence - 1,
+                        last.tail
+                    );
+                    return Err(self.corrupt(self.id.offset(at.position), what));
+                }
+            }
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// The body of a record that must be whole.
+    pub(crate) async fn body(&self, head: &RecordHead) -> Result<Body, RecoveryError> {
+        let body = self.try_body(head).await?;
+        body.map_err(|error| {
+            let what = format!("record {}: {error}", head.sequence);
+            self.corrupt(self.id.offset(head.position), what)
+        })
+    }
+
+    async fn try_body(
+        &self,
+        head: &RecordHead,
+    ) -> Result<Result<Body, RecordError>, RecoveryError> {
+        if u64::from(head.length) > MAX_RECORD_BYTES {
+            return Ok(Err(RecordError::Malformed("it is longer than any record")));
+        }
+        let offset = self.id.offset(head.position);
+        let bytes = match self.read(offset, head.length as usize).await {
+            Err(RecoveryError::Io { source, .. }) => {
+                return Err(RecoveryError::Undecidable {
+                    domain: self.seed.domain,
+                    path: self.seed.path.clone(),
+                    sequence: head.sequence,
+                    offset,
+                    what: source.to_string(),
+                });
+            }
+            other => other?,
+        };
+        Ok(decode_body(&self.id, head, &bytes))
+    }
+
+    /// Whether the data that the last record names and does not hold is there; else why not.
+    async fn judge_data(
+        &self,
+        last: &RecordHead,
+        changes: &Changes,
+    ) -> Result<Option<String>, RecoveryError> {
+        assert!(last.kind == RecordKind::Batch);
+        for put in &changes.extents {
+            for block in 0..EXTENT_BLOCKS {
+                let direct = put.fresh & !put.inline & 1 << block != 0;
+                if !direct {
+                    continue;
+                }
+                let place = put.extent.places[block];
+                let offset = Domain::offset_of(place);
+                let bytes = match self.read(offset, BLOCK_BYTES as usize).await {
+                    Ok(bytes) => bytes,
+                    Err(RecoveryError::Io { source, .. }) => {
+                        return Err(RecoveryError::Undecidable {
+                            domain: self.seed.domain,
+                            path: self.seed.path.clone(),
+                            sequence: last.sequence,
+                            offset,
+                            what: source.to_string(),
+                        });
+                    }
+                    Err(other) => return Err(other),
+                };
+                let (expected, found) = (put.extent.checksums[block], block_checksum(&bytes));
+                if expected != found {
+                    let (inode, index) = (put.inode, put.index);
+                    return Ok(Some(format!(
+                        "block {block} of extent {index} of inode {inode} has checksum \
+                         {found:#010x}, the record says {expected:#010x}"
+                    )));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether `after` was written behind `before`.
+fn follows(
+    id: &crate::format::record::JournalId,
+    before: &RecordHead,
+    after: &RecordHead,
+) -> bool {
+    before.sequence + 1 == after.sequence
+        && before.checksum == after.previous
+        && before.end() + u64::from(after.skipped) == after.position
+        && (after.skipped == 0 || after.position.is_multiple_of(id.bytes))
+}

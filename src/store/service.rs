@@ -1,0 +1,340 @@
+//! A domain as a local task of its reactor: mail in, answers out.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::concurrency::call_table::{CallTable, ServerKey};
+use crate::concurrency::mailbox::Mailbox;
+use crate::format::page::InodeRecord;
+use crate::format::record::Cut;
+use crate::io::op::Completion;
+use crate::reactor::bell::Bell;
+use crate::reactor::local::{LocalIo, LocalTask, TaskState};
+use crate::store::batch::{Change, Committed};
+use crate::store::call::{Audit, Call, Reply};
+use crate::store::change::{change, freed_by_cut};
+use crate::store::checkpoint::checkpoints;
+use crate::store::commit::coordinate;
+use crate::store::domain::{Domain, Health};
+use crate::store::error::StoreError;
+use crate::store::executor::Executor;
+use crate::store::port::Port;
+use crate::store::read::{no_lock, read};
+use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover};
+use crate::store::write_back::write_home;
+
+/// Calls to domains, on their way there and back.
+pub type StoreCalls = CallTable<Call, Reply>;
+
+/// Where other threads leave calls for a domain.
+#[derive(Debug)]
+pub struct Doorstep {
+    pub(crate) calls: Arc<StoreCalls>,
+    pub(crate) mailbox: Mailbox,
+    bell: Bell,
+}
+
+impl Doorstep {
+    /// Of a domain that the bell calls.
+    pub fn new(calls: Arc<StoreCalls>, bell: Bell) -> Doorstep {
+        Doorstep { calls, mailbox: Mailbox::default(), bell }
+    }
+
+    /// Leaves a call. The key comes back when the domain is closed.
+    pub(crate) fn leave(&self, key: ServerKey) -> Result<(), ServerKey> {
+        let _ = self.mailbox.push(&self.calls, key)?;
+        self.bell.ring();
+        Ok(())
+    }
+}
+
+/// Told when the domain has been opened, or not.
+pub type Opened = Box<dyn FnOnce(Result<RecoveryReport, RecoveryError>) + Send>;
+
+struct Shared {
+    doorstep: Arc<Doorstep>,
+    port: Rc<Port>,
+    domain: RefCell<Option<Rc<Domain>>>,
+    failed: RefCell<Option<RecoveryError>>,
+    closed: Cell<bool>,
+}
+
+struct Service<F> {
+    shared: Rc<Shared>,
+    executor: Executor<F>,
+    serve: fn(Rc<Shared>, Rc<Domain>, ServerKey, Call) -> F,
+}
+
+/// The domain as a task: made on its reactor, it recovers, tells `opened`, and serves.
+pub(crate) fn domain_task(
+    seed: DomainSeed,
+    doorstep: Arc<Doorstep>,
+    opened: Opened,
+) -> Box<dyn LocalTask> {
+    make(seed, doorstep, opened, serve)
+}
+
+fn make<F: Future<Output = ()> + 'static>(
+    seed: DomainSeed,
+    doorstep: Arc<Doorstep>,
+    opened: Opened,
+    serve: fn(Rc<Shared>, Rc<Domain>, ServerKey, Call) -> F,
+) -> Box<dyn LocalTask> {
+    let port = Rc::new(Port::default());
+    let shared = Rc::new(Shared {
+        doorstep,
+        port,
+        domain: RefCell::new(None),
+        failed: RefCell::new(None),
+        closed: Cell::new(false),
+    });
+    let mut executor = Executor::new(seed.config.requests_max);
+    let opening = Rc::clone(&shared);
+    executor.reside(Box::pin(async move {
+        match recover(Rc::clone(&opening.port), &seed).await {
+            Ok((domain, report)) => {
+                *opening.domain.borrow_mut() = Some(domain);
+                opened(Ok(report));
+            }
+            Err(error) => {
+                *opening.failed.borrow_mut() = Some(error.clone());
+                opened(Err(error));
+            }
+        }
+    }));
+    Box::new(Service { shared, executor, serve })
+}
+
+impl<F: Future<Output = ()>> Service<F> {
+    fn turn(&mut self, io: &mut LocalIo<'_>) -> TaskState {
+        let had_domain = self.shared.domain.borrow().is_some();
+        self.shared.port.begin(io);
+        loop {
+            self.take_mail();
+            self.executor.run();
+            if !had_domain && self.shared.domain.borrow().is_some() {
+                self.settle_in();
+            }
+            if !self.shared.port.hand_over(io) {
+                break;
+            }
+        }
+        self.state()
+    }
+
+    /// The tasks of an open domain.
+    fn settle_in(&mut self) {
+        let Some(domain) = self.shared.domain.borrow().clone() else { return };
+        if self.executor.residents() > 1 {
+            return;
+        }
+        self.executor.reside(Box::pin(coordinate(Rc::clone(&domain))));
+        self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
+        self.executor.reside(Box::pin(write_home(domain)));
+        self.take_mail();
+        self.executor.run();
+    }
+
+    fn take_mail(&mut self) {
+        let doorstep = Arc::clone(&self.shared.doorstep);
+        if !doorstep.mailbox.has_mail() {
+            return;
+        }
+        let domain = self.shared.domain.borrow().clone();
+        let failed = self.shared.failed.borrow().is_some() || self.shared.closed.get();
+        if domain.is_none() && !failed {
+            return;
+        }
+        for key in doorstep.mailbox.drain(&doorstep.calls) {
+            let call = doorstep.calls.take_request(&key);
+            match &domain {
+                Some(domain) if !failed => {
+                    let future = (self.serve)(Rc::clone(&self.shared), Rc::clone(domain), key, call);
+                    self.executor.start(future);
+                }
+                _ => answer(&doorstep, key, Reply::Failed(StoreError::Closing)),
+            }
+        }
+    }
+
+    fn state(&self) -> TaskState {
+        match self.shared.port.next_timer() {
+            Some(at) => TaskState::At(at),
+            None => TaskState::Idle,
+        }
+    }
+}
+
+impl<F: Future<Output = ()>> LocalTask for Service<F> {
+    fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState {
+        self.turn(io)
+    }
+
+    fn complete(
+        &mut self,
+        io: &mut LocalIo<'_>,
+        tag: u64,
+        completion: Completion,
+    ) -> Option<TaskState> {
+        self.shared.port.complete(tag, completion);
+        Some(self.turn(io))
+    }
+}
+
+impl<F> Drop for Service<F> {
+    fn drop(&mut self) {
+        // Whoever still waits is told.
+        let doorstep = &self.shared.doorstep;
+        for key in doorstep.mailbox.close(&doorstep.calls) {
+            drop(doorstep.calls.take_request(&key));
+            answer(doorstep, key, Reply::Failed(StoreError::Closing));
+        }
+    }
+}
+
+fn answer(doorstep: &Doorstep, key: ServerKey, reply: Reply) {
+    if let Some(waker) = doorstep.calls.complete(key, reply) {
+        waker.wake();
+    }
+}
+
+/// Answers a call when it is dropped before it was answered: with its domain, or by a panic.
+struct Answer<'a> {
+    doorstep: &'a Doorstep,
+    key: Option<ServerKey>,
+}
+
+impl Answer<'_> {
+    fn give(mut self, reply: Reply) {
+        if let Some(key) = self.key.take() {
+            answer(self.doorstep, key, reply);
+        }
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            answer(self.doorstep, key, Reply::Failed(StoreError::Closing));
+        }
+    }
+}
+
+async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Call) {
+    let answer = Answer { doorstep: &shared.doorstep, key: Some(key) };
+    let reply = match call {
+        Call::Create { tag } => create(&domain, tag).await,
+        Call::Delete { inode } => delete(&domain, inode).await,
+        Call::Stat { inode } => stat(&domain, inode),
+        Call::List { from, max } => Ok(Reply::List(domain.table.borrow().inodes(from, max))),
+        Call::Read { inode, offset, buffer, len, priority } => {
+            read(&domain, inode, offset, (buffer, len), priority).await.map(Reply::Read)
+        }
+        Call::Change { inode, steps, durability } => {
+            change(&domain, inode, steps, durability).await.map(Reply::Changed)
+        }
+        Call::Sync => sync(&domain).await,
+        Call::Status => Ok(Reply::Status(Box::new(domain.status()))),
+        Call::Audit => Ok(Reply::Audit(audit(&domain))),
+        Call::Close => close(&shared, &domain).await,
+    };
+    answer.give(reply.unwrap_or_else(Reply::Failed));
+}
+
+/// Counts from the table what the allocator counts by itself.
+fn audit(domain: &Domain) -> Audit {
+    let (table, space) = (domain.table.borrow(), domain.space.borrow());
+    let inodes = table.inodes(0, usize::MAX);
+    let data = inodes.iter().map(|inode| {
+        let extents = table.extents_of(inode.id, 0, u64::MAX, usize::MAX);
+        extents.iter().map(|(_, extent)| extent.existing().count() as u64).sum::<u64>()
+    });
+    let data = data.sum();
+    let pages = table.pages.homes().count() as u64;
+    let (blocks, free) = (space.blocks(), space.free_blocks());
+    let on_the_way = blocks.wrapping_sub(free + data + pages);
+    Audit { blocks, free, data, pages, on_the_way, promised: space.promised() }
+}
+
+fn stat(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
+    let record = domain.table.borrow().inode(inode).copied();
+    record.map(Reply::Stat).ok_or(StoreError::NoSuchInode { inode })
+}
+
+/// A new inode needs a place on a page, which may be new.
+const CREATE_PROMISE: u64 = 2;
+
+async fn create(domain: &Domain, tag: [u8; 64]) -> Result<Reply, StoreError> {
+    domain.check_writable()?;
+    {
+        let mut space = domain.space.borrow_mut();
+        let available = space.available(domain.table.borrow().pages.blocks_wanted());
+        if available < CREATE_PROMISE {
+            let free_bytes = available * 4096;
+            return Err(StoreError::Full { wanted_bytes: CREATE_PROMISE * 4096, free_bytes });
+        }
+        space.promise(CREATE_PROMISE);
+    }
+    let inode = domain.new_inode_id();
+    let record = InodeRecord { id: inode, tag, ..bytemuck::Zeroable::zeroed() };
+    let change = Change { inodes: vec![record], promised: CREATE_PROMISE, ..Change::default() };
+    let committed = join_change(domain, &change).await?;
+    Ok(Reply::Created { inode, committed })
+}
+
+async fn delete(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
+    domain.check_writable()?;
+    let alone = domain.inode_locks.write(inode).await.map_err(|refusal| no_lock(&refusal))?;
+    domain.newest_inode(inode)?;
+    domain.check_writable()?;
+    let mut freed = Vec::new();
+    freed_by_cut(domain, &Cut { inode, from: 0, to: u64::MAX }, &mut freed);
+    let change = Change { deletes: vec![inode], ..Change::default() };
+    let fate = domain.join(&change, freed);
+    drop(alone);
+    fate.decided().await.map(|committed| Reply::Changed(Some(committed)))
+}
+
+async fn join_change(domain: &Domain, change: &Change) -> Result<Committed, StoreError> {
+    domain.join(change, Vec::new()).decided().await
+}
+
+/// What was answered before is durable: everything that has joined is.
+async fn sync(domain: &Domain) -> Result<Reply, StoreError> {
+    domain.hurry.set(true);
+    domain.changed.notify();
+    let fate = domain.pipe.borrow().newest_fate();
+    if let Some(fate) = fate {
+        let outcome = fate.decided().await;
+        outcome?;
+    }
+    match &*domain.lost.borrow() {
+        Some(error) => Err(error.clone()),
+        None => Ok(Reply::Done),
+    }
+}
+
+/// Commits what has joined, writes home what is in memory, and a checkpoint, so that the next opening
+/// has nothing to do.
+async fn close(shared: &Shared, domain: &Domain) -> Result<Reply, StoreError> {
+    let synced = sync(domain).await;
+    domain.closing.set(true);
+    domain.drain_wanted.set(true);
+    domain.checkpoint_wanted.set(true);
+    domain.changed.notify();
+    let stopped = |domain: &Domain| matches!(&*domain.health.borrow(), Health::Stopped(_));
+    domain
+        .changed
+        .until(|| {
+            let idle = domain.pipe.borrow().ops() == 0 && domain.ram.borrow().len() == 0;
+            (idle && !domain.checkpoint_wanted.get() || stopped(domain)).then_some(())
+        })
+        .await;
+    if !stopped(domain) {
+        *domain.health.borrow_mut() = Health::Closed;
+    }
+    domain.changed.notify();
+    shared.closed.set(true);
+    synced
+}

@@ -1,0 +1,5 @@
+//! The store under the simulator.
+
+mod crashes;
+mod model;
+mod world;

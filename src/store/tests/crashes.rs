@@ -1,0 +1,89 @@
+//! Crashes at any moment: what was acknowledged is there, what was not is whole or absent.
+
+use crate::sim::{Random, for_each_seed};
+use crate::store::tests::model::{Model, Running};
+use crate::store::tests::world::{Setup, World};
+
+#[test]
+fn what_was_written_is_read_and_survives_a_close() {
+    let setup = Setup::default();
+    let mut world = World::new(&setup, 1);
+    let inode = world.create(0).unwrap();
+    let bytes: Vec<u8> = (0..200_000u32).map(|n| (n / 7) as u8).collect();
+    world.write(inode, 100, &bytes).unwrap();
+    world.write(inode, 5000, &[9; 10]).unwrap();
+    let mut expected = vec![0; 100];
+    expected.extend(&bytes);
+    expected[5000..5010].fill(9);
+    assert_eq!(world.read(inode, 0, 300_000).unwrap(), expected);
+    world.audit();
+    world.close();
+    let disks = world.sim.crash(3);
+    let mut world = World::open(&setup, 2, disks).unwrap();
+    assert_eq!(world.reports[0].replayed, 0, "a closed pool has nothing to replay");
+    assert_eq!(world.read(inode, 0, 300_000).unwrap(), expected);
+    world.delete(inode).unwrap();
+    let audit = world.audit();
+    assert_eq!(audit.data, 0);
+}
+
+/// Runs a workload for so many operations, and stops somewhere in the middle of things.
+pub(super) fn run_workload(world: &mut World, model: &mut Model, random: &mut Random, ops: u64) {
+    let mut running: Vec<Running> = Vec::new();
+    let depth = 1 + random.below(8) as usize;
+    let mut started = 0;
+    let mut steps_left = random.below(400);
+    while started < ops || steps_left > 0 {
+        while running.len() < depth && started < ops {
+            running.extend(model.start(world, random));
+            started += 1;
+        }
+        if !world.sim.step() {
+            let now = world.sim.now_ns();
+            world.sim.run_until(now + 1_000_000, |_| false);
+        }
+        steps_left = if started == ops { steps_left.saturating_sub(1) } else { steps_left };
+        let waiting = std::mem::take(&mut running);
+        running.extend(waiting.into_iter().filter_map(|one| model.finish(world, one)));
+    }
+}
+
+fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
+    let mut random = Random::new(seed);
+    let mut model = Model::default();
+    let mut world = World::new(setup, seed);
+    for round in 0..rounds {
+        let ops = 1 + random.below(30);
+        run_workload(&mut world, &mut model, &mut random, ops);
+        let mut disks = world.sim.crash(random.next_u64());
+        // Recovery is interrupted as well, a few times.
+        while random.below(3) == 0 {
+            let steps = random.below(200);
+            let (next, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
+            disks = next;
+        }
+        world = World::open(setup, random.next_u64(), disks)
+            .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        model.check(&mut world);
+        world.audit();
+        if random.below(3) == 0 {
+            // The verdict stays.
+            let disks = world.sim.crash(random.next_u64());
+            world = World::open(setup, random.next_u64(), disks).unwrap();
+            model.check_same(&mut world);
+        }
+    }
+}
+
+#[test]
+fn crashes_of_one_domain() {
+    for_each_seed("crashes_of_one_domain", 40, |seed| {
+        crash_and_go_on(seed, &Setup::default(), 6);
+    });
+}
+
+#[test]
+fn crashes_of_two_domains() {
+    let setup = Setup { domains: 2, reactors: 2, ..Setup::default() };
+    for_each_seed("crashes_of_two_domains", 20, |seed| crash_and_go_on(seed, &setup, 6));
+}

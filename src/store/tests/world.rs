@@ -1,0 +1,373 @@
+//! A pool on simulated disks, and calls to it.
+
+use std::sync::{Arc, Mutex};
+
+use crate::concurrency::call_table::CallerKey;
+use crate::format::layout::Layout;
+use crate::io::op::{DiskId, Priority};
+use crate::machine::mapping::PagePolicy;
+use crate::memory::DmaBuf;
+use crate::sim::{Random, SimConfig, SimDisk, SimDiskConfig, Simulation};
+use crate::store::batch::Committed;
+use crate::store::call::{Audit, Call, Durability, Payload, Reply, Step};
+use crate::store::domain::{DomainConfig, DomainStatus};
+use crate::store::errand::errand;
+use crate::store::error::StoreError;
+use crate::store::pool::{PoolError, PoolPlan, format, read_labels};
+use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
+use crate::store::service::{Doorstep, StoreCalls, domain_task};
+
+pub(super) const DISK_BYTES: u64 = 12 << 20;
+pub(super) const JOURNAL_BYTES: u64 = 1 << 20;
+/// Longer than anything takes.
+const SOON_NS: u64 = 60_000_000_000;
+
+/// What a pool is made and opened with.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) disk: SimDiskConfig,
+    pub(super) domains: u16,
+    pub(super) reactors: usize,
+    pub(super) config: DomainConfig,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let disk = SimDiskConfig {
+            size_bytes: DISK_BYTES,
+            logical_block_bytes: 512,
+            ..SimDiskConfig::default()
+        };
+        let config = DomainConfig {
+            requests_max: 64,
+            pages: PagePolicy::Normal,
+            batch_bytes_max: 256 << 10,
+            write_back_bytes: 128 << 10,
+            ..DomainConfig::default()
+        };
+        Setup { disk, domains: 1, reactors: 1, config }
+    }
+}
+
+impl Setup {
+    pub(super) fn layout(&self) -> Layout {
+        Layout::plan(self.disk.size_bytes, self.domains, JOURNAL_BYTES).unwrap()
+    }
+
+    fn sim_config(&self) -> SimConfig {
+        SimConfig {
+            disks: vec![self.disk.clone()],
+            reactors: self.reactors,
+            lanes: vec![(0..self.reactors).collect()],
+            arena_bytes: 8 << 20,
+            ..SimConfig::default()
+        }
+    }
+}
+
+/// A running pool.
+pub(super) struct World {
+    pub(super) sim: Simulation,
+    pub(super) setup: Setup,
+    doorsteps: Vec<Arc<Doorstep>>,
+    opened: Opened,
+    pub(super) reports: Vec<RecoveryReport>,
+}
+
+type Opened = Arc<Mutex<Vec<Result<RecoveryReport, RecoveryError>>>>;
+
+/// An answer that is on its way.
+pub(super) struct Asked {
+    domain: usize,
+    key: Option<CallerKey>,
+}
+
+/// Waits in virtual time until a slot is filled.
+fn wait_for<T>(sim: &mut Simulation, slot: &Mutex<Option<T>>) -> Option<T> {
+    let until = sim.now_ns() + SOON_NS;
+    sim.run_until(until, |_| slot.lock().unwrap().is_some());
+    slot.lock().unwrap().take()
+}
+
+/// Makes a pool on a new disk, and gives the disk.
+pub(super) fn formatted(setup: &Setup, seed: u64) -> Vec<SimDisk> {
+    let mut sim = Simulation::new(seed, &setup.sim_config());
+    start_format(&mut sim, setup).unwrap();
+    sim.crash(seed)
+}
+
+/// Formats the disks of a simulation, if nothing stops it.
+pub(super) fn start_format(sim: &mut Simulation, setup: &Setup) -> Result<(), PoolError> {
+    let plan = PoolPlan { pool: [7; 16], disk: [8; 16], layout: setup.layout(), incarnation: 1 };
+    let (arena, sector) = (sim.arena(), setup.disk.logical_block_bytes as usize);
+    let slot = Arc::new(Mutex::new(None));
+    let result = Arc::clone(&slot);
+    sim.spawn_seed(
+        0,
+        errand(
+            move |port| {
+                Box::pin(async move { format(&port, &arena, DiskId(0), sector, &plan).await })
+            },
+            move |outcome| *result.lock().unwrap() = Some(outcome),
+        ),
+    );
+    wait_for(sim, &slot).expect("formatting ends")
+}
+
+/// Why a pool did not open.
+#[derive(Debug)]
+pub(super) enum OpenFailure {
+    Pool(PoolError),
+    Recovery(RecoveryError),
+}
+
+impl World {
+    /// A new pool.
+    pub(super) fn new(setup: &Setup, seed: u64) -> World {
+        World::open(setup, seed, formatted(setup, seed)).expect("a new pool opens")
+    }
+
+    /// Opens the pool on these disks.
+    pub(super) fn open(
+        setup: &Setup,
+        seed: u64,
+        disks: Vec<SimDisk>,
+    ) -> Result<World, OpenFailure> {
+        let mut world = World::boot(setup, seed, disks);
+        let label = world.label().map_err(OpenFailure::Pool)?;
+        assert_eq!(label.layout, setup.layout());
+        world.start_domains(seed);
+        world.wait_until_open().map_err(OpenFailure::Recovery)?;
+        Ok(world)
+    }
+
+    /// A machine with these disks, and nothing running.
+    pub(super) fn boot(setup: &Setup, seed: u64, disks: Vec<SimDisk>) -> World {
+        let sim = Simulation::with_disks(seed, &setup.sim_config(), disks);
+        let (doorsteps, opened, reports) = (Vec::new(), Opened::default(), Vec::new());
+        World { sim, setup: setup.clone(), doorsteps, opened, reports }
+    }
+
+    fn label(&mut self) -> Result<crate::format::label::Label, PoolError> {
+        let (arena, slot) = (self.sim.arena(), Arc::new(Mutex::new(None)));
+        let (bytes, sector) =
+            (self.setup.disk.size_bytes, self.setup.disk.logical_block_bytes as usize);
+        let result = Arc::clone(&slot);
+        let seed = errand(
+            move |port| {
+                Box::pin(async move {
+                    read_labels(&port, &arena, DiskId(0), bytes, sector).await
+                })
+            },
+            move |copies| *result.lock().unwrap() = Some(copies),
+        );
+        self.sim.spawn_seed(0, seed);
+        let copies = wait_for(&mut self.sim, &slot).expect("labels are read");
+        copies?.verdict(&"sim-0".into(), bytes)
+    }
+
+    /// Starts the domains' tasks; they recover.
+    fn start_domains(&mut self, seed: u64) {
+        let opened = Opened::default();
+        for domain in 0..self.setup.domains {
+            let reactor = usize::from(domain) % self.setup.reactors;
+            let bell = self.sim.bell(reactor).unwrap();
+            let calls = Arc::new(StoreCalls::new(self.setup.config.requests_max as u32));
+            let doorstep = Arc::new(Doorstep::new(calls, bell.clone()));
+            self.doorsteps.push(Arc::clone(&doorstep));
+            let seed = DomainSeed {
+                disk: DiskId(0),
+                slot: 0,
+                path: "sim-0".into(),
+                layout: self.setup.layout(),
+                pool: [7; 16],
+                domain,
+                incarnation: Random::new(seed ^ u64::from(domain) << 48).next_u64(),
+                config: self.setup.config.clone(),
+                arena: self.sim.arena(),
+            };
+            let opened = Arc::clone(&opened);
+            let tell = Box::new(move |result| opened.lock().unwrap().push(result));
+            let task = Box::new(move || domain_task(seed, doorstep, tell));
+            self.sim.spawn_seed_with_bell(&bell, task);
+        }
+        self.opened = opened;
+    }
+
+    /// Runs until every domain is open.
+    fn wait_until_open(&mut self) -> Result<(), RecoveryError> {
+        let (opened, domains) = (Arc::clone(&self.opened), usize::from(self.setup.domains));
+        let until = self.sim.now_ns() + SOON_NS;
+        self.sim.run_until(until, |_| opened.lock().unwrap().len() == domains);
+        let results = std::mem::take(&mut *opened.lock().unwrap());
+        assert_eq!(results.len(), domains, "every domain opens or says why not");
+        for result in results {
+            self.reports.push(result?);
+        }
+        Ok(())
+    }
+
+    /// Boots, and runs recovery for so many steps only; true when it was over before.
+    pub(super) fn recover_in_part(
+        setup: &Setup,
+        seed: u64,
+        disks: Vec<SimDisk>,
+        steps: u64,
+    ) -> (Vec<SimDisk>, bool) {
+        let mut world = World::boot(setup, seed, disks);
+        world.start_domains(seed);
+        let domains = usize::from(setup.domains);
+        for _ in 0..steps {
+            if world.opened.lock().unwrap().len() == domains || !world.sim.step() {
+                return (world.sim.crash(seed), true);
+            }
+        }
+        (world.sim.crash(seed), false)
+    }
+
+    pub(super) fn domain_of(&self, inode: u64) -> usize {
+        (inode % u64::from(self.setup.domains)) as usize
+    }
+
+    pub(super) fn ask(&mut self, domain: usize, call: Call) -> Asked {
+        let doorstep = &self.doorsteps[domain];
+        let (caller, server) = doorstep.calls.open(call).expect("there is a slot");
+        assert!(doorstep.leave(server).is_ok(), "the domain is there");
+        Asked { domain, key: Some(caller) }
+    }
+
+    /// The answer, if it is there.
+    pub(super) fn answer(&mut self, asked: &mut Asked) -> Option<Reply> {
+        let key = asked.key.take()?;
+        match self.doorsteps[asked.domain].calls.take_reply(key) {
+            Ok(reply) => Some(reply),
+            Err(key) => {
+                asked.key = Some(key);
+                None
+            }
+        }
+    }
+
+    /// Runs until the answer is there.
+    pub(super) fn wait(&mut self, mut asked: Asked) -> Reply {
+        let until = self.sim.now_ns() + SOON_NS;
+        let calls = Arc::clone(&self.doorsteps[asked.domain].calls);
+        let key = asked.key.as_ref().unwrap();
+        self.sim.run_until(until, |_| calls.is_done(key));
+        self.answer(&mut asked).expect("every call is answered")
+    }
+
+    pub(super) fn call(&mut self, domain: usize, call: Call) -> Reply {
+        let asked = self.ask(domain, call);
+        self.wait(asked)
+    }
+
+    pub(super) fn create(&mut self, domain: usize) -> Result<u64, StoreError> {
+        match self.call(domain, Call::Create { tag: [0; 64] }) {
+            Reply::Created { inode, .. } => Ok(inode),
+            Reply::Failed(error) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn payload(&self, offset: u64, bytes: &[u8]) -> Payload {
+        let start = (offset % 4096) as usize;
+        let whole = (start + bytes.len()).next_multiple_of(4096);
+        let mut buffer = self.sim.buffer(whole).expect("the arena has room");
+        buffer.fill(0xee);
+        buffer[start..start + bytes.len()].copy_from_slice(bytes);
+        Payload { offset, len: bytes.len(), buffer }
+    }
+
+    pub(super) fn change(
+        &mut self,
+        inode: u64,
+        steps: Vec<Step>,
+    ) -> Result<Option<Committed>, StoreError> {
+        let durability = Durability::Committed;
+        match self.call(self.domain_of(inode), Call::Change { inode, steps, durability }) {
+            Reply::Changed(committed) => Ok(committed),
+            Reply::Failed(error) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        inode: u64,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<Option<Committed>, StoreError> {
+        let payload = self.payload(offset, bytes);
+        self.change(inode, vec![Step::Write(payload)])
+    }
+
+    pub(super) fn read_call(&self, inode: u64, offset: u64, len: usize) -> Call {
+        let whole = ((offset % 4096) as usize + len).next_multiple_of(4096).max(4096);
+        let buffer: DmaBuf = self.sim.buffer(whole).expect("the arena has room");
+        Call::Read { inode, offset, buffer, len, priority: Priority::NormalRead }
+    }
+
+    pub(super) fn read(&mut self, inode: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let call = self.read_call(inode, offset, len);
+        match self.call(self.domain_of(inode), call) {
+            Reply::Read(bytes) => Ok(bytes.to_vec()),
+            Reply::Failed(error) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn size(&mut self, inode: u64) -> Result<u64, StoreError> {
+        match self.call(self.domain_of(inode), Call::Stat { inode }) {
+            Reply::Stat(record) => Ok(record.size_bytes),
+            Reply::Failed(error) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn delete(&mut self, inode: u64) -> Result<(), StoreError> {
+        match self.call(self.domain_of(inode), Call::Delete { inode }) {
+            Reply::Changed(_) => Ok(()),
+            Reply::Failed(error) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn inodes(&mut self) -> Vec<u64> {
+        let mut all = Vec::new();
+        for domain in 0..self.doorsteps.len() {
+            match self.call(domain, Call::List { from: 0, max: usize::MAX }) {
+                Reply::List(inodes) => all.extend(inodes.iter().map(|inode| inode.id)),
+                other => panic!("{other:?}"),
+            }
+        }
+        all.sort_unstable();
+        all
+    }
+
+    pub(super) fn status(&mut self, domain: usize) -> DomainStatus {
+        match self.call(domain, Call::Status) {
+            Reply::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Every block has one owner.
+    pub(super) fn audit(&mut self) -> Audit {
+        let mut audits = Vec::new();
+        for domain in 0..self.doorsteps.len() {
+            match self.call(domain, Call::Audit) {
+                Reply::Audit(audit) => audits.push(audit),
+                other => panic!("{other:?}"),
+            }
+        }
+        for audit in &audits {
+            assert_eq!((audit.on_the_way, audit.promised), (0, 0), "{audit:?}");
+        }
+        audits[0]
+    }
+
+    pub(super) fn close(&mut self) -> Vec<Reply> {
+        (0..self.doorsteps.len()).map(|domain| self.call(domain, Call::Close)).collect()
+    }
+}
