@@ -34,6 +34,7 @@ mod backend;
 pub mod disk;
 pub mod fault;
 pub mod random;
+mod sectors;
 pub mod seeds;
 pub mod simulation;
 pub mod trace;

@@ -341,3 +341,78 @@ fn tolerate(entered: io::Result<()>) -> io::Result<()> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::op::{DiskId, Request};
+    use crate::io::op_table::Origin;
+    use crate::machine::mapping::PagePolicy;
+    use crate::machine::uring::RingConfig;
+    use crate::memory::Arena;
+
+    /// A backend over one file, on this rung of the ladder.
+    fn backend(file: &std::fs::File, skip_rungs: usize) -> UringBackend {
+        let config = RingConfig { sq_entries: 8, cq_entries: 64, polled: false, skip_rungs };
+        let mut ring = Ring::new(&config).unwrap();
+        ring.register_files(&[file.as_raw_fd()]).unwrap();
+        let facts = DiskFacts {
+            id: DiskId(0),
+            path: "file".into(),
+            size_bytes: 1 << 20,
+            logical_block_bytes: 512,
+            raw_device: false,
+            nr_requests: 0,
+            nop: false,
+            priority_hints: false,
+            polled: false,
+            read_only: false,
+        };
+        let (wake, start) = (Arc::new(WakeEvent::new().unwrap()), Instant::now());
+        UringBackend::new(ring, None, wake, [facts].into(), start).unwrap()
+    }
+
+    /// One attempt: the entries that it took, and its completion.
+    fn attempt(backend: &mut UringBackend, ops: &mut OpTable, slot: u32) -> (u32, Half, i32) {
+        ops.activate(slot);
+        let entries = backend.stage(ops, slot);
+        let mut reaped = Vec::new();
+        while reaped.is_empty() {
+            let wait = Wait::Until { completions: 1, timeout_ns: None, settle_us: 0 };
+            backend.enter(wait).unwrap();
+            backend.reap(ops, &mut reaped);
+        }
+        assert_eq!((reaped.len(), reaped[0].id), (1, ops.id(slot)));
+        ops.reap(reaped[0].id).unwrap();
+        (entries, reaped[0].half, reaped[0].result)
+    }
+
+    #[test]
+    fn a_write_flush_is_one_chain_or_two_attempts() {
+        let path = std::env::temp_dir().join(format!("dynamicfs-chain-{}", std::process::id()));
+        let file = std::fs::File::options().create_new(true).write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let arena = Arena::new(1 << 20, PagePolicy::Normal, None, 0).unwrap();
+        for rung in 0..5 {
+            let mut backend = backend(&file, rung);
+            let mut ops = OpTable::new(2);
+            let chains = backend.interrupt.capabilities().chains;
+            assert!(!chains || rung < 4, "without SUBMIT_ALL a chain may be cut");
+            let request = Request::write_flush(DiskId(0), 0, arena.take(4096).unwrap());
+            let origin = Origin::Local { task: 0, tag: 0 };
+            let slot = ops.insert(request, origin, 0, 0).unwrap();
+            if chains {
+                let done = attempt(&mut backend, &mut ops, slot);
+                assert_eq!(done, (2, Half::ChainedFlush, 0), "rung {rung}");
+                assert!(ops.op(slot).chained);
+                // As after an attempt that failed: no other chain.
+                ops.op_mut(slot).attempts = 1;
+            }
+            assert_eq!(attempt(&mut backend, &mut ops, slot), (1, Half::Write, 4096));
+            assert!(!ops.op(slot).chained);
+            ops.advance(slot, 4096);
+            assert_eq!(attempt(&mut backend, &mut ops, slot), (1, Half::Flush, 0));
+            ops.remove(slot);
+        }
+    }
+}

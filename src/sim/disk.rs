@@ -18,12 +18,12 @@
 //!
 //! Storage is sparse: sectors that were never written cost nothing and read as zeroes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use crate::io::op::OpKind;
 use crate::sim::random::Random;
+use crate::sim::sectors::{Content, Sectors};
 
 /// Whether a disk has a volatile write cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +70,6 @@ impl Default for SimDiskConfig {
     }
 }
 
-/// A sector's bytes; none are zeroes.
-type Content = Option<Arc<[u8]>>;
-
 #[derive(Clone, Debug)]
 struct Version {
     /// How many changes had completed when this one did, itself included.
@@ -111,11 +108,12 @@ pub(crate) enum Outcome {
     Elsewhere(u64),
 }
 
-/// See the module.
+/// See the module. A clone is a snapshot of all of it, what is at the device included; it shares
+/// what it holds with the original until one of them changes it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     config: SimDiskConfig,
-    durable: BTreeMap<u64, Arc<[u8]>>,
+    durable: Sectors,
     /// Versions since the last covering flush, oldest first.
     cached: BTreeMap<u64, Vec<Version>>,
     in_flight: BTreeMap<u64, InFlight>,
@@ -137,7 +135,7 @@ impl SimDisk {
         assert!(config.size_bytes.is_multiple_of(u64::from(config.logical_block_bytes)));
         SimDisk {
             config,
-            durable: BTreeMap::new(),
+            durable: Sectors::default(),
             cached: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             forced: BTreeMap::new(),
@@ -175,7 +173,7 @@ impl SimDisk {
     pub fn candidates(&self, offset: u64) -> Vec<Vec<u8>> {
         let sector = offset / self.block();
         let versions = self.cached.get(&sector).into_iter().flatten();
-        let contents = std::iter::once(self.durable.get(&sector).cloned())
+        let contents = std::iter::once(self.durable.get(sector))
             .chain(versions.map(|version| version.content.clone()));
         let bytes = contents.map(|content| {
             let mut bytes = Vec::new();
@@ -212,6 +210,67 @@ impl SimDisk {
             self.tear(&command, random);
         }
         self.incarnation += 1;
+    }
+
+    /// The power fails, and `choose` says what each sector is left with, so that a test can go
+    /// through all that is possible. It is asked once for each sector with more than one
+    /// possibility, in ascending order, with the sector's offset in bytes and how many
+    /// possibilities there are, and answers with the number of one: 0 the durable content, then the
+    /// versions that no flush covered, oldest first, then what commands at the device would leave
+    /// there, and last garbage, if there is such a command. What is equal is one possibility.
+    ///
+    /// # Panics
+    /// When the answer is not less than the number of possibilities.
+    pub fn crash_with(&mut self, choose: &mut dyn FnMut(u64, usize) -> usize) {
+        for (sector, contents) in self.possibilities() {
+            let count = contents.len();
+            let chosen = if count > 1 { choose(sector * self.block(), count) } else { 0 };
+            assert!(chosen < count, "sector {sector} has {count} possibilities, not {chosen}");
+            if chosen > 0 {
+                self.store(sector, contents[chosen].clone());
+            }
+        }
+        self.cached.clear();
+        self.in_flight.clear();
+        self.forced.clear();
+        self.incarnation += 1;
+    }
+
+    /// What each sector that is not settled may hold after a crash; the durable content first.
+    fn possibilities(&self) -> BTreeMap<u64, Vec<Content>> {
+        let mut open: BTreeMap<u64, Vec<Content>> = BTreeMap::new();
+        for (sector, versions) in &self.cached {
+            let contents = versions.iter().map(|version| version.content.clone());
+            open.entry(*sector).or_default().extend(contents);
+        }
+        let mut torn = BTreeSet::new();
+        for InFlight { command, .. } in self.in_flight.values() {
+            if matches!(command.kind, OpKind::Read | OpKind::Flush) {
+                continue;
+            }
+            for (index, sector) in self.sectors(command.offset, command.len).enumerate() {
+                open.entry(sector).or_default().push(self.piece(command, index));
+                torn.insert(sector);
+            }
+        }
+        for (sector, contents) in &mut open {
+            contents.insert(0, self.durable.get(*sector));
+            if torn.contains(sector) {
+                contents.push(self.garbage(&mut Random::new(*sector ^ self.incarnation << 48)));
+            }
+            let all = std::mem::take(contents);
+            for content in all {
+                if !contents.iter().any(|other| same(other, &content)) {
+                    contents.push(content);
+                }
+            }
+        }
+        open
+    }
+
+    /// One number for the durable content: equal for equal bytes.
+    pub fn image_hash(&self) -> u64 {
+        self.durable.hash()
     }
 
     fn tear(&mut self, command: &Command, random: &mut Random) {
@@ -251,8 +310,8 @@ impl SimDisk {
         if let Some(versions) = self.cached.get_mut(&sector) {
             versions.iter_mut().for_each(|version| version.content = Some(flip(&version.content)));
         }
-        let durable = flip(&self.durable.get(&sector).cloned());
-        self.durable.insert(sector, durable);
+        let durable = flip(&self.durable.get(sector));
+        self.store(sector, Some(durable));
     }
 
     /// Writes behind the engine's back, durably: another program, or a fault of the medium.
@@ -297,7 +356,7 @@ impl SimDisk {
     fn newest(&self, sector: u64) -> Content {
         match self.cached.get(&sector).and_then(|versions| versions.last()) {
             Some(version) => version.content.clone(),
-            None => self.durable.get(&sector).cloned(),
+            None => self.durable.get(sector),
         }
     }
 
@@ -309,10 +368,7 @@ impl SimDisk {
     }
 
     fn store(&mut self, sector: u64, content: Content) {
-        match content {
-            Some(content) => self.durable.insert(sector, content),
-            None => self.durable.remove(&sector),
-        };
+        self.durable.set(sector, content);
     }
 
     fn garbage(&self, random: &mut Random) -> Content {
@@ -442,5 +498,15 @@ impl SimDisk {
             }
         }
         self.cached = kept;
+    }
+}
+
+/// Whether two contents are the same bytes; none are zeroes.
+fn same(one: &Content, other: &Content) -> bool {
+    let zeroes = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    match (one, other) {
+        (Some(one), Some(other)) => one == other,
+        (Some(bytes), None) | (None, Some(bytes)) => zeroes(bytes),
+        (None, None) => true,
     }
 }

@@ -270,3 +270,142 @@ fn a_failed_durable_write_is_like_a_failed_write() {
     }
     assert_eq!(kept, BTreeSet::from([0, 2]));
 }
+
+/// Every end of a crash, by trying each answer at each question.
+fn all_crashes(disk: &SimDisk) -> Vec<(Vec<u64>, SimDisk)> {
+    let mut ends = Vec::new();
+    let mut answers: Vec<(usize, usize)> = Vec::new();
+    loop {
+        let (mut after, mut asked, mut offsets) = (disk.clone(), 0, Vec::new());
+        after.crash_with(&mut |offset, count| {
+            if asked == answers.len() {
+                answers.push((0, count));
+            }
+            assert_eq!(answers[asked].1, count, "equal disks ask equal questions");
+            asked += 1;
+            offsets.push(offset);
+            answers[asked - 1].0
+        });
+        ends.push((offsets, after));
+        while answers.last().is_some_and(|(answer, count)| answer + 1 == *count) {
+            answers.pop();
+        }
+        match answers.last_mut() {
+            Some((answer, _)) => *answer += 1,
+            None => return ends,
+        }
+    }
+}
+
+#[test]
+fn a_chosen_crash_reaches_every_end_once() {
+    let mut disk = disk(Cache::Volatile);
+    let random = &mut Random::new(15);
+    run(&mut disk, write(0, 1, 1), random);
+    flush(&mut disk, random);
+    run(&mut disk, write(0, 2, 2), random);
+    run(&mut disk, write(0, 1, 3), random);
+    run(&mut disk, write(1024, 1, 0), random);
+    // Sector 0: 1, 2, 3. Sector 1: 0, 2, 9 and garbage. Sector 2: zeroes, however often. Sector 3:
+    // 0, 9, garbage, because a write of two sectors is at the device, and a read beside it.
+    disk.submit(command(OpKind::Read, 0, 4096));
+    disk.submit(write(512, 1, 9));
+    disk.submit(Command { kind: OpKind::WriteDsync, ..write(1536, 1, 9) });
+    let ends = all_crashes(&disk);
+    assert_eq!(ends.len(), 3 * 4 * 3);
+    assert!(ends.iter().all(|(offsets, _)| *offsets == [0, 512, 1536]));
+    let seen: BTreeSet<Vec<u8>> = ends.iter().map(|(_, end)| end.read(0, 2048)).collect();
+    assert_eq!(seen.len(), ends.len());
+    let hashes: BTreeSet<u64> = ends.iter().map(|(_, end)| end.image_hash()).collect();
+    assert_eq!(hashes.len(), ends.len());
+    let settled = |end: &SimDisk| end.in_flight() + end.uncovered_sectors() == 0;
+    assert!(ends.iter().all(|(_, end)| settled(end) && end.incarnation() == 1));
+    // A crash by chance ends in one of them, but for what the garbage is.
+    for seed in 0..SEEDS {
+        let mut by_chance = disk.clone();
+        by_chance.crash(&mut Random::new(seed));
+        assert!([1, 2, 3].contains(&by_chance.read(0, 1)[0]));
+    }
+    assert_eq!(disk.in_flight(), 3, "a copy's crash is its own");
+}
+
+#[test]
+#[should_panic(expected = "has 2 possibilities, not 2")]
+fn a_crash_with_an_impossible_choice_is_refused() {
+    let mut disk = disk(Cache::Volatile);
+    run(&mut disk, write(0, 1, 1), &mut Random::new(16));
+    disk.crash_with(&mut |_, count| count);
+}
+
+#[test]
+fn equal_bytes_have_equal_hashes_and_copies_change_alone() {
+    let random = &mut Random::new(17);
+    let (mut one, mut other) = (disk(Cache::WriteThrough), disk(Cache::WriteThrough));
+    assert_eq!(one.image_hash(), 0);
+    for sector in 0..300 {
+        run(&mut one, write(sector * 512, 1, sector as u8), random);
+    }
+    run(&mut other, write(0, 300, 5), random);
+    for sector in (0..300).rev() {
+        run(&mut other, write(sector * 512, 1, sector as u8), random);
+    }
+    assert_eq!(one.image_hash(), other.image_hash());
+    let (copy, before) = (one.clone(), one.image_hash());
+    run(&mut one, write(299 * 512, 1, 1), random);
+    assert_ne!(one.image_hash(), before);
+    assert_eq!((copy.image_hash(), copy.read(299 * 512, 1)[0]), (before, 43));
+    run(&mut one, write(299 * 512, 1, 43), random);
+    assert_eq!(one.image_hash(), before);
+    // The same bytes in another place are another image; so is a cached write no part of one.
+    let mut moved = disk(Cache::WriteThrough);
+    run(&mut moved, write(512, 1, 7), random);
+    run(&mut other, command(OpKind::WriteZeroes, 0, 300 * 512), random);
+    assert_eq!(other.image_hash(), 0, "zeroes are as if never written");
+    run(&mut other, write(0, 1, 7), random);
+    assert_ne!(moved.image_hash(), other.image_hash());
+    let mut cached = disk(Cache::Volatile);
+    run(&mut cached, write(0, 1, 7), random);
+    assert_eq!(cached.image_hash(), 0);
+}
+
+/// What 100,000 recoveries cost: prints the time of each step. Run by name, in a release build.
+#[test]
+#[ignore = "it measures"]
+fn the_cost_of_a_crash_and_a_copy() {
+    let size_bytes = 64 << 20;
+    for block in [512, 4096] {
+        let config = SimDiskConfig { size_bytes, logical_block_bytes: block, ..Default::default() };
+        let mut base = SimDisk::new(config);
+        let random = &mut Random::new(1);
+        for offset in (0..size_bytes).step_by(1 << 20) {
+            run(&mut base, write(offset, 2048, (offset >> 20) as u8 | 1), random);
+        }
+        flush(&mut base, random);
+        let rounds = 200;
+        let mut spent = [std::time::Duration::ZERO; 5];
+        for _ in 0..rounds {
+            let mut at = std::time::Instant::now();
+            let mut lap = |step: usize| {
+                spent[step] += at.elapsed();
+                at = std::time::Instant::now();
+            };
+            let mut disk = base.clone();
+            lap(0);
+            for n in 0..16 {
+                run(&mut disk, write(random.below(size_bytes / 65_536) * 65_536, 128, n), random);
+            }
+            lap(1);
+            flush(&mut disk, random);
+            run(&mut disk, write(random.below(1000) * 65_536, 128, 1), random);
+            lap(2);
+            disk.crash(random);
+            lap(3);
+            drop(disk);
+            lap(4);
+        }
+        let names = ["clone", "16 writes of 64 KiB", "flush and write", "crash", "drop"];
+        for (name, spent) in names.iter().zip(spent) {
+            eprintln!("{block}: {name}: {:?}", spent / rounds);
+        }
+    }
+}
