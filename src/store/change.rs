@@ -121,11 +121,8 @@ async fn draft_and_join(
     steps: Vec<Step>,
     how: (Durability, Sharing),
 ) -> Result<Rc<Fate>, StoreError> {
-    let mut draft = Draft {
-        inode: domain.newest_inode(inode)?,
-        extents: BTreeMap::new(),
-        cuts: Vec::new(),
-    };
+    let mut draft =
+        Draft { inode: domain.newest_inode(inode)?, extents: BTreeMap::new(), cuts: Vec::new() };
     for step in steps {
         match step {
             Step::Write(payload) => draft.write(domain, payload).await?,
@@ -142,8 +139,7 @@ impl Draft {
         let (inode, cuts) = (self.inode.id, &self.cuts);
         self.extents.entry(index).or_insert_with(|| {
             let cut = cuts.iter().any(|cut| (cut.from..cut.to).contains(&index));
-            let extent =
-                if cut { Extent::HOLE } else { domain.newest_extent(inode, index) };
+            let extent = if cut { Extent::HOLE } else { domain.newest_extent(inode, index) };
             Drafted { extent, content: [const { None }; EXTENT_BLOCKS] }
         })
     }
@@ -172,9 +168,12 @@ impl Draft {
             copy_old(&mut buffer[at..], old.as_ref(), from);
         }
         let buffer = Rc::new(buffer);
-        for (n, part) in parts(self.inode.id, first, blocks).flat_map(|part| {
-            (part.first..part.first + part.count).map(move |block| (part.index, block))
-        }).enumerate() {
+        for (n, part) in parts(self.inode.id, first, blocks)
+            .flat_map(|part| {
+                (part.first..part.first + part.count).map(move |block| (part.index, block))
+            })
+            .enumerate()
+        {
             let (index, block) = part;
             let content = RamBlock::new(Rc::clone(&buffer), n * BLOCK);
             self.extent(domain, index).content[block] = Some(content);
@@ -222,12 +221,7 @@ impl Draft {
         Ok(())
     }
 
-    async fn zero(
-        &mut self,
-        domain: &Rc<Domain>,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), StoreError> {
+    async fn zero(&mut self, domain: &Rc<Domain>, offset: u64, len: u64) -> Result<(), StoreError> {
         // Past the end there are zeroes already.
         let end = (offset + len).min(self.inode.size_bytes);
         if offset >= end {
@@ -342,9 +336,9 @@ impl Placed {
         let most = u64::from(Fragment::BLOCKS_MAX);
         let cut = self.runs.iter().flat_map(|run| {
             let end = run.start + u64::from(run.blocks);
-            (run.start..end).step_by(most as usize).filter_map(move |start| {
-                Fragment::new(disk, start, (end - start).min(most) as u32)
-            })
+            (run.start..end)
+                .step_by(most as usize)
+                .filter_map(move |start| Fragment::new(disk, start, (end - start).min(most) as u32))
         });
         cut.collect()
     }

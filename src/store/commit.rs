@@ -123,9 +123,7 @@ impl Domain {
     /// Waits until a record has room, publishing a tail that has moved where that makes some.
     async fn wait_for_room(&self, bytes: u64, kind: RecordKind) -> Result<(), StoreError> {
         loop {
-            self.changed
-                .until(|| (!self.journal_busy.get()).then_some(()))
-                .await;
+            self.changed.until(|| (!self.journal_busy.get()).then_some(())).await;
             if let Health::Stopped(reason) = &*self.health.borrow() {
                 return Err(StoreError::ReadOnly { reason: reason.clone() });
             }
@@ -339,10 +337,8 @@ impl Domain {
 
 /// Writes an abort over a record that failed. What it returns says whether the record is out.
 async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError {
-    let unknown = || StoreError::CommitFailed {
-        reason: reason.into(),
-        certainty: Certainty::Unknown,
-    };
+    let unknown =
+        || StoreError::CommitFailed { reason: reason.into(), certainty: Certainty::Unknown };
     let Ok(mut buffer) = domain.buffer(BLOCK_BYTES as usize) else {
         domain.stop(reason);
         return unknown();

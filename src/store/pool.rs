@@ -138,8 +138,7 @@ pub(crate) async fn format(
         encode(&id, &head, &body, &mut buffer);
         disk.submit(Request::write_flush(disk.id, start, buffer)).await?;
     }
-    let label =
-        Label { pool: plan.pool, disk: plan.disk, slot: 0, members: 1, epoch: 1, layout };
+    let label = Label { pool: plan.pool, disk: plan.disk, slot: 0, members: 1, epoch: 1, layout };
     for (copy, offset) in offsets.into_iter().enumerate() {
         disk.write_label(copy, offset, Some(&label), sector).await?;
     }

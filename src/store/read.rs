@@ -180,8 +180,11 @@ pub(crate) async fn fetch(
     while block < part.count {
         let run = run_length(&places[block..]);
         if !places[block].is_nowhere() && in_ram & 1 << block == 0 {
-            let run = (block + 1..block + run).find(|b| in_ram & 1 << b != 0).map_or(run, |b| b - block);
-            if let Err(error) = fetch_run(domain, part, (block, run), places, &mut buffer, priority).await {
+            let run =
+                (block + 1..block + run).find(|b| in_ram & 1 << b != 0).map_or(run, |b| b - block);
+            if let Err(error) =
+                fetch_run(domain, part, (block, run), places, &mut buffer, priority).await
+            {
                 return (Some(buffer), Err(error));
             }
             block += run;

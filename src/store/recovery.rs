@@ -207,11 +207,8 @@ fn assemble(
     (table, space, journal): (Table, Space, Journal),
 ) -> Result<Domain, String> {
     let pages = seed.config.pages;
-    let lock_config = crate::concurrency::extent_locks::LockConfig {
-        shards: 16,
-        pages,
-        ..Default::default()
-    };
+    let lock_config =
+        crate::concurrency::extent_locks::LockConfig { shards: 16, pages, ..Default::default() };
     let locks = ExtentLockManager::with_config(lock_config).map_err(|error| error.to_string())?;
     let inode_locks = InodeLocks::beside(&locks, pages).map_err(|error| error.to_string())?;
     let next_inode = Cell::new(table.next_inode);
@@ -326,10 +323,9 @@ impl Recovery<'_> {
 
     fn table_error(&self, position: u64, error: &TableError) -> RecoveryError {
         match error {
-            TableError::Memory(error) => RecoveryError::NoMemory {
-                domain: self.seed.domain,
-                what: error.to_string(),
-            },
+            TableError::Memory(error) => {
+                RecoveryError::NoMemory { domain: self.seed.domain, what: error.to_string() }
+            }
             other => self.corrupt(self.id.offset(position), other.to_string()),
         }
     }
@@ -392,9 +388,7 @@ impl Recovery<'_> {
         // would fill the journal. What was dropped gives its place too, and is gone with that.
         let (sequence, position, skipped, previous) = match (last.kind, scan.dropped_at) {
             (RecordKind::Open, None) => (last.sequence, last.position, last.skipped, last.previous),
-            (_, Some((position, skipped))) => {
-                (last.sequence + 1, position, skipped, last.checksum)
-            }
+            (_, Some((position, skipped))) => (last.sequence + 1, position, skipped, last.checksum),
             _ => {
                 let spot = spot_after(&self.id, last.end(), BLOCK_BYTES);
                 (last.sequence + 1, spot.position, spot.skipped, last.checksum)

@@ -150,7 +150,8 @@ impl<F: Future<Output = ()>> Service<F> {
             let call = doorstep.calls.take_request(&key);
             match &domain {
                 Some(domain) if !failed => {
-                    let future = (self.serve)(Rc::clone(&self.shared), Rc::clone(domain), key, call);
+                    let future =
+                        (self.serve)(Rc::clone(&self.shared), Rc::clone(domain), key, call);
                     self.executor.start(future);
                 }
                 _ => answer(&doorstep, key, Reply::Failed(StoreError::Closing)),

@@ -122,10 +122,9 @@ impl Space {
     /// A block has an owner, as recovery finds.
     pub(crate) fn claim(&mut self, place: Place) -> Result<(), SpaceError> {
         let start = self.number(place)?;
-        self.allocator.claim(Run { start, blocks: 1 }).map_err(|_| SpaceError::TwoOwners {
-            disk: place.disk(),
-            block: place.block(),
-        })
+        self.allocator
+            .claim(Run { start, blocks: 1 })
+            .map_err(|_| SpaceError::TwoOwners { disk: place.disk(), block: place.block() })
     }
 
     fn number(&self, place: Place) -> Result<u64, SpaceError> {

@@ -242,7 +242,8 @@ impl Table {
         if last < first {
             return;
         }
-        let numbers: Vec<u32> = inode.groups.range(first..=last).map(|(number, _)| *number).collect();
+        let numbers: Vec<u32> =
+            inode.groups.range(first..=last).map(|(number, _)| *number).collect();
         for number in numbers {
             let start = u64::from(number) * EXTENTS_PER_GROUP as u64;
             for slot in 0..EXTENTS_PER_GROUP as u64 {

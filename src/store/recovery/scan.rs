@@ -84,7 +84,9 @@ impl Recovery<'_> {
             let bytes = CHUNK_BYTES.min(self.id.bytes - at);
             match self.read(self.id.start + at, bytes as usize).await {
                 Ok(chunk) => self.heads_in(at, &chunk, &mut found.heads)?,
-                Err(RecoveryError::Io { .. }) => self.find_one_by_one(at, bytes, &mut found).await?,
+                Err(RecoveryError::Io { .. }) => {
+                    self.find_one_by_one(at, bytes, &mut found).await?
+                }
                 Err(other) => return Err(other),
             }
             at += bytes;
@@ -133,7 +135,8 @@ impl Recovery<'_> {
     fn before(&self, found: &Found, record: &RecordHead) -> Result<RecordHead, RecoveryError> {
         let before = found.heads.iter().rev().find(|head| follows(&self.id, head, record));
         before.copied().ok_or_else(|| {
-            let what = format!("record {} is not there, which was acknowledged", record.sequence - 1);
+            let what =
+                format!("record {} is not there, which was acknowledged", record.sequence - 1);
             self.corrupt(self.id.offset(record.position), what)
         })
     }
@@ -275,11 +278,7 @@ impl Recovery<'_> {
 }
 
 /// Whether `after` was written behind `before`.
-fn follows(
-    id: &crate::format::record::JournalId,
-    before: &RecordHead,
-    after: &RecordHead,
-) -> bool {
+fn follows(id: &crate::format::record::JournalId, before: &RecordHead, after: &RecordHead) -> bool {
     before.sequence + 1 == after.sequence
         && before.checksum == after.previous
         && before.end() + u64::from(after.skipped) == after.position

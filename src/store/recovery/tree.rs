@@ -74,7 +74,11 @@ impl Recovery<'_> {
     }
 
     /// Pages of inodes first, so that groups find theirs.
-    async fn load_leaves(&self, children: &[Child], table: &mut Table) -> Result<u64, RecoveryError> {
+    async fn load_leaves(
+        &self,
+        children: &[Child],
+        table: &mut Table,
+    ) -> Result<u64, RecoveryError> {
         let mut extents = Vec::new();
         let mut pages = 0;
         let no_memory = |error: crate::store::table::TableError| RecoveryError::NoMemory {

@@ -269,7 +269,9 @@ pub(super) fn step(size: u64, random: &mut Random) -> ModelStep {
         _ => random.below(INODE_BYTES),
     };
     match random.below(10) {
-        0 => ModelStep::Truncate { size: if random.coin() { offset } else { random.below(size + 1) } },
+        0 => ModelStep::Truncate {
+            size: if random.coin() { offset } else { random.below(size + 1) },
+        },
         1 => ModelStep::Zero { offset, len: 1 + random.below(80_000) },
         kind => {
             let len = match kind {

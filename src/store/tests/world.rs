@@ -155,9 +155,7 @@ impl World {
         let result = Arc::clone(&slot);
         let seed = errand(
             move |port| {
-                Box::pin(async move {
-                    read_labels(&port, &arena, DiskId(0), bytes, sector).await
-                })
+                Box::pin(async move { read_labels(&port, &arena, DiskId(0), bytes, sector).await })
             },
             move |copies| *result.lock().unwrap() = Some(copies),
         );
@@ -308,7 +306,12 @@ impl World {
         Call::Read { inode, offset, buffer, len, priority: Priority::NormalRead }
     }
 
-    pub(super) fn read(&mut self, inode: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+    pub(super) fn read(
+        &mut self,
+        inode: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, StoreError> {
         let call = self.read_call(inode, offset, len);
         match self.call(self.domain_of(inode), call) {
             Reply::Read(bytes) => Ok(bytes.to_vec()),
