@@ -74,7 +74,7 @@ pub(super) struct World {
     pub(super) reports: Vec<RecoveryReport>,
 }
 
-type Opened = Arc<Mutex<Vec<Result<RecoveryReport, RecoveryError>>>>;
+type Opened = Arc<Mutex<Vec<(u16, Result<RecoveryReport, RecoveryError>)>>>;
 
 /// An answer that is on its way.
 pub(super) struct Asked {
@@ -185,7 +185,7 @@ impl World {
                 arena: self.sim.arena(),
             };
             let opened = Arc::clone(&opened);
-            let tell = Box::new(move |result| opened.lock().unwrap().push(result));
+            let tell = Box::new(move |result| opened.lock().unwrap().push((domain, result)));
             let task = Box::new(move || domain_task(seed, doorstep, tell));
             self.sim.spawn_seed_with_bell(&bell, task);
         }
@@ -197,9 +197,10 @@ impl World {
         let (opened, domains) = (Arc::clone(&self.opened), usize::from(self.setup.domains));
         let until = self.sim.now_ns() + SOON_NS;
         self.sim.run_until(until, |_| opened.lock().unwrap().len() == domains);
-        let results = std::mem::take(&mut *opened.lock().unwrap());
+        let mut results = std::mem::take(&mut *opened.lock().unwrap());
         assert_eq!(results.len(), domains, "every domain opens or says why not");
-        for result in results {
+        results.sort_by_key(|(domain, _)| *domain);
+        for (_, result) in results {
             self.reports.push(result?);
         }
         Ok(())
