@@ -20,10 +20,12 @@ mod port;
 mod ram;
 mod read;
 pub mod recovery;
+mod reserve;
 pub mod service;
 mod space;
 mod table;
 mod write_back;
+mod write_batcher;
 
 #[cfg(test)]
 mod tests;

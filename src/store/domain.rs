@@ -27,8 +27,10 @@ use crate::store::error::StoreError;
 use crate::store::journal::Journal;
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
-use crate::store::space::Space;
+use crate::store::reserve::Reserves;
+use crate::store::space::{DiskRun, Space};
 use crate::store::table::Table;
+use crate::store::write_batcher::WriteBatcher;
 
 /// Most bytes of an inode: 2^32 extents in groups of four.
 pub const INODE_BYTES_MAX: u64 = (1 << 34) * EXTENT_BYTES;
@@ -70,7 +72,7 @@ pub struct DomainConfig {
     pub checkpoint_percent: u64,
     /// Percent at which its writes are urgent.
     pub urgent_percent: u64,
-    /// Pages of a checkpoint on their way at a time.
+    /// Pages of a checkpoint on their way at a time, 1 at least.
     pub checkpoint_pages: usize,
     /// Most extents that the write batcher gathers.
     pub gather_extents: usize,
@@ -134,6 +136,8 @@ pub struct DomainCounters {
     pub other_flushes: u64,
     /// Bytes of records.
     pub journal_bytes: u64,
+    /// Writes of data that the batcher made.
+    pub gathered_writes: u64,
     /// Bytes of data written directly.
     pub data_bytes: u64,
     /// Bytes written home from records.
@@ -197,10 +201,24 @@ pub(crate) fn places(fragment: Fragment) -> impl Iterator<Item = Place> {
     blocks.map(move |n| Place::new(fragment.disk(), fragment.start_block() + n))
 }
 
+/// Runs of a disk as fragments.
+pub(crate) fn fragments(disk: u16, runs: &[DiskRun]) -> Vec<Fragment> {
+    let most = u64::from(Fragment::BLOCKS_MAX);
+    let cut = runs.iter().flat_map(|run| {
+        let end = run.start + u64::from(run.blocks);
+        (run.start..end)
+            .step_by(most as usize)
+            .filter_map(move |start| Fragment::new(disk, start, (end - start).min(most) as u32))
+    });
+    cut.collect()
+}
+
 /// See the module.
 pub(crate) struct Domain {
     pub(crate) port: Rc<Port>,
     pub(crate) arena: Arc<Arena>,
+    pub(crate) reserves: Reserves,
+    pub(crate) batcher: WriteBatcher,
     pub(crate) disk: DiskId,
     pub(crate) slot: u16,
     pub(crate) path: Arc<str>,
@@ -304,6 +322,11 @@ impl Domain {
                 }
             }
         }
+    }
+
+    /// As [`Domain::give`], for runs of this domain's disk.
+    pub(crate) fn give_runs(&self, runs: &[DiskRun]) {
+        self.give(&fragments(self.slot, runs));
     }
 
     /// A change joins the open batch; `freed` is what it replaces.

@@ -31,15 +31,18 @@ use crate::format::record::{
 };
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
-use crate::memory::{Arena, DmaBuf};
+use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
 use crate::store::domain::{Domain, DomainConfig, DomainCounters, Health, places};
 use crate::store::journal::{Journal, spot_after};
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
 use crate::store::recovery::scan::Scan;
+use crate::store::reserve::{Reserve, Reserves};
 use crate::store::space::{Space, SpaceError};
 use crate::store::table::{Table, TableError};
+use crate::store::write_back::{RUN_BLOCKS, RUNS};
+use crate::store::write_batcher::WriteBatcher;
 
 /// What a domain is opened from.
 #[derive(Clone, Debug)]
@@ -212,10 +215,13 @@ fn assemble(
     let locks = ExtentLockManager::with_config(lock_config).map_err(|error| error.to_string())?;
     let inode_locks = InodeLocks::beside(&locks, pages).map_err(|error| error.to_string())?;
     let next_inode = Cell::new(table.next_inode);
+    let reserves = reserves(seed, &journal).map_err(|error| error.to_string())?;
     Ok(Domain {
         last_commit_ns: Cell::new(port.now_ns()),
         port,
         arena: Arc::clone(&seed.arena),
+        reserves,
+        batcher: WriteBatcher::default(),
         disk: seed.disk,
         slot: seed.slot,
         path: Arc::clone(&seed.path),
@@ -241,6 +247,19 @@ fn assemble(
         drain_wanted: Cell::new(false),
         closing: Cell::new(false),
         lost: RefCell::new(None),
+    })
+}
+
+/// Buffers for what makes room.
+fn reserves(seed: &DomainSeed, journal: &Journal) -> Result<Reserves, BufferUnavailable> {
+    let record = seed.config.batch_bytes_max.min(journal.record_bytes_max()) as usize;
+    let pages = seed.config.checkpoint_pages.max(1);
+    let block = BLOCK_BYTES as usize;
+    Ok(Reserves {
+        records: Reserve::new(&seed.arena, "records", 1, record)?,
+        marks: Reserve::new(&seed.arena, "marks", 3, block)?,
+        pages: Reserve::new(&seed.arena, "pages", pages, block)?,
+        runs: Reserve::new(&seed.arena, "home writes", RUNS, RUN_BLOCKS * block)?,
     })
 }
 

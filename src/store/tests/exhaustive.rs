@@ -7,9 +7,7 @@ use crate::store::tests::world::{Asked, Setup, World, formatted};
 
 /// The alphabet; each letter is of one inode, which exists.
 fn letters() -> Vec<Option<ModelStep>> {
-    let write = |offset, len, byte| {
-        Some(ModelStep::Write { offset, bytes: vec![byte; len] })
-    };
+    let write = |offset, len, byte| Some(ModelStep::Write { offset, bytes: vec![byte; len] });
     vec![
         // In the record; unaligned; directly; over two extents; shorter; a hole; gone.
         write(0, 4096, 1),
@@ -82,7 +80,10 @@ fn crash_after(setup: &Setup, sequence: &[usize], steps: u64, seed: u64) -> bool
         false => None,
     };
     let allowed = &states[done..(done + 1 + usize::from(asked.is_some())).min(states.len())];
-    assert!(allowed.contains(&found), "{sequence:?} after {steps} steps, {done} of it acknowledged");
+    assert!(
+        allowed.contains(&found),
+        "{sequence:?} after {steps} steps, {done} of it acknowledged"
+    );
     world.audit();
     over
 }

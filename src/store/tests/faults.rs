@@ -59,7 +59,10 @@ fn short_and_empty_transfers() {
             |random| {
                 let short = Fault::Short(1 + random.below(9000));
                 let fault = if random.coin() { short } else { Fault::Zero };
-                FaultRule { times: 1 + random.below(3), ..FaultRule::nth(OpKind::Write, random.below(20), fault) }
+                FaultRule {
+                    times: 1 + random.below(3),
+                    ..FaultRule::nth(OpKind::Write, random.below(20), fault)
+                }
             },
             3,
         );
@@ -178,10 +181,8 @@ fn a_rotten_page_does_not_bring_back_the_old_one() {
     }
     let disks = world.sim.crash(9);
     let data = setup.layout().zone(Zone::Data);
-    let pages: Vec<u64> = data
-        .step_by(4096)
-        .filter(|offset| disks[0].read(*offset, 4) == b"dfPG")
-        .collect();
+    let pages: Vec<u64> =
+        data.step_by(4096).filter(|offset| disks[0].read(*offset, 4) == b"dfPG").collect();
     assert!(pages.len() >= 6, "two homes of at least three pages: {pages:?}");
     let mut refused = 0;
     for page in pages {
@@ -212,10 +213,8 @@ fn a_torn_last_record_is_told_from_a_rotten_acknowledged_one() {
     assert_eq!(world.status(0).counters.seals, 1);
     let disks = world.sim.crash(1);
     let journal = setup.layout().zone(Zone::Journal(0));
-    let records: Vec<u64> = journal
-        .step_by(4096)
-        .filter(|offset| disks[0].read(*offset, 8) == b"dynfsREC")
-        .collect();
+    let records: Vec<u64> =
+        journal.step_by(4096).filter(|offset| disks[0].read(*offset, 8) == b"dynfsREC").collect();
     let [_, open, create, write, seal] = records[..] else { panic!("{records:?}") };
     assert!(open < create && create < write && write < seal);
     // The write's inline block.

@@ -48,7 +48,7 @@ impl Default for Setup {
             write_back_bytes: 128 << 10,
             ..DomainConfig::default()
         };
-        let arena = Arena::new(3 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
+        let arena = Arena::new(6 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
         Setup { disk, domains: 1, reactors: 1, config, arena }
     }
 }
