@@ -117,8 +117,8 @@ pub(crate) struct Batch {
     pub(crate) ops: u32,
     bytes: usize,
     inline_bytes: u64,
-    /// A request of it was answered when it joined.
-    pub(crate) buffered: bool,
+    /// Inodes with a request that was answered when it joined.
+    pub(crate) buffered: BTreeSet<u64>,
     pub(crate) opened_ns: u64,
     pub(crate) fate: Rc<Fate>,
 }
@@ -194,6 +194,12 @@ impl Pipe {
     /// The oldest batch.
     pub(crate) fn first(&self) -> Option<&Batch> {
         self.batches.front()
+    }
+
+    /// Where to wait for what was answered before it was durable, of one inode.
+    pub(crate) fn buffered_fate(&self, inode: u64) -> Option<Rc<Fate>> {
+        let batch = self.batches.iter().rev().find(|batch| batch.buffered.contains(&inode));
+        batch.map(|batch| Rc::clone(&batch.fate))
     }
 
     /// Where to wait for everything that has joined.
@@ -276,7 +282,9 @@ impl Pipe {
         }
         batch.freed.extend(freed);
         batch.taken.extend_from_slice(&change.taken);
-        batch.buffered |= change.buffered;
+        if change.buffered {
+            batch.buffered.extend(change.inodes.iter().map(|inode| inode.id));
+        }
         batch.promised += change.promised;
         batch.ops += 1;
         batch.bytes += bytes;

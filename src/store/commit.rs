@@ -413,7 +413,7 @@ fn fail_batch(domain: &Domain, batch: &Batch, error: &StoreError) {
         domain.give(&batch.taken);
     }
     domain.space.borrow_mut().release(batch.promised);
-    if batch.buffered {
+    if !batch.buffered.is_empty() {
         domain.lost.borrow_mut().get_or_insert_with(|| error.clone());
     }
     batch.fate.decide(Err(error.clone()));

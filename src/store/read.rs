@@ -65,6 +65,7 @@ pub(crate) async fn read(
     (mut buffer, len): (DmaBuf, usize),
     priority: Priority,
 ) -> Result<ReadBytes, StoreError> {
+    domain.settle_buffered(inode).await;
     let record = domain.table.borrow().inode(inode).copied();
     let size = record.ok_or(StoreError::NoSuchInode { inode })?.size_bytes;
     let len = (len as u64).min(size.saturating_sub(offset)) as usize;
@@ -88,6 +89,19 @@ pub(crate) async fn read(
         }
     }
     Ok(ReadBytes { buffer, start, len })
+}
+
+impl Domain {
+    /// What was answered before it was durable is visible to whoever asks after that: it is a commit
+    /// away from the table, and the reader waits for that.
+    pub(crate) async fn settle_buffered(&self, inode: u64) {
+        let fate = self.pipe.borrow().buffered_fate(inode);
+        if let Some(fate) = fate {
+            self.hurry.set(true);
+            self.changed.notify();
+            let _ = fate.decided().await;
+        }
+    }
 }
 
 /// Name of an extent's lock.

@@ -227,7 +227,7 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
     let reply = match call {
         Call::Create { tag } => create(&domain, tag).await,
         Call::Delete { inode } => delete(&domain, inode).await,
-        Call::Stat { inode } => stat(&domain, inode),
+        Call::Stat { inode } => stat(&domain, inode).await,
         Call::List { from, max } => Ok(Reply::List(domain.table.borrow().inodes(from, max))),
         Call::Read { inode, offset, buffer, len, priority } => {
             read(&domain, inode, offset, (buffer, len), priority).await.map(Reply::Read)
@@ -258,7 +258,8 @@ fn audit(domain: &Domain) -> Audit {
     Audit { blocks, free, data, pages, on_the_way, promised: space.promised() }
 }
 
-fn stat(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
+async fn stat(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
+    domain.settle_buffered(inode).await;
     let record = domain.table.borrow().inode(inode).copied();
     record.map(Reply::Stat).ok_or(StoreError::NoSuchInode { inode })
 }
