@@ -31,7 +31,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["machine", "metrics", "format", "memory", "concurrency", "io", "reactor"]),
     (
         "engine",
-        &["machine", "concurrency", "memory", "placement", "io", "metrics", "scheduler", "reactor"],
+        &[
+            "machine",
+            "metrics",
+            "format",
+            "memory",
+            "concurrency",
+            "placement",
+            "io",
+            "scheduler",
+            "reactor",
+            "store",
+        ],
     ),
     (
         "sim",

@@ -194,7 +194,7 @@ impl IoScheduler {
         self.shut(deadline)
     }
 
-    fn shut(&self, deadline: Duration) -> Result<(), CloseError> {
+    pub(super) fn shut(&self, deadline: Duration) -> Result<(), CloseError> {
         if self.gate.closing.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
