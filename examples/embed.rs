@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dynamicfs::{EngineConfig, FormatOptions, InodeOptions, StorageEngine};
 
-fn run(file: &Path) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(file: &Path) -> Result<(), Box<dyn Error>> {
     let config = EngineConfig::on_disk(file);
     let new_file = FormatOptions { create_bytes: Some(64 << 20), ..FormatOptions::default() };
     StorageEngine::format(&config, new_file)?;
