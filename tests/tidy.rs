@@ -58,7 +58,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "engine",
         ],
     ),
-    ("cli", &["machine", "memory", "placement", "io", "metrics", "scheduler", "engine"]),
+    ("cli", &["machine", "memory", "placement", "io", "metrics", "scheduler", "store", "engine"]),
 ];
 
 /// Edges upward that exist in test code alone: tests of what lies below the simulator take their
