@@ -46,10 +46,18 @@ pub use concurrency::lock::acquire::LockRefusal;
 pub use concurrency::lock::metrics::LockMetrics;
 pub use concurrency::lock::word::LockMode;
 pub use concurrency::metadata_locks::{ExtentMapLocks, InodeLocks};
+pub use engine::storage_engine::{
+    Acknowledged, CloseReport, EngineError, EngineMetrics, EngineStatus, Fill, FormatOptions,
+    FormatPlan, InodeId, InodeInfo, InodeOptions, Overwrite, PoolReport, QueueFull, ReadOptions,
+    StoreTicket, Transaction,
+};
 pub use engine::{
     CloseError, ConfigError, DiskConfig, EngineConfig, IoConfig, IoScheduler, OpenError,
-    SubmitError, Ticket,
+    StorageEngine, SubmitError, Ticket,
 };
 pub use io::metrics::Metrics;
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};
 pub use memory::{BufferList, DmaBuf};
+pub use store::batch::{Committed, Mechanism};
+pub use store::call::{Durability, ReadBytes};
+pub use store::error::{Certainty, StoreError};

@@ -31,7 +31,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["machine", "metrics", "format", "memory", "concurrency", "io", "reactor"]),
     (
         "engine",
-        &["machine", "concurrency", "memory", "placement", "io", "metrics", "scheduler", "reactor"],
+        &[
+            "machine",
+            "metrics",
+            "format",
+            "memory",
+            "concurrency",
+            "placement",
+            "io",
+            "scheduler",
+            "reactor",
+            "store",
+        ],
     ),
     (
         "sim",
@@ -47,7 +58,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "engine",
         ],
     ),
-    ("cli", &["machine", "memory", "placement", "io", "metrics", "scheduler", "engine"]),
+    ("cli", &["machine", "memory", "placement", "io", "metrics", "scheduler", "store", "engine"]),
 ];
 
 /// Edges upward that exist in test code alone: tests of what lies below the simulator take their

@@ -124,6 +124,11 @@ async fn draft_and_join(
 ) -> Result<Rc<Fate>, StoreError> {
     let mut draft =
         Draft { inode: domain.newest_inode(inode)?, extents: BTreeMap::new(), cuts: Vec::new() };
+    let written = steps.iter().map(|step| match step {
+        Step::Write(payload) => payload.len as u64,
+        Step::Zero { .. } | Step::Truncate { .. } => 0,
+    });
+    let written: u64 = written.sum();
     for step in steps {
         match step {
             Step::Write(payload) => draft.write(domain, payload).await?,
@@ -132,7 +137,9 @@ async fn draft_and_join(
         }
     }
     let placed = place(domain, &mut draft).await?;
-    join(domain, draft, placed, how)
+    let fate = join(domain, draft, placed, how)?;
+    domain.counters.borrow_mut().caller_bytes += written;
+    Ok(fate)
 }
 
 impl Draft {

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::concurrency::extent_locks::ExtentLockManager;
+use crate::concurrency::lock::metrics::LockMetrics;
 use crate::concurrency::metadata_locks::InodeLocks;
 use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
@@ -193,6 +194,8 @@ pub struct DomainStatus {
     pub deferred_blocks: u64,
     /// Why it takes no changes, if so.
     pub stopped: Option<String>,
+    /// Locks of its extents.
+    pub locks: LockMetrics,
 }
 
 /// The blocks of a fragment.
@@ -376,6 +379,7 @@ impl Domain {
             pending: self.pipe.borrow().ops(),
             deferred_blocks: self.ram.borrow().len() as u64,
             stopped,
+            locks: self.locks.metrics(),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::store::change::{change, freed_by_cut};
 use crate::store::checkpoint::checkpoints;
 use crate::store::commit::coordinate;
 use crate::store::domain::{Domain, Health};
-use crate::store::error::StoreError;
+use crate::store::error::{Certainty, StoreError};
 use crate::store::executor::Executor;
 use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
@@ -200,10 +200,12 @@ fn answer(doorstep: &Doorstep, key: ServerKey, reply: Reply) {
     }
 }
 
-/// Answers a call when it is dropped before it was answered: with its domain, or by a panic.
+/// Answers a call when it is dropped before it was answered: with its domain, or by a panic. What
+/// changes something may have reached the journal by then.
 struct Answer<'a> {
     doorstep: &'a Doorstep,
     key: Option<ServerKey>,
+    unanswered: Certainty,
 }
 
 impl Answer<'_> {
@@ -217,13 +219,26 @@ impl Answer<'_> {
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            answer(self.doorstep, key, Reply::Failed(StoreError::Closing));
+            let error = match self.unanswered {
+                Certainty::Out => StoreError::Closing,
+                certainty => {
+                    let reason = "its domain ended before the answer".into();
+                    StoreError::CommitFailed { reason, certainty }
+                }
+            };
+            answer(self.doorstep, key, Reply::Failed(error));
         }
     }
 }
 
 async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Call) {
-    let answer = Answer { doorstep: &shared.doorstep, key: Some(key) };
+    let unanswered = match &call {
+        Call::Create { .. } | Call::Delete { .. } | Call::Change { .. } | Call::Sync => {
+            Certainty::Unknown
+        }
+        _ => Certainty::Out,
+    };
+    let answer = Answer { doorstep: &shared.doorstep, key: Some(key), unanswered };
     let reply = match call {
         Call::Create { tag } => create(&domain, tag).await,
         Call::Delete { inode } => delete(&domain, inode).await,
