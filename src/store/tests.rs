@@ -1,5 +1,6 @@
 //! The store under the simulator.
 
+mod checked;
 mod crashes;
 mod model;
 mod world;
