@@ -63,9 +63,11 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `bytes` (rounded up to whole 2 MiB) and touches every page from this thread.
+    /// Maps `bytes` (rounded up to whole 2 MiB, or to 4 KiB where normal pages are wanted) and touches
+    /// every page from this thread.
     pub fn new(bytes: usize, policy: PagePolicy) -> Result<Mapping, MappingError> {
-        let bytes = bytes.max(1).next_multiple_of(ROUND_BYTES);
+        let round = if policy == PagePolicy::Normal { NORMAL_PAGE_BYTES } else { ROUND_BYTES };
+        let bytes = bytes.max(1).next_multiple_of(round);
         if policy == PagePolicy::Gigantic
             && let Some(mapping) = Mapping::explicit(bytes, 30, Pages::Gigantic)
         {
@@ -124,7 +126,7 @@ impl Mapping {
         }
     }
 
-    /// Usable length in bytes, a multiple of 2 MiB.
+    /// Usable length in bytes, a multiple of 2 MiB; of 4 KiB where normal pages were wanted.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -143,7 +145,8 @@ mod tests {
     fn is_aligned_and_zeroed_whatever_the_pages() {
         for policy in [PagePolicy::Gigantic, PagePolicy::Huge, PagePolicy::Normal] {
             let mapping = Mapping::new(3 << 20, policy).unwrap();
-            assert_eq!(mapping.bytes(), 4 << 20);
+            let rounded = if policy == PagePolicy::Normal { 3 << 20 } else { 4 << 20 };
+            assert_eq!(mapping.bytes(), rounded);
             assert_eq!(mapping.as_ptr().as_ptr() as usize % NORMAL_PAGE_BYTES, 0);
             assert!(
                 mapping.map[mapping.start..mapping.start + mapping.bytes].iter().all(|b| *b == 0)

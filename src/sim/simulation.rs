@@ -52,6 +52,8 @@ pub struct SimConfig {
     pub calls_max: u32,
     /// Memory for buffers.
     pub arena_bytes: usize,
+    /// Memory for buffers that is there already, in the place of new memory.
+    pub arena: Option<Arc<Arena>>,
     /// See `reactors.completion_batch` of the engine's configuration.
     pub completion_batch: u32,
     /// See `reactors.settle_us` of the engine's configuration.
@@ -78,6 +80,7 @@ impl Default for SimConfig {
             scheduler: SchedulerConfig::default(),
             calls_max: 4096,
             arena_bytes: 16 << 20,
+            arena: None,
             completion_batch: 1,
             settle_us: 0,
             spin_ns: 0,
@@ -149,8 +152,10 @@ impl Simulation {
             .map(|signal| Arc::new(ReactorShared::new(Arc::clone(&calls), signal.clone())))
             .collect();
         let (lanes, routes) = make_lanes(&plan, None, &facts, &limits, &shared);
-        let arena = Arena::new(config.arena_bytes, PagePolicy::Normal, None, 0)
-            .expect("the machine has memory for a simulated arena");
+        let arena = config.arena.clone().unwrap_or_else(|| {
+            Arena::new(config.arena_bytes, PagePolicy::Normal, None, 0)
+                .expect("the machine has memory for a simulated arena")
+        });
         let world = Rc::new(RefCell::new(World::new(random, disks, config.reactors)));
         let tuning = Tuning {
             spin_ns: config.spin_ns,

@@ -274,6 +274,15 @@ impl Draft {
         drafted.iter().for_each(|index| {
             self.extents.remove(index);
         });
+        // Cuts that touch become one: what two of them cover would be freed twice.
+        let (mut from, mut to) = (from, to);
+        self.cuts.retain(|cut| {
+            let touch = cut.from <= to && from <= cut.to;
+            if touch {
+                (from, to) = (from.min(cut.from), to.max(cut.to));
+            }
+            !touch
+        });
         self.cuts.push(Cut { inode: self.inode.id, from, to });
     }
 

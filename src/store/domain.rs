@@ -78,6 +78,10 @@ pub struct DomainConfig {
     pub gather_bytes: usize,
     /// Memory of the table.
     pub pages: PagePolicy,
+    /// Metadata pages, 4 KiB each, by which the table's memory grows.
+    pub table_pages_per_chunk: u32,
+    /// Extents that can be locked at a time, a power of two.
+    pub locks_max: usize,
 }
 
 impl Default for DomainConfig {
@@ -98,6 +102,8 @@ impl Default for DomainConfig {
             gather_extents: 10,
             gather_bytes: 1 << 20,
             pages: PagePolicy::Huge,
+            table_pages_per_chunk: 512,
+            locks_max: 1 << 16,
         }
     }
 }

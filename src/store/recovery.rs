@@ -166,7 +166,7 @@ pub(crate) async fn recover(
     let mut report = RecoveryReport { dropped: scan.dropped.clone(), ..RecoveryReport::default() };
     report.accepted = scan.last.sequence;
     let checkpoint = recovery.checkpoint_body(&scan).await?;
-    let mut table = Table::new(seed.config.pages);
+    let mut table = Table::new(seed.config.pages, seed.config.table_pages_per_chunk);
     report.pages = recovery.load_tree(&checkpoint, &mut table).await?;
     let inline = recovery.replay(&scan, &checkpoint, &mut table, &mut report).await?;
     table.finish_replay();

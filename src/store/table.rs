@@ -25,8 +25,6 @@ use crate::store::table::pages::{Page, Pages};
 
 pub(crate) use crate::store::table::pages::PageImage;
 
-/// Pages of one piece of table memory.
-const FRAMES_PER_CHUNK: u32 = 512;
 const CELLS_PER_FRAME: u32 = (GROUPS_PER_PAGE * EXTENTS_PER_GROUP) as u32;
 const NIL: u32 = u32::MAX;
 
@@ -69,6 +67,8 @@ pub(crate) enum TableError {
 pub(crate) struct Table {
     chunks: Vec<GenerationTable<SlotWords>>,
     policy: PagePolicy,
+    /// Pages of one piece of memory.
+    frames_per_chunk: u32,
     /// Of each group of each frame: whose.
     groups: Vec<GroupHeader>,
     /// Page of each frame.
@@ -86,11 +86,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// An empty one.
-    pub(crate) fn new(policy: PagePolicy) -> Table {
+    /// An empty one, whose memory grows by so many pages at a time.
+    pub(crate) fn new(policy: PagePolicy, frames_per_chunk: u32) -> Table {
         Table {
             chunks: Vec::new(),
             policy,
+            frames_per_chunk,
             groups: Vec::new(),
             frames: Vec::new(),
             free_groups: Vec::new(),
@@ -126,7 +127,7 @@ impl Table {
 
     fn cell(&self, group: u32, slot: u32) -> (usize, CellIndex) {
         let cell = group * EXTENTS_PER_GROUP as u32 + slot;
-        let per_chunk = FRAMES_PER_CHUNK * CELLS_PER_FRAME;
+        let per_chunk = self.frames_per_chunk * CELLS_PER_FRAME;
         ((cell / per_chunk) as usize, CellIndex(cell % per_chunk))
     }
 
@@ -177,13 +178,13 @@ impl Table {
             unreachable!("a table holds whole extents")
         };
         let (chunk, CellIndex(cell)) = self.cell(first, slot);
-        let cell = CellIndex(chunk as u32 * FRAMES_PER_CHUNK * CELLS_PER_FRAME + cell);
+        let cell = CellIndex(chunk as u32 * self.frames_per_chunk * CELLS_PER_FRAME + cell);
         Some(Snapshot { extent, cell, generation: head.generation })
     }
 
     /// Whether the extent is still what the snapshot says.
     pub(crate) fn is_current(&self, snapshot: &Snapshot) -> bool {
-        let per_chunk = FRAMES_PER_CHUNK * CELLS_PER_FRAME;
+        let per_chunk = self.frames_per_chunk * CELLS_PER_FRAME;
         let CellIndex(cell) = snapshot.cell;
         let chunk = &self.chunks[(cell / per_chunk) as usize];
         chunk.validate(CellIndex(cell % per_chunk), snapshot.generation)
@@ -378,11 +379,11 @@ impl Table {
             return Ok(frame);
         }
         let first = self.frames.len() as u32;
-        self.chunks.push(GenerationTable::new(FRAMES_PER_CHUNK * CELLS_PER_FRAME, self.policy)?);
-        let frames = (first + FRAMES_PER_CHUNK) as usize;
+        self.chunks.push(GenerationTable::new(self.frames_per_chunk * CELLS_PER_FRAME, self.policy)?);
+        let frames = (first + self.frames_per_chunk) as usize;
         self.frames.resize(frames, NIL);
         self.groups.resize(frames * GROUPS_PER_PAGE, Zeroable::zeroed());
-        self.free_frames.extend((first + 1..first + FRAMES_PER_CHUNK).rev());
+        self.free_frames.extend((first + 1..first + self.frames_per_chunk).rev());
         Ok(first)
     }
 

@@ -6,7 +6,7 @@ use crate::concurrency::call_table::CallerKey;
 use crate::format::layout::Layout;
 use crate::io::op::{DiskId, Priority};
 use crate::machine::mapping::PagePolicy;
-use crate::memory::DmaBuf;
+use crate::memory::{Arena, DmaBuf};
 use crate::sim::{Random, SimConfig, SimDisk, SimDiskConfig, Simulation};
 use crate::store::batch::Committed;
 use crate::store::call::{Audit, Call, Durability, Payload, Reply, Step};
@@ -29,6 +29,7 @@ pub(super) struct Setup {
     pub(super) domains: u16,
     pub(super) reactors: usize,
     pub(super) config: DomainConfig,
+    pub(super) arena: Arc<Arena>,
 }
 
 impl Default for Setup {
@@ -41,11 +42,14 @@ impl Default for Setup {
         let config = DomainConfig {
             requests_max: 64,
             pages: PagePolicy::Normal,
+            table_pages_per_chunk: 16,
+            locks_max: 1 << 10,
             batch_bytes_max: 256 << 10,
             write_back_bytes: 128 << 10,
             ..DomainConfig::default()
         };
-        Setup { disk, domains: 1, reactors: 1, config }
+        let arena = Arena::new(3 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
+        Setup { disk, domains: 1, reactors: 1, config, arena }
     }
 }
 
@@ -59,7 +63,7 @@ impl Setup {
             disks: vec![self.disk.clone()],
             reactors: self.reactors,
             lanes: vec![(0..self.reactors).collect()],
-            arena_bytes: 8 << 20,
+            arena: Some(Arc::clone(&self.arena)),
             ..SimConfig::default()
         }
     }
@@ -74,7 +78,7 @@ pub(super) struct World {
     pub(super) reports: Vec<RecoveryReport>,
 }
 
-type Opened = Arc<Mutex<Vec<Result<RecoveryReport, RecoveryError>>>>;
+type Opened = Arc<Mutex<Vec<(u16, Result<RecoveryReport, RecoveryError>)>>>;
 
 /// An answer that is on its way.
 pub(super) struct Asked {
@@ -185,7 +189,7 @@ impl World {
                 arena: self.sim.arena(),
             };
             let opened = Arc::clone(&opened);
-            let tell = Box::new(move |result| opened.lock().unwrap().push(result));
+            let tell = Box::new(move |result| opened.lock().unwrap().push((domain, result)));
             let task = Box::new(move || domain_task(seed, doorstep, tell));
             self.sim.spawn_seed_with_bell(&bell, task);
         }
@@ -197,9 +201,10 @@ impl World {
         let (opened, domains) = (Arc::clone(&self.opened), usize::from(self.setup.domains));
         let until = self.sim.now_ns() + SOON_NS;
         self.sim.run_until(until, |_| opened.lock().unwrap().len() == domains);
-        let results = std::mem::take(&mut *opened.lock().unwrap());
+        let mut results = std::mem::take(&mut *opened.lock().unwrap());
         assert_eq!(results.len(), domains, "every domain opens or says why not");
-        for result in results {
+        results.sort_by_key(|(domain, _)| *domain);
+        for (_, result) in results {
             self.reports.push(result?);
         }
         Ok(())
