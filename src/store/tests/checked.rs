@@ -37,7 +37,7 @@ fn digest_of(model: &Model) -> u64 {
     digest.sum()
 }
 
-/// What both say of a domain, in an order that both can have.
+/// What both say of each domain.
 fn facts_of_check(report: &Report) -> Vec<[u64; 7]> {
     let facts = report.domains.iter().map(|domain| {
         [
@@ -50,9 +50,7 @@ fn facts_of_check(report: &Report) -> Vec<[u64; 7]> {
             domain.dropped.unwrap_or(0),
         ]
     });
-    let mut facts: Vec<[u64; 7]> = facts.collect();
-    facts.sort_unstable();
-    facts
+    facts.collect()
 }
 
 fn facts_of_recovery(reports: &[RecoveryReport]) -> Vec<[u64; 7]> {
@@ -67,9 +65,7 @@ fn facts_of_recovery(reports: &[RecoveryReport]) -> Vec<[u64; 7]> {
             report.dropped.as_ref().map_or(0, |(sequence, _)| *sequence),
         ]
     });
-    let mut facts: Vec<[u64; 7]> = facts.collect();
-    facts.sort_unstable();
-    facts
+    facts.collect()
 }
 
 fn crash_check_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
