@@ -179,7 +179,7 @@ impl Journal {
             match image.piece(self.id.start + at, bytes) {
                 Ok(chunk) => self.heads_in(at, &chunk, findings),
                 Err(_) if self.id.start + at >= image.bytes() => {
-                    self.cannot_read(at..at + bytes);
+                    return self.cannot_read(at..self.id.bytes);
                 }
                 Err(_) => {
                     for at in (at..at + bytes).step_by(BLOCK_BYTES as usize) {

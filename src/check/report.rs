@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::format::label::Label;
 
@@ -186,6 +186,7 @@ pub struct Report {
     /// Extents of all domains.
     pub extents: u64,
     /// Equal for equal inodes, sizes and contents: see [`digest`](crate::check::digest).
+    #[serde(serialize_with = "as_hex")]
     pub digest: u64,
     /// Findings with [`Severity::Error`], kept or not.
     pub errors: u64,
@@ -193,6 +194,11 @@ pub struct Report {
     pub notes: u64,
     /// The first [`FINDINGS_MAX`] findings.
     pub inconsistencies: Vec<Finding>,
+}
+
+/// Not every reader of JSON keeps 64 bits of a number.
+fn as_hex<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{number:016x}"))
 }
 
 impl Report {

@@ -1,1 +1,4 @@
-//! x
+//! The checker without a store.
+
+pub(crate) mod golden;
+pub(crate) mod reseal;

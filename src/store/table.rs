@@ -379,7 +379,8 @@ impl Table {
             return Ok(frame);
         }
         let first = self.frames.len() as u32;
-        self.chunks.push(GenerationTable::new(self.frames_per_chunk * CELLS_PER_FRAME, self.policy)?);
+        self.chunks
+            .push(GenerationTable::new(self.frames_per_chunk * CELLS_PER_FRAME, self.policy)?);
         let frames = (first + self.frames_per_chunk) as usize;
         self.frames.resize(frames, NIL);
         self.groups.resize(frames * GROUPS_PER_PAGE, Zeroable::zeroed());

@@ -2,6 +2,9 @@
 //! the checker finds no error in, both see the same records, inodes, extents and contents, and so
 //! does the model.
 
+mod golden;
+mod rot;
+
 use crate::check::digest::{InodeDigest, PoolDigest};
 use crate::check::{Depth, Image, Report, check};
 use crate::sim::{Random, SimDisk, for_each_seed};
