@@ -21,10 +21,11 @@
 //! ```
 //!
 //! Modules in layer order, lowest first; each names only those above it in this list, and
-//! `tests/tidy.rs` holds them to it: [`machine`], [`metrics`], [`mod@format`], [`memory`],
-//! [`concurrency`], [`placement`], [`io`], [`scheduler`], [`reactor`], [`store`],
+//! `tests/tidy.rs` holds them to it: [`machine`], [`metrics`], [`mod@format`], [`mod@check`],
+//! [`memory`], [`concurrency`], [`placement`], [`io`], [`scheduler`], [`reactor`], [`store`],
 //! [`engine`].
 
+pub mod check;
 pub mod concurrency;
 pub mod engine;
 pub mod format;

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("machine", &[]),
     ("metrics", &[]),
     ("format", &[]),
+    ("check", &["format"]),
     ("memory", &["machine"]),
     ("concurrency", &["format", "machine", "metrics", "memory"]),
     ("placement", &["machine"]),
@@ -58,13 +59,27 @@ const LAYERS: &[(&str, &[&str])] = &[
             "engine",
         ],
     ),
-    ("cli", &["machine", "memory", "placement", "io", "metrics", "scheduler", "store", "engine"]),
+    (
+        "cli",
+        &[
+            "machine",
+            "format",
+            "check",
+            "memory",
+            "placement",
+            "io",
+            "metrics",
+            "scheduler",
+            "store",
+            "engine",
+        ],
+    ),
 ];
 
 /// Edges upward that exist in test code alone: tests of what lies below the simulator take their
 /// memory from below, and their seeds and random numbers from the simulator.
 const TEST_EDGES: &[(&str, &str)] =
-    &[("scheduler", "memory"), ("scheduler", "machine"), ("scheduler", "sim")];
+    &[("scheduler", "memory"), ("scheduler", "machine"), ("scheduler", "sim"), ("store", "check")];
 
 const LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;

@@ -250,7 +250,8 @@ pub fn label_offsets(disk_bytes: u64) -> [u64; LABEL_COPIES] {
 }
 
 fn tail_start(disk_bytes: u64) -> u64 {
-    disk_bytes / BLOCK_BYTES * BLOCK_BYTES - LABEL_ZONE_BYTES
+    // A disk that is too small for a pool may be looked at all the same.
+    (disk_bytes / BLOCK_BYTES * BLOCK_BYTES).saturating_sub(LABEL_ZONE_BYTES)
 }
 
 fn check_ranges(disk_bytes: u64, domains: u16, journal_bytes: u64) -> Result<(), LayoutError> {
@@ -345,5 +346,14 @@ mod tests {
         let offsets = label_offsets(64 << 20);
         assert!(offsets.windows(2).all(|pair| pair[1] - pair[0] >= 1 << 20));
         assert!(offsets[3] + 4096 <= 64 << 20);
+    }
+
+    /// Cause: the tail's start was a difference that underflowed below 2 MiB. Harm: looking for a label
+    /// on a small disk that begins like one was a panic. Fix: it saturates.
+    #[test]
+    fn small_disks_have_label_offsets_too() {
+        for bytes in [0, 1, 4095, 4096, LABEL_ZONE_BYTES - 1, LABEL_ZONE_BYTES] {
+            assert_eq!(label_offsets(bytes), [0, 1 << 20, 0, 1 << 20], "{bytes}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The store under the simulator.
 
 mod buffered;
+mod checked;
 mod crashes;
 mod exhaustive;
 mod faults;

@@ -79,6 +79,7 @@ fn domain_config(config: &EngineConfig) -> DomainConfig {
         gather_extents: config.batcher.max_extents as usize,
         gather_bytes: config.batcher.bytes_max() as usize,
         pages: config.io.memory.pages,
+        ..DomainConfig::default()
     }
 }
 

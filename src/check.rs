@@ -1,0 +1,69 @@
+//! Checks a pool that nobody has open: whether its disk says one consistent thing, and what.
+//!
+//! The checker knows the format and nothing of the store: it finds the journal's end, reads the
+//! tree and applies the records its own way, so that a mistake in one of the two shows as a
+//! disagreement. It never writes, and goes on behind what it finds wrong as far as it can.
+//!
+//! 1. [Labels](label): four copies, a quorum.
+//! 2. [Journal](journal), for each domain: every head is looked for; who follows whom makes chains; the
+//!    chain with the newest end is the journal, and must reach back to the tail that its end names.
+//! 3. [Tree](tree): every page of the newest durable checkpoint, from the root down.
+//! 4. [State](state): what the pages hold, then every record after `through`, one after another, each
+//!    replacing what it names. Pages are copied while commits go on, so what contradicts itself on them
+//!    is an error only if no record says it again.
+//! 5. [Blocks](blocks): each has one owner, in its domain's space; with [`Depth::Data`] each is read, and
+//!    is right if it, or a copy that a needed record holds, sums to what its extent says.
+//!
+//! What a crash leaves behind is a [`Severity::Note`]; everything else is a [`Severity::Error`].
+
+pub mod blocks;
+pub mod digest;
+pub mod domain;
+pub mod image;
+pub mod journal;
+pub mod label;
+pub mod report;
+pub mod state;
+#[cfg(test)]
+pub(crate) mod tests;
+pub mod tree;
+
+pub use self::image::Image;
+pub use self::report::{Depth, Finding, Report, Severity, Site};
+
+use crate::check::digest::PoolDigest;
+use crate::check::domain::DomainView;
+use crate::check::label::LabelView;
+use crate::check::report::{Findings, LabelFacts};
+
+/// Checks the pool on a disk or in a file.
+///
+/// ```
+/// use dynamicfs::check::{Depth, Image, check};
+///
+/// let mut zeroes = |_offset: u64, buffer: &mut [u8]| {
+///     buffer.fill(0);
+///     Ok(())
+/// };
+/// let report = check(&mut Image::new(64 << 20, &mut zeroes), Depth::Metadata);
+/// assert!(!report.is_consistent());
+/// assert!(report.inconsistencies[0].to_string().contains("label"));
+/// ```
+pub fn check(image: &mut Image<'_>, depth: Depth) -> Report {
+    let mut findings = Findings::default();
+    let labels = LabelView::read(image);
+    let mut report = Report::default();
+    if let Some(label) = labels.judge(image.bytes(), &mut findings) {
+        let mut digest = PoolDigest::default();
+        for domain in 0..label.layout.domains() {
+            let view = DomainView::read(image, &label, domain, &mut findings);
+            let facts = view.check(image, depth, &mut findings, &mut digest);
+            report.inodes += facts.inodes;
+            report.extents += facts.extents;
+            report.domains.push(facts);
+        }
+        report.label = Some(LabelFacts::of(&label));
+        report.digest = digest.sum();
+    }
+    findings.into_report(report)
+}

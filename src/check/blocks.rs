@@ -1,0 +1,202 @@
+//! Who owns each block, and whether what lies in it is what its owner says.
+
+use std::collections::BTreeMap;
+
+use crate::check::image::Image;
+use crate::check::journal::InlineCopy;
+use crate::check::report::{Depth, DomainFacts, Findings, Site};
+use crate::check::state::{State, is_inside};
+use crate::check::tree::Tree;
+use crate::format::checksum::block_checksum;
+use crate::format::extent::Place;
+use crate::format::label::Label;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+
+/// Most blocks that are read at a time.
+const RUN_BLOCKS: usize = 256;
+
+/// What a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A home of a page: level, number.
+    Page(u32, u32),
+    /// Data: inode and number of the block in it.
+    Data(u64, u64),
+}
+
+/// A block that something refers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Where it is.
+    pub place: Place,
+    /// Who says so.
+    pub owner: Owner,
+    /// Of data, what it should sum to.
+    pub checksum: u32,
+}
+
+/// All claims of a domain, by place.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    list: Vec<Claim>,
+    domain: u16,
+}
+
+impl Claim {
+    fn offset(&self) -> u64 {
+        self.place.block() * BLOCK_BYTES
+    }
+
+    fn site(&self, domain: u16) -> Site {
+        let what = match self.owner {
+            Owner::Page(level, number) => format!("a home of page {number} of level {level}"),
+            Owner::Data(inode, block) => format!("block {block} of inode {inode}"),
+        };
+        Site::at(domain, self.offset(), what)
+    }
+}
+
+impl Claims {
+    /// Gathers them.
+    pub fn gather(domain: u16, tree: &Tree, state: &State) -> Claims {
+        let mut list = Vec::new();
+        for (page, home) in tree.homes() {
+            let place = Place::new(home.disk(), home.start_block());
+            list.push(Claim { place, owner: Owner::Page(page.level, page.number), checksum: 0 });
+        }
+        for ((inode, index), held) in &state.extents {
+            let first = index.saturating_mul(EXTENT_BLOCKS as u64);
+            for (block, place) in held.extent.places.iter().enumerate() {
+                if !place.is_nowhere() {
+                    let owner = Owner::Data(*inode, first.saturating_add(block as u64));
+                    let checksum = held.extent.checksums[block];
+                    list.push(Claim { place: *place, owner, checksum });
+                }
+            }
+        }
+        list.sort_by_key(|claim| claim.place);
+        Claims { list, domain }
+    }
+
+    /// Every block has one owner, in the domain's space.
+    pub fn judge(&self, label: &Label, findings: &mut Findings, facts: &mut DomainFacts) {
+        for claim in &self.list {
+            if !is_inside(label, self.domain, claim.place) {
+                let expected = format!("a block of domain {}'s space", self.domain);
+                findings.error(claim.site(self.domain), expected, format!("{:?}", claim.place));
+            }
+            match claim.owner {
+                Owner::Page(..) => facts.page_blocks += 1,
+                Owner::Data(..) => facts.data_blocks += 1,
+            }
+        }
+        for pair in self.list.windows(2).filter(|pair| pair[0].place == pair[1].place) {
+            let site = pair[0].site(self.domain);
+            findings.error(site, "one owner", pair[1].site(self.domain).what);
+        }
+        facts.blocks = label.layout.space_blocks();
+        let owned = facts.page_blocks + facts.data_blocks;
+        facts.free_blocks = facts.blocks.saturating_sub(owned);
+    }
+
+    /// Counts the copies in the journal, and reads every block if that is wanted.
+    pub fn judge_data(
+        &self,
+        image: &mut Image<'_>,
+        (depth, state): (Depth, &State),
+        inline: &BTreeMap<Place, InlineCopy>,
+        findings: &mut Findings,
+        facts: &mut DomainFacts,
+    ) {
+        let data = |claim: &&Claim| matches!(claim.owner, Owner::Data(..));
+        let data: Vec<Claim> = self.list.iter().filter(data).copied().collect();
+        let copy = |claim: &Claim| {
+            inline.get(&claim.place).filter(|copy| copy.checksum == claim.checksum).copied()
+        };
+        facts.inline_blocks = data.iter().filter(|claim| copy(claim).is_some()).count() as u64;
+        if depth == Depth::Metadata {
+            return;
+        }
+        let mut rest = data.as_slice();
+        while let Some(first) = rest.first() {
+            let run = neighbours(first, rest);
+            let (here, behind) = rest.split_at(run);
+            rest = behind;
+            let read = image.piece(first.offset(), (run as u64) * BLOCK_BYTES).ok();
+            for (n, claim) in here.iter().enumerate() {
+                let at = n * BLOCK_BYTES as usize;
+                let block = match &read {
+                    Some(bytes) => Ok(bytes[at..at + BLOCK_BYTES as usize].to_vec()),
+                    None => image.block(claim.offset()),
+                };
+                let home = block.map_err(|error| error.to_string());
+                let content = self.content(image, claim, home, copy(claim), findings, facts);
+                if let Some(content) = content {
+                    judge_end(claim, &content, state, self.domain, findings);
+                }
+            }
+        }
+    }
+
+    /// The content of a block: that of its home if it is right, else that of the journal.
+    fn content(
+        &self,
+        image: &mut Image<'_>,
+        claim: &Claim,
+        home: Result<Vec<u8>, String>,
+        copy: Option<InlineCopy>,
+        findings: &mut Findings,
+        facts: &mut DomainFacts,
+    ) -> Option<Vec<u8>> {
+        let copy = copy.and_then(|copy| {
+            let bytes = image.block(copy.offset).ok()?;
+            if block_checksum(&bytes) == claim.checksum {
+                return Some(bytes);
+            }
+            let site = Site::at(self.domain, copy.offset, "a block in a record");
+            let found = format!("{:#010x}", block_checksum(&bytes));
+            findings.error(site, format!("checksum {:#010x}", claim.checksum), found);
+            None
+        });
+        let found = match home {
+            Ok(bytes) if block_checksum(&bytes) == claim.checksum => return Some(bytes),
+            Ok(bytes) => format!("{:#010x}", block_checksum(&bytes)),
+            Err(error) => error,
+        };
+        match copy {
+            Some(copy) => {
+                facts.inline_only += 1;
+                Some(copy)
+            }
+            None => {
+                let expected = format!("checksum {:#010x}", claim.checksum);
+                findings.error(claim.site(self.domain), expected, found);
+                None
+            }
+        }
+    }
+}
+
+/// How many of the first claims are for blocks one after another.
+fn neighbours(first: &Claim, claims: &[Claim]) -> usize {
+    let follows = |(n, claim): &(usize, &Claim)| {
+        claim.place.disk() == first.place.disk()
+            && claim.place.block() == first.place.block() + *n as u64
+    };
+    claims.iter().take(RUN_BLOCKS).enumerate().take_while(follows).count()
+}
+
+/// Behind an inode's end its last block is zero, so that a longer inode reads zeroes there.
+fn judge_end(claim: &Claim, content: &[u8], state: &State, domain: u16, findings: &mut Findings) {
+    let Owner::Data(id, block) = claim.owner else { return };
+    let Some(inode) = state.inodes.get(&id) else { return };
+    let size = inode.record.size_bytes;
+    if size / BLOCK_BYTES != block {
+        return;
+    }
+    let behind = content.get((size % BLOCK_BYTES) as usize..).unwrap_or(&[]);
+    if behind.iter().any(|byte| *byte != 0) {
+        let expected = format!("zeroes behind the inode's {size} bytes");
+        findings.error(claim.site(domain), expected, "something else");
+    }
+}

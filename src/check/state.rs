@@ -1,0 +1,311 @@
+//! What a domain holds: inodes, and where each of their extents is.
+//!
+//! It starts as the pages say. They were copied one after another while commits went on, so a group
+//! may be on two of them, a first slot without its second, an extent without its inode, and all may be
+//! newer than the checkpoint. Then every record after `through` is applied, each replacing what it
+//! names, whatever was there: so the last record that names something decides, and what no record
+//! names was the same all the time the pages were copied. Therefore:
+//!
+//! - a **doubt** that the pages raise is an error if no record settles it;
+//! - what comes from a page and is newer than `through` is an error, because a record says it again;
+//! - what a page says for the sequence of a record is what that record says.
+
+use std::collections::BTreeMap;
+
+use crate::check::report::{Findings, Site};
+use crate::check::tree::{Group, Slots, Tree};
+use crate::format::extent::Extent;
+use crate::format::label::Label;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
+use crate::format::page::{EXTENTS_PER_GROUP, FirstSlot, InodeRecord, SecondSlot};
+use crate::format::record::{Changes, CheckpointBody, RecordHead};
+
+/// Most bytes of an inode: the number of a group has 32 bits.
+pub const INODE_BYTES_MAX: u64 = (EXTENTS_PER_GROUP as u64) << 32 << EXTENT_BYTES.trailing_zeros();
+
+/// Where something was learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From a page of level 0.
+    Page(u32),
+    /// From a record of this sequence.
+    Record(u64),
+}
+
+/// An inode that there is.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldInode {
+    /// It.
+    pub record: InodeRecord,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// An extent that there is.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldExtent {
+    /// It.
+    pub extent: Extent,
+    /// Sequence of the commit that last changed it.
+    pub generation: u64,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// Inode and index.
+pub type ExtentKey = (u64, u64);
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// By id.
+    pub inodes: BTreeMap<u64, HeldInode>,
+    /// By inode and index; none is a hole.
+    pub extents: BTreeMap<ExtentKey, HeldExtent>,
+    /// What pages say that cannot be so.
+    doubts: BTreeMap<ExtentKey, (u32, String)>,
+    domain: u16,
+}
+
+/// The slots of one extent, on all pages.
+#[derive(Default)]
+struct Candidates {
+    first: Vec<(u32, FirstSlot)>,
+    second: Vec<(u32, SecondSlot)>,
+}
+
+impl State {
+    /// What the pages say.
+    pub fn of_tree(domain: u16, tree: &Tree, findings: &mut Findings) -> State {
+        let mut state = State { domain, ..State::default() };
+        for (page, record) in &tree.inodes {
+            let held = HeldInode { record: *record, source: Source::Page(*page) };
+            if let Some(before) = state.inodes.insert(record.id, held) {
+                let site = state.site(format!("inode {}", record.id));
+                let found = format!("{:?} and page {page}", before.source);
+                findings.error(site, "an inode on one page", found);
+            }
+        }
+        for (key, candidates) in candidates(&tree.groups) {
+            state.take(key, &candidates);
+        }
+        state
+    }
+
+    fn site(&self, what: String) -> Site {
+        Site::of_domain(self.domain, what)
+    }
+
+    /// Takes what pages say of one extent.
+    fn take(&mut self, key: ExtentKey, candidates: &Candidates) {
+        let Candidates { first, second } = candidates;
+        let filled: Vec<&(u32, FirstSlot)> =
+            first.iter().filter(|(_, slot)| *slot != FirstSlot::empty(slot.generation)).collect();
+        // A second group may have moved for the sake of another of its extents.
+        let rests = second.iter().filter(|(_, slot)| !slot.is_empty()).count();
+        let rest = second.iter().find(|(_, slot)| !slot.is_empty());
+        let doubt = match (filled.as_slice(), rest) {
+            ([], None) => return,
+            ([], Some((page, _))) => (*page, "a second slot without its first".to_owned()),
+            ([(page, slot)], rest) => {
+                let rest = rest.map(|(_, rest)| rest);
+                let held = join(slot, rest);
+                if let Ok(extent) | Err((_, Some(extent))) = held {
+                    let (generation, source) = (slot.generation, Source::Page(*page));
+                    self.extents.insert(key, HeldExtent { extent, generation, source });
+                }
+                match held {
+                    Ok(_) if first.len() == 1 && rests <= 1 => return,
+                    Ok(_) => (*page, "its group on two pages".to_owned()),
+                    Err((what, _)) => (*page, what.to_owned()),
+                }
+            }
+            ([(page, _), ..], _) => (*page, "it on two pages".to_owned()),
+        };
+        self.doubts.insert(key, doubt);
+    }
+
+    /// Applies a record.
+    pub fn apply(&mut self, label: &Label, head: &RecordHead, changes: &Changes) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for cut in &changes.cuts {
+            self.forget((cut.inode, cut.from), (cut.inode, cut.to));
+        }
+        for inode in &changes.deletes {
+            self.inodes.remove(inode);
+            self.forget((*inode, 0), (*inode, u64::MAX));
+        }
+        let source = Source::Record(head.sequence);
+        for record in &changes.inodes {
+            if record.generation != head.sequence {
+                wrong.push(format!("inode {} of generation {}", record.id, record.generation));
+            }
+            self.inodes.insert(record.id, HeldInode { record: *record, source });
+        }
+        for put in &changes.extents {
+            let key = (put.inode, put.index);
+            self.doubts.remove(&key);
+            let (generation, extent) = (head.sequence, put.extent);
+            let before = match put.extent.is_hole() {
+                true => self.extents.remove(&key),
+                false => self.extents.insert(key, HeldExtent { extent, generation, source }),
+            };
+            let same = |before: &HeldExtent| before.extent == extent;
+            if before.is_some_and(|before| before.generation == generation && !same(&before)) {
+                wrong.push(format!("extent {} of inode {} unlike its page", put.index, put.inode));
+            }
+            let outside = |place| !is_inside(label, self.domain, place);
+            if let Some(place) = put.extent.existing().find(|place| outside(*place)) {
+                wrong.push(format!("{place:?}, outside the domain's space"));
+            }
+        }
+        wrong
+    }
+
+    /// What a record says that is gone, no doubt is left of.
+    fn forget(&mut self, from: ExtentKey, to: ExtentKey) {
+        if from >= to {
+            return;
+        }
+        let gone: Vec<ExtentKey> = self.extents.range(from..to).map(|(key, _)| *key).collect();
+        for key in gone {
+            self.extents.remove(&key);
+        }
+        let settled: Vec<ExtentKey> = self.doubts.range(from..to).map(|(key, _)| *key).collect();
+        for key in settled {
+            self.doubts.remove(&key);
+        }
+    }
+}
+
+/// Whether a block is in a domain's space on the label's disk.
+pub fn is_inside(label: &Label, domain: u16, place: crate::format::extent::Place) -> bool {
+    let found = label.layout.space_block(place.block());
+    place.disk() == label.slot && found.is_some_and(|(owner, _)| owner == domain)
+}
+
+fn candidates(groups: &[Group]) -> BTreeMap<ExtentKey, Candidates> {
+    let mut all: BTreeMap<ExtentKey, Candidates> = BTreeMap::new();
+    for group in groups {
+        for slot in 0..EXTENTS_PER_GROUP {
+            let index = u64::from(group.header.group) * EXTENTS_PER_GROUP as u64 + slot as u64;
+            let found = all.entry((group.header.inode, index)).or_default();
+            match &group.slots {
+                Slots::First(slots) => found.first.push((group.page, slots[slot])),
+                Slots::Second(slots) => found.second.push((group.page, slots[slot])),
+            }
+        }
+    }
+    all
+}
+
+/// The extent of one first slot and, if it needs it, a second; else what is wrong, and what can be
+/// made of it.
+fn join(
+    slot: &FirstSlot,
+    rest: Option<&SecondSlot>,
+) -> Result<Extent, (&'static str, Option<Extent>)> {
+    let mismatch = ("a mask that its fragments do not fit", None);
+    match (slot.needs_second(), rest) {
+        (false, None) => slot.join(None).map_err(|_| mismatch),
+        (false, Some(_)) => {
+            Err(("a second slot that the first does not need", slot.join(None).ok()))
+        }
+        (true, None) => Err(("a first slot without its second", None)),
+        (true, Some(rest)) if rest.generation != slot.generation => {
+            Err(("first and second slot of different generations", slot.join(Some(rest)).ok()))
+        }
+        (true, Some(rest)) => slot.join(Some(rest)).map_err(|_| mismatch),
+    }
+}
+
+/// What must hold when the last record was applied.
+impl State {
+    /// Judges everything but where blocks are.
+    pub fn judge(
+        &self,
+        label: &Label,
+        checkpoint: &CheckpointBody,
+        last: &RecordHead,
+        findings: &mut Findings,
+    ) {
+        for ((inode, index), (page, what)) in &self.doubts {
+            let site = self.site(format!("extent {index} of inode {inode}, on page {page}"));
+            findings.error(site, "an extent that is whole, or said again by a record", what);
+        }
+        for (id, held) in &self.inodes {
+            let wrong = inode_fault(label, self.domain, held, checkpoint, last);
+            if let Some((expected, found)) = wrong {
+                findings.error(
+                    self.site(format!("inode {id}, {:?}", held.source)),
+                    expected,
+                    found,
+                );
+            }
+        }
+        for (key, held) in &self.extents {
+            if let Some((expected, found)) = self.extent_fault(*key, held, checkpoint, last) {
+                let what = format!("extent {} of inode {}, {:?}", key.1, key.0, held.source);
+                findings.error(self.site(what), expected, found);
+            }
+        }
+    }
+
+    fn extent_fault(
+        &self,
+        (id, index): ExtentKey,
+        held: &HeldExtent,
+        checkpoint: &CheckpointBody,
+        last: &RecordHead,
+    ) -> Option<(String, String)> {
+        let Some(inode) = self.inodes.get(&id) else {
+            return Some(("an extent of an inode that there is".into(), "none".into()));
+        };
+        let generation = held.generation;
+        let newest = newest(held.source, checkpoint, last).min(inode.record.generation);
+        if generation == 0 || generation > newest {
+            return Some((format!("generation 1 to {newest}"), generation.to_string()));
+        }
+        let blocks = inode.record.size_bytes.div_ceil(BLOCK_BYTES);
+        let behind = (EXTENT_BLOCKS as u32 - held.extent.mask().leading_zeros()).max(1) as u64;
+        let end = index.saturating_mul(EXTENT_BLOCKS as u64).saturating_add(behind);
+        if end > blocks {
+            let expected = format!("no block behind the {blocks} that the size has");
+            return Some((expected, format!("block {}", end - 1)));
+        }
+        None
+    }
+}
+
+/// Sequence of the newest commit that something may be of.
+fn newest(source: Source, checkpoint: &CheckpointBody, last: &RecordHead) -> u64 {
+    match source {
+        Source::Page(_) => checkpoint.through,
+        Source::Record(_) => last.sequence,
+    }
+}
+
+fn inode_fault(
+    label: &Label,
+    domain: u16,
+    held: &HeldInode,
+    checkpoint: &CheckpointBody,
+    last: &RecordHead,
+) -> Option<(String, String)> {
+    let InodeRecord { id, generation, size_bytes, created, .. } = held.record;
+    let newest = newest(held.source, checkpoint, last);
+    let next = checkpoint.next_inode;
+    if id == 0 || id % u64::from(label.layout.domains()) != u64::from(domain) {
+        Some((format!("an id of domain {domain}"), id.to_string()))
+    } else if matches!(held.source, Source::Page(_)) && id >= next {
+        Some((format!("an id below {next}"), id.to_string()))
+    } else if generation == 0 || generation > newest {
+        Some((format!("generation 1 to {newest}"), generation.to_string()))
+    } else if created == 0 || created > generation {
+        Some((format!("creation by commit 1 to {generation}"), created.to_string()))
+    } else if size_bytes > INODE_BYTES_MAX {
+        Some((format!("at most {INODE_BYTES_MAX} bytes"), size_bytes.to_string()))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,156 @@
+//! The checker and the store judge the same disks and know nothing of each other: what recovery accepts
+//! the checker finds no error in, both see the same records, inodes, extents and contents, and so
+//! does the model.
+
+mod golden;
+mod rot;
+
+use crate::check::digest::{InodeDigest, PoolDigest};
+use crate::check::{Depth, Image, Report, check};
+use crate::sim::{Random, SimDisk, for_each_seed};
+use crate::store::batch::Mechanism;
+use crate::store::domain::DomainConfig;
+use crate::store::recovery::RecoveryReport;
+use crate::store::tests::crashes::run_workload;
+use crate::store::tests::model::Model;
+use crate::store::tests::world::{Setup, World};
+
+/// Checks a simulated disk as it is.
+pub(super) fn checked(disk: &SimDisk, depth: Depth) -> Report {
+    let mut read = |offset: u64, buffer: &mut [u8]| {
+        buffer.copy_from_slice(&disk.read(offset, buffer.len() as u64));
+        Ok(())
+    };
+    check(&mut Image::new(disk.config().size_bytes, &mut read), depth)
+}
+
+/// The same, of a disk that must be right.
+fn consistent(disk: &SimDisk, when: &str) -> Report {
+    let report = checked(disk, Depth::Data);
+    let lines: Vec<String> = report.inconsistencies.iter().map(ToString::to_string).collect();
+    assert!(report.is_consistent(), "{when}:\n{}", lines.join("\n"));
+    report
+}
+
+fn digest_of(model: &Model) -> u64 {
+    let mut digest = PoolDigest::default();
+    for (inode, content) in &model.inodes {
+        digest.add(&InodeDigest::of_content(*inode, &[0; 64], content));
+    }
+    digest.sum()
+}
+
+/// What both say of each domain.
+fn facts_of_check(report: &Report) -> Vec<[u64; 7]> {
+    let facts = report.domains.iter().map(|domain| {
+        [
+            domain.last_sequence,
+            domain.records,
+            domain.replayed,
+            domain.pages,
+            domain.extents,
+            domain.inodes,
+            domain.dropped.unwrap_or(0),
+        ]
+    });
+    facts.collect()
+}
+
+fn facts_of_recovery(reports: &[RecoveryReport]) -> Vec<[u64; 7]> {
+    let facts = reports.iter().map(|report| {
+        [
+            report.accepted,
+            report.records,
+            report.replayed,
+            report.pages,
+            report.extents,
+            report.inodes,
+            report.dropped.as_ref().map_or(0, |(sequence, _)| *sequence),
+        ]
+    });
+    facts.collect()
+}
+
+fn crash_check_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
+    let mut random = Random::new(seed ^ 0xc4ec_4ed0);
+    let mut model = Model::default();
+    let mut world = World::new(setup, seed);
+    for round in 0..rounds {
+        let ops = 1 + random.below(40);
+        run_workload(&mut world, &mut model, &mut random, ops);
+        let mut disks = world.sim.crash(random.next_u64());
+        let mut crashed = consistent(&disks[0], &format!("round {round}, crashed"));
+        while random.below(3) == 0 {
+            let steps = random.below(200);
+            let (next, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
+            disks = next;
+            let interrupted = consistent(&disks[0], &format!("round {round}, interrupted"));
+            assert_eq!(interrupted.digest, crashed.digest, "an interrupted recovery changes it");
+            crashed = interrupted;
+        }
+        world = World::open(setup, random.next_u64(), disks)
+            .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        assert_eq!(facts_of_check(&crashed), facts_of_recovery(&world.reports), "round {round}");
+        model.check(&mut world);
+        assert_eq!(crashed.digest, digest_of(&model), "round {round}: crashed and recovered");
+        if random.below(3) == 0 {
+            let disks = world.sim.crash(random.next_u64());
+            let report = consistent(&disks[0], &format!("round {round}, recovered"));
+            assert_eq!(report.digest, digest_of(&model), "round {round}: recovered");
+            world = World::open(setup, random.next_u64(), disks).unwrap();
+        } else if random.below(3) == 0 {
+            world = close_and_open(setup, world, &model, &mut random, round);
+        }
+    }
+}
+
+fn close_and_open(
+    setup: &Setup,
+    mut world: World,
+    model: &Model,
+    random: &mut Random,
+    round: u64,
+) -> World {
+    let audit = world.audit();
+    world.close();
+    let disks = world.sim.crash(random.next_u64());
+    let report = consistent(&disks[0], &format!("round {round}, closed"));
+    assert_eq!(report.digest, digest_of(model), "round {round}: closed");
+    assert!(report.domains.iter().all(|domain| domain.closed), "nothing is left to do");
+    let first = &report.domains[0];
+    assert_eq!((first.blocks, first.data_blocks), (audit.blocks, audit.data));
+    assert_eq!(report.notes, 0, "{:?}", report.inconsistencies);
+    World::open(setup, random.next_u64(), disks).unwrap()
+}
+
+#[test]
+fn what_a_crash_leaves_is_consistent_and_what_recovery_says() {
+    for_each_seed("what_a_crash_leaves_is_consistent", 25, |seed| {
+        crash_check_and_go_on(seed, &Setup::default(), 6);
+    });
+}
+
+/// Checkpoints all the time, so that pages are copied between commits.
+#[test]
+fn checkpoints_under_way_are_consistent() {
+    let config = DomainConfig {
+        checkpoint_percent: 4,
+        urgent_percent: 30,
+        checkpoint_pages: 1,
+        write_back_bytes: 16 << 10,
+        ..Setup::default().config
+    };
+    let setup = Setup { config, ..Setup::default() };
+    for_each_seed("checkpoints_under_way_are_consistent", 25, |seed| {
+        crash_check_and_go_on(seed, &setup, 6);
+    });
+}
+
+#[test]
+fn two_domains_are_consistent() {
+    let config = DomainConfig { mechanism: Mechanism::Dsync, ..Setup::default().config };
+    let setup = Setup { domains: 2, reactors: 2, config, ..Setup::default() };
+    for_each_seed("two_domains_are_consistent", 15, |seed| {
+        crash_check_and_go_on(seed, &setup, 6);
+    });
+}
