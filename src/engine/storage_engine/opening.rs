@@ -275,6 +275,7 @@ mod tests {
             gather_extents: 3,
             gather_bytes: 12 << 10,
             pages: crate::machine::mapping::PagePolicy::Normal,
+            ..DomainConfig::default()
         };
         assert_eq!(format!("{told:?}"), format!("{wanted:?}"));
     }
