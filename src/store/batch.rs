@@ -253,7 +253,8 @@ impl Pipe {
     pub(crate) fn open(&mut self, bytes: usize, now_ns: u64, limits: &BatchLimits) {
         // The first batch may be on its way to the journal: nobody joins it then.
         let room = self.batches.back().is_some_and(|batch| {
-            batch.ops < limits.ops && batch.record_bytes_max() + bytes as u64 <= limits.bytes
+            let fits = batch.record_bytes_max() + bytes as u64 <= limits.bytes;
+            batch.ops == 0 || batch.ops < limits.ops && fits
         });
         let sealed = self.batches.len() == 1 && limits.first_is_closed;
         if !room || sealed {

@@ -16,7 +16,7 @@ use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
 use crate::format::page::{EXTENTS_PER_GROUP, InodeRecord};
-use crate::format::record::Cut;
+use crate::format::record::{Cut, ExtentPut};
 use crate::memory::DmaBuf;
 use crate::store::batch::{Change, Committed, Fate, Put};
 use crate::store::call::{Durability, Payload, Step};
@@ -136,6 +136,7 @@ async fn draft_and_join(
             Step::Truncate { size } => draft.truncate(domain, size).await?,
         }
     }
+    domain.check_fits(&draft)?;
     let placed = place(domain, &mut draft).await?;
     let fate = join(domain, draft, placed, how)?;
     domain.counters.borrow_mut().caller_bytes += written;
@@ -160,7 +161,7 @@ impl Draft {
         let (first, blocks) = covered(offset, len as u64);
         buffer.set_len(blocks as usize * BLOCK);
         let start = (offset % BLOCK_BYTES) as usize;
-        let (head, tail) = (start > 0, (start + len) % BLOCK != 0);
+        let (head, tail) = (start > 0, !(start + len).is_multiple_of(BLOCK));
         let last = blocks - 1;
         if head {
             let old = self.content(domain, first).await?;
@@ -264,10 +265,10 @@ impl Draft {
         if from > to {
             return clear(to, first % per_extent..last % per_extent);
         }
-        if first % per_extent > 0 {
+        if !first.is_multiple_of(per_extent) {
             clear(from - 1, first % per_extent..per_extent);
         }
-        if last % per_extent > 0 {
+        if !last.is_multiple_of(per_extent) {
             clear(to, 0..last % per_extent);
         }
         self.cut(from, to);
@@ -296,7 +297,7 @@ impl Draft {
 
     async fn truncate(&mut self, domain: &Rc<Domain>, size: u64) -> Result<(), StoreError> {
         if size < self.inode.size_bytes {
-            if size % BLOCK_BYTES > 0 {
+            if !size.is_multiple_of(BLOCK_BYTES) {
                 let from = (size % BLOCK_BYTES) as usize;
                 self.zero_in_block(domain, size / BLOCK_BYTES, from..BLOCK).await?;
             }
@@ -409,6 +410,17 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
 }
 
 impl Domain {
+    /// Refuses what no record can hold.
+    fn check_fits(&self, draft: &Draft) -> Result<(), StoreError> {
+        let extents = draft.extents.len() * ExtentPut::ENCODED_BYTES_MAX;
+        let cuts = draft.cuts.len() * size_of::<Cut>();
+        let inline = self.config.inline_bytes_per_write;
+        // The head, and what is rounded up.
+        let fixed = 2 * BLOCK_BYTES + size_of::<InodeRecord>() as u64;
+        let (bytes, max) = ((extents + cuts) as u64 + inline + fixed, self.record_bytes_max());
+        if bytes > max { Err(StoreError::TooLarge { bytes, max }) } else { Ok(()) }
+    }
+
     fn takes_inline(&self, blocks: u64) -> bool {
         let bytes = blocks * BLOCK_BYTES;
         let limit = self.config.inline_bytes_per_batch.min(self.batch_limits().bytes / 2);

@@ -36,18 +36,32 @@ enum Next {
     End,
 }
 
-/// Commits batches until the domain is closed.
-pub(crate) async fn coordinate(domain: Rc<Domain>) {
-    loop {
-        match next(&domain).await {
-            Next::Commit(trigger) => {
-                domain.count_trigger(&trigger);
-                commit(&domain).await;
+/// Commits the batches of a domain: see the module.
+pub(crate) struct GroupCommitCoordinator {
+    domain: Rc<Domain>,
+}
+
+impl GroupCommitCoordinator {
+    /// Of a domain; there is one.
+    pub(crate) fn new(domain: Rc<Domain>) -> GroupCommitCoordinator {
+        GroupCommitCoordinator { domain }
+    }
+
+    /// Commits and seals until the domain is closed.
+    pub(crate) async fn run(self) {
+        let domain = &self.domain;
+        loop {
+            match next(domain).await {
+                Next::Commit(trigger) => {
+                    domain.count_trigger(&trigger);
+                    commit(domain).await;
+                }
+                Next::Seal => {
+                    // A seal that fails is a record that fails: what follows from it was done.
+                    let _ = append(domain, RecordKind::Seal, &Body::Nothing).await;
+                }
+                Next::End => return,
             }
-            Next::Seal => {
-                let _ = append(&domain, RecordKind::Seal, &Body::Nothing).await;
-            }
-            Next::End => return,
         }
     }
 }

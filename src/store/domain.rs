@@ -25,7 +25,7 @@ use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
 use crate::store::batch::{BatchLimits, Change, Fate, Mechanism, Pending, Pipe};
 use crate::store::error::StoreError;
-use crate::store::journal::Journal;
+use crate::store::journal::{self, Journal};
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
 use crate::store::reserve::Reserves;
@@ -204,6 +204,11 @@ pub(crate) fn places(fragment: Fragment) -> impl Iterator<Item = Place> {
     blocks.map(move |n| Place::new(fragment.disk(), fragment.start_block() + n))
 }
 
+/// A record may be as long as a batch, and as long as one large request needs in any case.
+pub(crate) fn record_bytes_max(config: &DomainConfig, journal: &Journal) -> u64 {
+    config.batch_bytes_max.max(journal::REQUEST_BYTES_MIN).min(journal.record_bytes_max())
+}
+
 /// Runs of a disk as fragments.
 pub(crate) fn fragments(disk: u16, runs: &[DiskRun]) -> Vec<Fragment> {
     let most = u64::from(Fragment::BLOCKS_MAX);
@@ -305,12 +310,16 @@ impl Domain {
             .map_err(|error| StoreError::NoMemory { reason: error.to_string().into() })
     }
 
+    /// Most bytes of a record: what one request may need, and what a batch is given memory for.
+    pub(crate) fn record_bytes_max(&self) -> u64 {
+        record_bytes_max(&self.config, &self.journal.borrow())
+    }
+
     /// Limits of the open batch.
     pub(crate) fn batch_limits(&self) -> BatchLimits {
-        let record_max = self.journal.borrow().record_bytes_max();
         BatchLimits {
             ops: self.config.batch_ops_max,
-            bytes: self.config.batch_bytes_max.min(record_max),
+            bytes: self.config.batch_bytes_max.min(self.record_bytes_max()),
             first_is_closed: self.committing.get(),
         }
     }

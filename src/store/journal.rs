@@ -82,6 +82,9 @@ impl Journal {
     }
 }
 
+/// What one request can have of a record, whatever a batch may have: a quarter of the least journal.
+pub(crate) const REQUEST_BYTES_MIN: u64 = 256 << 10;
+
 /// Largest record: 16 MiB.
 pub(crate) const MAX_RECORD_BYTES: u64 = 16 << 20;
 

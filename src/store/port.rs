@@ -30,7 +30,6 @@ struct Slots {
     outbox: VecDeque<(usize, Request)>,
     timers: BTreeMap<(u64, u64), Waker>,
     next_timer: u64,
-    in_flight: usize,
 }
 
 /// See the module.
@@ -59,7 +58,6 @@ impl Port {
         };
         slots.slots[slot] = Slot::Waiting(None);
         slots.outbox.push_back((slot, request));
-        slots.in_flight += 1;
         Submission { port: self, slot: Some(slot) }
     }
 
@@ -79,11 +77,6 @@ impl Port {
             Poll::Ready(())
         })
         .await;
-    }
-
-    /// Requests that have not completed.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.slots.borrow().in_flight
     }
 
     /// The turn begins: notes the time and wakes what waited for it.
@@ -134,7 +127,6 @@ impl Port {
     pub(crate) fn complete(&self, tag: u64, completion: Completion) {
         let mut slots = self.slots.borrow_mut();
         let slot = tag as usize;
-        slots.in_flight -= 1;
         match std::mem::replace(&mut slots.slots[slot], Slot::Free) {
             Slot::Waiting(waker) => {
                 slots.slots[slot] = Slot::Done(completion);

@@ -33,9 +33,11 @@ use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
-use crate::store::domain::{Domain, DomainConfig, DomainCounters, Health, places};
+use crate::store::domain::{
+    Domain, DomainConfig, DomainCounters, Health, places, record_bytes_max,
+};
 use crate::store::journal::{Journal, spot_after};
-use crate::store::port::{Changed, Port};
+use crate::store::port::{Changed, Port, join_all};
 use crate::store::ram::RamBlocks;
 use crate::store::recovery::scan::Scan;
 use crate::store::reserve::{Reserve, Reserves};
@@ -137,6 +139,9 @@ pub enum RecoveryError {
         what: String,
     },
 }
+
+/// Blocks that are written home at a time.
+const HOMES_AT_A_TIME: usize = 64;
 
 /// What recovery works with.
 pub(crate) struct Recovery<'a> {
@@ -252,7 +257,7 @@ fn assemble(
 
 /// Buffers for what makes room.
 fn reserves(seed: &DomainSeed, journal: &Journal) -> Result<Reserves, BufferUnavailable> {
-    let record = seed.config.batch_bytes_max.min(journal.record_bytes_max()) as usize;
+    let record = record_bytes_max(&seed.config, journal) as usize;
     let pages = seed.config.checkpoint_pages.max(1);
     let block = BLOCK_BYTES as usize;
     Ok(Reserves {
@@ -369,27 +374,36 @@ impl Recovery<'_> {
         inline: &BTreeMap<Place, Inline>,
         table: &Table,
     ) -> Result<u64, RecoveryError> {
-        let mut written = 0;
-        for (place, source) in inline {
-            let extent = table.extent(source.inode, source.index).map(|found| found.extent);
-            let wanted = extent.is_some_and(|extent| {
-                extent.places[source.block] == *place
-                    && extent.checksums[source.block] == source.checksum
-            });
-            if !wanted {
-                continue;
+        let wanted: Vec<(Place, Inline)> = inline
+            .iter()
+            .filter(|(place, source)| {
+                let extent = table.extent(source.inode, source.index).map(|found| found.extent);
+                extent.is_some_and(|extent| {
+                    extent.places[source.block] == **place
+                        && extent.checksums[source.block] == source.checksum
+                })
+            })
+            .map(|(place, source)| (*place, *source))
+            .collect();
+        for some in wanted.chunks(HOMES_AT_A_TIME) {
+            let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+            for (place, source) in some {
+                writes.push(Box::pin(self.write_one_home(*place, source)));
             }
-            let offset = self.id.offset(source.position) + source.start;
-            let buffer = self.read(offset, BLOCK_BYTES as usize).await?;
-            if block_checksum(&buffer) != source.checksum {
-                return Err(self.corrupt(offset, "an inline block is not what its record says"));
-            }
-            let request = Request::write(self.seed.disk, Domain::offset_of(*place), buffer);
-            let (result, _) = self.port.submit(request).await.into_parts();
-            result.map_err(|error| self.io_error(error))?;
-            written += 1;
+            join_all(writes).await.into_iter().collect::<Result<Vec<()>, _>>()?;
         }
-        Ok(written)
+        Ok(wanted.len() as u64)
+    }
+
+    async fn write_one_home(&self, place: Place, source: &Inline) -> Result<(), RecoveryError> {
+        let offset = self.id.offset(source.position) + source.start;
+        let buffer = self.read(offset, BLOCK_BYTES as usize).await?;
+        if block_checksum(&buffer) != source.checksum {
+            return Err(self.corrupt(offset, "an inline block is not what its record says"));
+        }
+        let request = Request::write(self.seed.disk, Domain::offset_of(place), buffer);
+        let (result, _) = self.port.submit(request).await.into_parts();
+        result.map(|_| ()).map_err(|error| self.io_error(error))
     }
 
     /// Makes the verdict durable.

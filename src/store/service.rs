@@ -15,7 +15,7 @@ use crate::store::batch::{Change, Committed};
 use crate::store::call::{Audit, Call, Reply};
 use crate::store::change::{change, freed_by_cut};
 use crate::store::checkpoint::checkpoints;
-use crate::store::commit::coordinate;
+use crate::store::commit::GroupCommitCoordinator;
 use crate::store::domain::{Domain, Health};
 use crate::store::error::{Certainty, StoreError};
 use crate::store::executor::Executor;
@@ -129,7 +129,8 @@ impl<F: Future<Output = ()>> Service<F> {
         if self.executor.residents() > 1 {
             return;
         }
-        self.executor.reside(Box::pin(coordinate(Rc::clone(&domain))));
+        let coordinator = GroupCommitCoordinator::new(Rc::clone(&domain));
+        self.executor.reside(Box::pin(coordinator.run()));
         self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();

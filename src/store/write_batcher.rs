@@ -19,12 +19,15 @@ use crate::store::space::DiskRun;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
+/// Where a request's blocks are, or why they are nowhere.
+type Outcome = Result<Vec<DiskRun>, StoreError>;
+
 /// One request's data: whole blocks in buffers of its own.
 #[derive(Debug)]
 struct Gathered {
     buffers: Vec<DmaBuf>,
     blocks: u32,
-    outcome: Rc<RefCell<Option<Result<Vec<DiskRun>, StoreError>>>>,
+    outcome: Rc<RefCell<Option<Outcome>>>,
 }
 
 /// See the module.

@@ -106,7 +106,9 @@ fn every_operation_and_every_crash() {
     for_each_seed("every_operation_and_every_crash", 2, |seed| every_sequence(1, seed));
 }
 
+/// Takes a minute: part of the full run.
 #[test]
+#[ignore = "takes a minute; tests/run does it"]
 fn every_two_operations_and_every_crash() {
     for_each_seed("every_two_operations_and_every_crash", 1, |seed| every_sequence(2, seed));
 }

@@ -173,7 +173,9 @@ fn delete_a_large_inode(extents: u64, seed: u64) {
     let mut world = World::open(&setup, seed, disks).unwrap();
     let _deleting = world.ask(0, Call::Delete { inode });
     let mut random = Random::new(seed);
-    (0..random.below(60)).for_each(|_| drop(world.sim.step()));
+    (0..random.below(60)).for_each(|_| {
+        world.sim.step();
+    });
     let disks = world.sim.crash(seed + 1);
     let mut world = World::open(&setup, seed + 1, disks).unwrap();
     if world.size(inode).is_ok() {

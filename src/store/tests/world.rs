@@ -130,6 +130,8 @@ pub(super) fn start_format(sim: &mut Simulation, setup: &Setup) -> Result<(), Po
 
 /// Why a pool did not open.
 #[derive(Debug)]
+// Looked at by what a failing test prints.
+#[allow(dead_code)]
 pub(super) enum OpenFailure {
     Pool(PoolError),
     Recovery(RecoveryError),
