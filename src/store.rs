@@ -1,8 +1,8 @@
 //! The store: what lies where on the disks, and how that changes without ever being lost.
 //!
-//! [`domain`] shows the way of a write; each other module has one part of it. Everything runs in the
-//! tasks of one reactor for each domain and meets the world through that reactor alone, so the
-//! simulator runs it unchanged.
+//! [`domain`] shows the way of a write; each other module has one part of it. Everything runs in
+//! the tasks of one reactor for each domain and meets the world through that reactor alone, so
+//! the simulator runs it unchanged.
 
 pub mod allocator;
 pub mod batch;

@@ -1,10 +1,10 @@
 //! Changing an inode: what a request does before it joins a batch.
 //!
-//! A write takes its extents' locks exclusive and the inode's shared; everything else takes the inode's
-//! lock exclusive. Under the locks the request reads the blocks that it changes in
-//! part, takes space, writes its data there, or leaves it in memory for the record if it is small, and
-//! joins; only then are the locks free. So whoever comes next builds on what joined, and what a batch
-//! names is on the disk before its record is.
+//! A write takes its extents' locks exclusive and the inode's shared; everything else takes the
+//! inode's lock exclusive. Under the locks the request reads the blocks that it changes in part,
+//! takes space, writes its data there, or leaves it in memory for the record if it is small, and
+//! joins; only then are the locks free. So whoever comes next builds on what joined, and what a
+//! batch names is on the disk before its record is.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -51,7 +51,8 @@ struct Draft {
     cuts: Vec<Cut>,
 }
 
-/// An extent of a draft: what it was when the draft first looked, and the new content of its blocks.
+/// An extent of a draft: what it was when the draft first looked, and the new content of its
+/// blocks.
 struct Drafted {
     extent: Extent,
     content: [Option<RamBlock>; EXTENT_BLOCKS],
@@ -374,7 +375,8 @@ struct Placed {
     flush_failures: u64,
 }
 
-/// Takes space for a draft's blocks and writes them there, unless they are few enough for the record.
+/// Takes space for a draft's blocks and writes them there, unless they are few enough for the
+/// record.
 async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreError> {
     let checksums: Vec<u32> =
         draft.blocks().map(|(_, _, content)| block_checksum(content.bytes())).collect();

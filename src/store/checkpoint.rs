@@ -1,11 +1,11 @@
 //! Checkpoints: the table's pages go to the disk, so that the journal can be used again.
 //!
-//! A checkpoint notes the newest record and copies every page that has changed, a few at a time, while
-//! commits go on: a page may be ahead of that record, which does no harm, because what is replayed
-//! after it says again everything that changed since. Pages go to the homes that the durable tree does
-//! not name; then their parents, level by level; then a flush; then a `Checkpoint` record with its own
-//! flush. Only then is the new tree the durable one, and the old homes, the journal before it, and
-//! the homes of pages that are no more, are free.
+//! A checkpoint notes the newest record and copies every page that has changed, a few at a time,
+//! while commits go on: a page may be ahead of that record, which does no harm, because what is
+//! replayed after it says again everything that changed since. Pages go to the homes that the
+//! durable tree does not name; then their parents, level by level; then a flush; then a
+//! `Checkpoint` record with its own flush. Only then is the new tree the durable one, and the old
+//! homes, the journal before it, and the homes of pages that are no more, are free.
 
 use std::rc::Rc;
 

@@ -1,12 +1,14 @@
 //! The group commit coordinator: the only writer of a domain's journal.
 //!
-//! One record at a time: its write, linked to one flush; only when both have succeeded is the next one
-//! submitted. So a record that verifies, with another behind it, was acknowledged, and an opening has
-//! to judge the last one alone. Data of the next batch may be on its way meanwhile; records never are.
+//! One record at a time: its write, linked to one flush; only when both have succeeded is the
+//! next one submitted. So a record that verifies, with another behind it, was acknowledged, and
+//! an opening has to judge the last one alone. Data of the next batch may be on its way
+//! meanwhile; records never are.
 //!
-//! **When it fails**, what was sent may be durable or not. Everything behind it fails, nothing joins,
-//! and an abort takes its place in the journal: when that is durable the record is certainly out and
-//! its space free. When it cannot be made durable the domain stops until it is opened again.
+//! **When it fails**, what was sent may be durable or not. Everything behind it fails, nothing
+//! joins, and an abort takes its place in the journal: when that is durable the record is
+//! certainly out and its space free. When it cannot be made durable the domain stops until it is
+//! opened again.
 
 use std::rc::Rc;
 
@@ -423,7 +425,8 @@ fn fail_batches(domain: &Domain, mut error: StoreError) {
 
 fn fail_batch(domain: &Domain, batch: &Batch, error: &StoreError) {
     if error.certainty() == Certainty::Out {
-        // What was written for it belongs to nobody. When it is unknown, only the next opening knows.
+        // What was written for it belongs to nobody. When it is unknown, only the next opening
+        // knows.
         domain.give(&batch.taken);
     }
     domain.space.borrow_mut().release(batch.promised);

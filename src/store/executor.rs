@@ -1,9 +1,9 @@
 //! The tasks of a domain: futures that its reactor polls, on one thread.
 //!
-//! Two kinds of places: a fixed number for requests, whose futures are all of one type and move into
-//! memory that is there already, and boxed ones for the few tasks that live as long as the domain.
-//! A waker sets one bit; whoever sets it is on the reactor's thread or rings the domain's bell
-//! besides.
+//! Two kinds of places: a fixed number for requests, whose futures are all of one type and move
+//! into memory that is there already, and boxed ones for the few tasks that live as long as the
+//! domain. A waker sets one bit; whoever sets it is on the reactor's thread or rings the domain's
+//! bell besides.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -91,8 +91,8 @@ impl Disk<'_> {
     }
 }
 
-/// Makes a pool on a disk: whatever was there is gone. The old label is destroyed first and the new one
-/// written last, so that a crash leaves no pool rather than half of one.
+/// Makes a pool on a disk: whatever was there is gone. The old label is destroyed first and the
+/// new one written last, so that a crash leaves no pool rather than half of one.
 ///
 /// # Errors
 /// When the disk fails.

@@ -1,8 +1,8 @@
 //! The way of a domain's tasks to the disks and the clock.
 //!
-//! A task awaits [`Port::submit`]; the request waits in the outbox until the reactor calls the domain,
-//! which hands it over, and the completion comes back to the slot that its tag names. A future that
-//! is dropped leaves its slot to the completion.
+//! A task awaits [`Port::submit`]; the request waits in the outbox until the reactor calls the
+//! domain, which hands it over, and the completion comes back to the slot that its tag names. A
+//! future that is dropped leaves its slot to the completion.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -45,8 +45,8 @@ impl Port {
         self.now.get()
     }
 
-    /// Submits a request; what it resolves to always has the request's memory, but for a device that
-    /// never answered.
+    /// Submits a request; what it resolves to always has the request's memory, but for a device
+    /// that never answered.
     pub(crate) fn submit(&self, request: Request) -> Submission<'_> {
         let mut slots = self.slots.borrow_mut();
         let slot = match slots.free.pop() {
@@ -99,8 +99,8 @@ impl Port {
         self.slots.borrow().timers.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Hands over what the tasks have submitted, as far as the queues take it. A request that cannot
-    /// be accepted at all completes with an error at once; true when that happened.
+    /// Hands over what the tasks have submitted, as far as the queues take it. A request that
+    /// cannot be accepted at all completes with an error at once; true when that happened.
     pub(crate) fn hand_over(&self, io: &mut LocalIo<'_>) -> bool {
         let mut failed = false;
         loop {

@@ -1,8 +1,9 @@
 //! Blocks whose content is in a record and not yet at home.
 //!
-//! A block enters when its request joins a batch, is **deferred** when the batch was acknowledged, and
-//! leaves when its home write was flushed, or when it was overwritten and freed: then it is never
-//! written home. Until it leaves, reads get it from here, and the record that holds it is needed.
+//! A block enters when its request joins a batch, is **deferred** when the batch was
+//! acknowledged, and leaves when its home write was flushed, or when it was overwritten and
+//! freed: then it is never written home. Until it leaves, reads get it from here, and the record
+//! that holds it is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -145,8 +146,8 @@ impl RamBlocks {
         self.by_position.first().map(|(position, _)| *position)
     }
 
-    /// Up to `max` blocks to write home, of the oldest records, in the order of their places; they are
-    /// on their way from now on.
+    /// Up to `max` blocks to write home, of the oldest records, in the order of their places;
+    /// they are on their way from now on.
     pub(crate) fn send_home(&mut self, max: usize) -> Vec<(Place, RamBlock)> {
         let mut batch = Vec::new();
         while batch.len() < max

@@ -1,10 +1,11 @@
 //! Reading: a snapshot, I/O without a lock, checksums, and a second look.
 //!
-//! A reader copies an extent's record, reads the blocks that it names, and believes them when each
-//! sums to what the record says. Meanwhile the extent may have been written again and its old blocks
-//! given to somebody else; then the record has another generation, and the reader begins again. After
-//! a few lost races it holds the extent's lock, so that nobody can join a commit that changes it, and
-//! what is under way already is soon over. A sum that is wrong while the record stands is corruption.
+//! A reader copies an extent's record, reads the blocks that it names, and believes them when
+//! each sums to what the record says. Meanwhile the extent may have been written again and its
+//! old blocks given to somebody else; then the record has another generation, and the reader
+//! begins again. After a few lost races it holds the extent's lock, so that nobody can join a
+//! commit that changes it, and what is under way already is soon over. A sum that is wrong while
+//! the record stands is corruption.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -103,8 +104,8 @@ pub(crate) async fn read(
 }
 
 impl Domain {
-    /// What was answered before it was durable is visible to whoever asks after that: it is a commit
-    /// away from the table, and the reader waits for that.
+    /// What was answered before it was durable is visible to whoever asks after that: it is a
+    /// commit away from the table, and the reader waits for that.
     pub(crate) async fn settle_buffered(&self, inode: u64) {
         let fate = self.pipe.borrow().buffered_fate(inode);
         if let Some(fate) = fate {

@@ -2,16 +2,17 @@
 //!
 //! 1. Flush the disk, so that nothing read from here on can be taken back by a power cut.
 //! 2. Look at every block of the journal for heads of records, and judge the newest
-//!    ([`scan`](crate::store::recovery::scan)): everything before the last record was acknowledged, so
-//!    it must be there, in one chain; the last may be torn, which its checksums and those of its
-//!    data show.
+//!    ([`scan`](crate::store::recovery::scan)): everything before the last record was
+//!    acknowledged, so it must be there, in one chain; the last may be torn, which its checksums
+//!    and those of its data show.
 //! 3. Read the tree of the newest durable checkpoint, and apply the records after it.
 //! 4. Count the blocks: each has at most one owner.
 //! 5. Write home what is in records only and still referred to, and flush.
-//! 6. Write an `Open` and flush it: the verdict is durable, and stays what it is whatever happens next.
+//! 6. Write an `Open` and flush it: the verdict is durable, and stays what it is whatever happens
+//!    next.
 //!
-//! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and begun
-//! again.
+//! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and
+//! begun again.
 
 pub(crate) mod scan;
 mod tree;

@@ -1,8 +1,9 @@
 //! Buffers that a domain keeps for itself.
 //!
-//! Commits, checkpoints and home writes make room for everything else, so they must not wait for memory
-//! that others hold: what they need at a time is taken when the domain opens, and comes back after
-//! each use. A buffer that a device never gives back is gone; with the last one its user fails.
+//! Commits, checkpoints and home writes make room for everything else, so they must not wait for
+//! memory that others hold: what they need at a time is taken when the domain opens, and comes
+//! back after each use. A buffer that a device never gives back is gone; with the last one its
+//! user fails.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -333,8 +333,8 @@ async fn sync(domain: &Domain) -> Result<Reply, StoreError> {
     }
 }
 
-/// Commits what has joined, writes home what is in memory, and a checkpoint, so that the next opening
-/// has nothing to do.
+/// Commits what has joined, writes home what is in memory, and a checkpoint, so that the next
+/// opening has nothing to do.
 async fn close(shared: &Shared, domain: &Domain) -> Result<Reply, StoreError> {
     let synced = sync(domain).await;
     domain.closing.set(true);

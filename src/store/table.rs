@@ -1,10 +1,10 @@
-//! The table of a domain: every inode and extent that was acknowledged, in memory, and which page of
-//! the disk each is on.
+//! The table of a domain: every inode and extent that was acknowledged, in memory, and which page
+//! of the disk each is on.
 //!
 //! Extents lie in huge-page memory as they lie on pages: in groups of four, a slot each, read by
-//! generation ([`GenerationTable`]). An inode finds its groups by number; a group of an extent with
-//! many fragments has a second group for the rest. What is not acknowledged is never here, so a page
-//! that is copied at any time carries nothing that a crash could take back.
+//! generation ([`GenerationTable`]). An inode finds its groups by number; a group of an extent
+//! with many fragments has a second group for the rest. What is not acknowledged is never here,
+//! so a page that is copied at any time carries nothing that a crash could take back.
 
 mod pages;
 
@@ -70,8 +70,8 @@ pub(crate) struct Table {
     /// Page of each frame.
     frames: Vec<u32>,
     free_groups: Vec<u32>,
-    /// Groups that recovery has freed: their cells may be of later generations than what is replayed
-    /// next, so nobody gets them before the last record.
+    /// Groups that recovery has freed: their cells may be of later generations than what is
+    /// replayed next, so nobody gets them before the last record.
     quarantine: Option<Vec<u32>>,
     /// Groups that were read and have no owner yet.
     loaded: Vec<u32>,
@@ -214,8 +214,8 @@ impl Table {
 
 /// Applying what was acknowledged.
 impl Table {
-    /// Applies a batch. Every change replaces what was there, so that a batch may be applied again to
-    /// a table that has it, or later ones, in part.
+    /// Applies a batch. Every change replaces what was there, so that a batch may be applied
+    /// again to a table that has it, or later ones, in part.
     ///
     /// # Errors
     /// When there is no memory for more.
@@ -312,7 +312,8 @@ impl Table {
         let (head, rest) = FirstSlot::split(sequence, extent);
         let first = self.group_for(sequence, id, number, 0)?;
         if first == NIL {
-            // Pages from a checkpoint that is ahead of the record: a later record deletes the inode.
+            // Pages from a checkpoint that is ahead of the record: a later record deletes the
+            // inode.
             return Ok(());
         }
         let before = self.read_first(first, slot);
@@ -539,9 +540,9 @@ impl Table {
         }
     }
 
-    /// Gives the loaded groups to their inodes. One without an inode, or with a place that another has,
-    /// is of an inode that a record deletes, or moved: a checkpoint copies page by page, and the
-    /// records after its beginning say again what they changed.
+    /// Gives the loaded groups to their inodes. One without an inode, or with a place that
+    /// another has, is of an inode that a record deletes, or moved: a checkpoint copies page by
+    /// page, and the records after its beginning say again what they changed.
     fn own_loaded(&mut self) {
         for group in std::mem::take(&mut self.loaded) {
             let header = self.groups[group as usize];

@@ -1,8 +1,8 @@
 //! Home writes: blocks that came in records go to their places, in the background.
 //!
-//! They wait as long as memory and journal allow, because what is overwritten meanwhile never needs to
-//! go home. Neighbours go in one write. A home write is done when a flush has covered it: that of a
-//! commit, or one of its own where none comes.
+//! They wait as long as memory and journal allow, because what is overwritten meanwhile never
+//! needs to go home. Neighbours go in one write. A home write is done when a flush has covered
+//! it: that of a commit, or one of its own where none comes.
 
 use std::rc::Rc;
 

@@ -1,9 +1,9 @@
 //! The write batcher: data of several requests goes to the disk in few large writes.
 //!
-//! Whoever has data to write leaves it here and waits. The first to come lets every task that is ready
-//! run before it looks again: what came meanwhile goes with it. At `gather_extents` extents or
-//! `gather_bytes` bytes nobody waits for more. What was gathered gets neighbouring blocks, and is
-//! written run by run, each run in one vectored write where whole buffers fill it.
+//! Whoever has data to write leaves it here and waits. The first to come lets every task that is
+//! ready run before it looks again: what came meanwhile goes with it. At `gather_extents` extents
+//! or `gather_bytes` bytes nobody waits for more. What was gathered gets neighbouring blocks, and
+//! is written run by run, each run in one vectored write where whole buffers fill it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -47,8 +47,8 @@ impl WriteBatcher {
     }
 }
 
-/// Writes blocks to space that is taken for them; the caller has made sure that there is as much, by
-/// a promise of as many blocks, which this takes back.
+/// Writes blocks to space that is taken for them; the caller has made sure that there is as much,
+/// by a promise of as many blocks, which this takes back.
 pub(crate) async fn write_gathered(
     domain: &Domain,
     buffers: Vec<DmaBuf>,

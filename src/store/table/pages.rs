@@ -1,8 +1,8 @@
 //! Which pages there are, which of them a checkpoint must write, and where each lies.
 //!
-//! Two answers to "where": in the tree that is durable, and in the one that a running checkpoint is
-//! building. A page is written to the home that the durable tree does not name, so that a checkpoint
-//! that never ends has harmed nothing.
+//! Two answers to "where": in the tree that is durable, and in the one that a running checkpoint
+//! is building. A page is written to the home that the durable tree does not name, so that a
+//! checkpoint that never ends has harmed nothing.
 
 use crate::format::fragment::Fragment;
 use crate::format::page::{CHILDREN_PER_PAGE, Child, INODES_PER_PAGE, PageKind};

@@ -1,6 +1,6 @@
-//! The checker and the store judge the same disks and know nothing of each other: what recovery accepts
-//! the checker finds no error in, both see the same records, inodes, extents and contents, and so
-//! does the model.
+//! The checker and the store judge the same disks and know nothing of each other: what recovery
+//! accepts the checker finds no error in, both see the same records, inodes, extents and
+//! contents, and so does the model.
 
 mod golden;
 mod rot;

@@ -47,8 +47,8 @@ fn states(sequence: &[usize]) -> Vec<Option<Content>> {
     states
 }
 
-/// Runs a sequence until `steps` steps are over, crashes, opens, and compares. True when the sequence
-/// was over before.
+/// Runs a sequence until `steps` steps are over, crashes, opens, and compares. True when the
+/// sequence was over before.
 fn crash_after(setup: &Setup, sequence: &[usize], steps: u64, seed: u64) -> bool {
     let mut world = World::open(setup, seed, formatted(setup, 1)).unwrap();
     let inode = world.create(0).unwrap();

@@ -108,8 +108,9 @@ fn a_failed_batch_does_not_come_back_after_a_later_one() {
     });
 }
 
-/// Cause: flushes fail for good, so that the abort cannot be made durable either. Harm: an answer that
-/// claims to know. Rule: unknown is said, the domain takes no more, and the next opening decides.
+/// Cause: flushes fail for good, so that the abort cannot be made durable either. Harm: an answer
+/// that claims to know. Rule: unknown is said, the domain takes no more, and the next opening
+/// decides.
 #[test]
 fn when_nothing_can_be_made_durable_the_domain_stops_and_says_so() {
     for_each_seed("when_nothing_can_be_made_durable_the_domain_stops", 30, |seed| {
@@ -136,9 +137,9 @@ fn when_nothing_can_be_made_durable_the_domain_stops_and_says_so() {
     });
 }
 
-/// Cause: the killed process' last write lands while its successor opens. Harm: what was judged gone
-/// is there the next time. Rule: an opening waits for the disk, flushes, judges, and writes its
-/// verdict over the place.
+/// Cause: the killed process' last write lands while its successor opens. Harm: what was judged
+/// gone is there the next time. Rule: an opening waits for the disk, flushes, judges, and writes
+/// its verdict over the place.
 #[test]
 fn a_verdict_survives_a_zombie_write_and_a_second_crash() {
     for_each_seed("a_verdict_survives_a_zombie_write_and_a_second_crash", 60, |seed| {
@@ -202,8 +203,9 @@ fn a_rotten_page_does_not_bring_back_the_old_one() {
     assert!(refused >= 2, "pages in use were among them");
 }
 
-/// Cause: a record that was acknowledged rots. Harm: it looks like a torn one, which is dropped. Rule:
-/// an idle domain writes a seal behind it, and what is before a valid record was acknowledged.
+/// Cause: a record that was acknowledged rots. Harm: it looks like a torn one, which is dropped.
+/// Rule: an idle domain writes a seal behind it, and what is before a valid record was
+/// acknowledged.
 #[test]
 fn a_torn_last_record_is_told_from_a_rotten_acknowledged_one() {
     let setup = Setup::default();

@@ -118,7 +118,8 @@ fn space_freed_by_an_unacknowledged_batch_is_not_reused() {
         let inodes = fill(&mut world);
         let (victim, len) = inodes[(seed as usize) % 12];
         let old = vec![victim as u8; len as usize];
-        // The flush that would make the deletion durable takes for ever; meanwhile others want space.
+        // The flush that would make the deletion durable takes for ever; meanwhile others want
+        // space.
         let slow = FaultRule::every(OpKind::Flush, Fault::Slow(10_000_000_000));
         world.sim.with_faults(DiskId(0), |faults| faults.rules.push(slow));
         let _deleting = world.ask(0, Call::Delete { inode: victim });

@@ -1,5 +1,5 @@
-//! Bit rot, everywhere: the checker names it, or it is where nothing is kept; and what the checker finds
-//! no fault with the store opens and reads.
+//! Bit rot, everywhere: the checker names it, or it is where nothing is kept; and what the
+//! checker finds no fault with the store opens and reads.
 
 use crate::check::domain::DomainView;
 use crate::check::report::Findings;
