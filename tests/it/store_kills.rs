@@ -2,7 +2,7 @@
 //!
 //! The child is this test program again, told so by the environment. It writes from several
 //! threads, and says on its standard output what it begins and what was acknowledged; the parent
-//! kills it, opens the pool and holds it to that. `DYNAMICFS_KILLS=N` kills N times, not just a few.
+//! kills it, opens the pool and holds it to that. `DYNAMICFS_KILLS=N` kills N times, not a few.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
