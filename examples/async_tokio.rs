@@ -2,6 +2,9 @@
 //!
 //! `cargo run --example async_tokio [FILE]`; without a name it makes a file and removes it.
 
+// An example shows its result.
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;

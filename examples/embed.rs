@@ -2,6 +2,9 @@
 //!
 //! `cargo run --example embed [FILE]`; without a name it makes a file and removes it.
 
+// An example shows its result.
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;

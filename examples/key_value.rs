@@ -5,6 +5,9 @@
 //!
 //! `cargo run --example key_value [FILE]`; without a name it makes a file and removes it.
 
+// An example shows its result.
+#![allow(clippy::print_stdout)]
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;

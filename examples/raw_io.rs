@@ -1,7 +1,10 @@
 //! The raw block engine: reads and writes with priorities, and a flush, without a pool.
 //!
-//! `cargo run --example raw_io [FILE]` writes over the first blocks of FILE, which it makes if it is
-//! not there; without a name it makes a file and removes it.
+//! `cargo run --example raw_io [FILE]` writes over the first blocks of FILE, which it makes if it
+//! is not there; without a name it makes a file and removes it.
+
+// An example shows its result.
+#![allow(clippy::print_stdout)]
 
 use std::error::Error;
 use std::path::Path;

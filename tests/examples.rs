@@ -1,7 +1,7 @@
 //! The examples do what they say, each on a file of its own.
 
 // The examples' own `main` is not called here.
-#![allow(dead_code, clippy::print_stdout)]
+#![allow(dead_code)]
 
 use std::error::Error;
 use std::path::Path;

@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
+use dynamicfs::engine::error::OpenError;
+use dynamicfs::engine::storage_engine::EngineError;
 use dynamicfs::machine::device::{DeviceError, DeviceErrorClass};
 use dynamicfs::machine::topology::TopologyError;
 use dynamicfs::machine::write_gate::WriteRefusal;
 use dynamicfs::placement::PlacementError;
+use dynamicfs::store::error::StoreError;
 use dynamicfs::store::pool::PoolError;
-use dynamicfs::{EngineError, OpenError, StoreError};
 
 /// The documented exit codes. See `--help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

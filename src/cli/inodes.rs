@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use dynamicfs::{InodeId, InodeInfo, InodeOptions, StorageEngine};
+use dynamicfs::engine::storage_engine::{InodeId, InodeInfo, InodeOptions, StorageEngine};
+use dynamicfs::store::error::StoreError;
 use serde_json::json;
 
 use super::pool::PoolArguments;
@@ -104,7 +105,7 @@ fn copy_in(
     mut input: &mut dyn Read,
 ) -> Result<u64, CopyFailure> {
     let mut offset = 0;
-    let pool = |error: dynamicfs::StoreError| CopyFailure::Pool(error.into());
+    let pool = |error: StoreError| CopyFailure::Pool(error.into());
     let mut bytes = Vec::with_capacity(CHUNK_BYTES);
     loop {
         bytes.clear();

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use dynamicfs::engine::config::DiskAccess;
-use dynamicfs::engine::storage_engine::DomainReport;
-use dynamicfs::{
-    DiskConfig, EngineConfig, EngineMetrics, EngineStatus, FormatOptions, FormatPlan, Overwrite,
-    PoolReport, StorageEngine,
+use dynamicfs::engine::config::{DiskAccess, DiskConfig};
+use dynamicfs::engine::engine_config::EngineConfig;
+use dynamicfs::engine::storage_engine::{
+    DomainReport, EngineMetrics, EngineStatus, FormatOptions, FormatPlan, Overwrite, PoolReport,
+    StorageEngine,
 };
 use serde_json::{Value, json};
 

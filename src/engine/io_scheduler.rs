@@ -232,10 +232,15 @@ impl IoScheduler {
         }
         match end {
             Ok(end) => {
+                // Its last words are here, but the kernel lets a thread go only when the workers of
+                // its rings are back: a write or flush that hangs in one would hang us here.
+                let is_stuck = !end.stuck.is_empty();
                 report.stuck.extend(end.stuck);
                 report.failed.extend(end.failure);
                 let thread = reactor.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(thread) = thread {
+                if let Some(thread) = thread
+                    && !is_stuck
+                {
                     // Its outcome came through the channel; the panic, if any, is in it.
                     let _ = thread.join();
                 }

@@ -1,13 +1,12 @@
 //! [`StorageEngine`]: a crash-consistent pool of inodes on a disk, for threads and tasks.
 //!
-//! It is thin: an operation becomes a [`Call`](crate::store::call::Call) to the commit domain that
-//! its inode belongs to, and the domain's answer comes back in a [`StoreTicket`]. An inode belongs to
-//! domain `id % domains`; creations go round. The domains are tasks on the reactors of an
-//! [`IoScheduler`], which has the pool's disk for itself.
+//! It is thin: an operation becomes a [`Call`] to the commit domain that its inode belongs to, and
+//! the domain's answer comes back in a [`StoreTicket`]. An inode belongs to domain `id % domains`;
+//! creations go round. The domains are tasks on the reactors of an [`IoScheduler`], which has the
+//! pool's disk for itself.
 //!
 //! What can fail at the pool as a whole is an [`EngineError`]; an operation fails with a
-//! [`StoreError`](crate::store::error::StoreError), which says what is certain. Full is a value: see
-//! [`StoreTicket::taken`].
+//! [`StoreError`], which says what is certain. Full is a value: see [`StoreTicket::taken`].
 
 mod engine_error;
 mod engine_status;

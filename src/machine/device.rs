@@ -6,7 +6,8 @@
 //! killed with writes in flight: that is why a busy device is waited for.
 //!
 //! Symbolic links are resolved first and what was opened is checked against what was probed, so
-//! that a link changed in between is an error. Nothing here writes, except [`create_file`] and [`zero_file`].
+//! that a link changed in between is an error. Nothing here writes, except
+//! [`create_file`] and [`zero_file`].
 
 mod alignment;
 mod create;

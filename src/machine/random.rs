@@ -8,8 +8,8 @@ use std::io;
 /// As `getrandom(2)`: where the call is filtered.
 ///
 /// ```
-/// let (one, other) = (dynamicfs::machine::random::bytes::<16>()?, dynamicfs::machine::random::bytes()?);
-/// assert_ne!(one, other);
+/// use dynamicfs::machine::random;
+/// assert_ne!(random::bytes::<16>()?, random::bytes()?);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {

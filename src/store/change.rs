@@ -483,7 +483,8 @@ fn join(
         return Err(error);
     }
     // Others may have made the inode longer since this draft was begun.
-    let mut inode = domain.newest_inode(draft.inode.id)?;
+    let newest = domain.newest_inode(draft.inode.id);
+    let mut inode = newest.inspect_err(|_| give_back(domain, &placed))?;
     inode.size_bytes = match sharing {
         Sharing::Beside => inode.size_bytes.max(draft.inode.size_bytes),
         Sharing::Alone => draft.inode.size_bytes,

@@ -42,7 +42,9 @@ fn a_batch_closes_at_its_size() {
     let start = Instant::now();
     let tickets: Vec<_> =
         (0..20).map(|n| engine.write(inode, n * 65_536, &pattern(n, 500))).collect();
-    tickets.into_iter().for_each(|ticket| drop(settle(ticket)));
+    for ticket in tickets {
+        settle(ticket);
+    }
     assert!(start.elapsed() < Duration::from_secs(5), "nobody waits for the delay");
     assert_eq!(since(&engine, &before), (2, 20));
     let full = |metrics: &EngineMetrics| metrics.domains[0].counters.closed_full;
@@ -59,7 +61,9 @@ fn a_batch_closes_at_its_time() {
     let before = engine.metrics().unwrap();
     let start = Instant::now();
     let tickets: Vec<_> = (0..3).map(|n| engine.write(inode, n * 70_000, b"waits")).collect();
-    tickets.into_iter().for_each(|ticket| drop(settle(ticket)));
+    for ticket in tickets {
+        settle(ticket);
+    }
     assert!(start.elapsed() >= Duration::from_millis(75), "{:?}", start.elapsed());
     assert_eq!(since(&engine, &before), (1, 3));
     let late = |metrics: &EngineMetrics| metrics.domains[0].counters.closed_late;
@@ -84,7 +88,9 @@ fn a_full_queue_is_a_value_and_passes() {
     drop(engine.write(inode, 7 * 65_536, b"given up"));
     let short = engine.write(inode, 7 * 65_536, b"given up too");
     drop(short.wait_until(Instant::now() + Duration::from_millis(20)).unwrap_err());
-    writes.into_iter().for_each(|ticket| drop(settle(ticket)));
+    for ticket in writes {
+        settle(ticket);
+    }
     settle(refused.0);
     settle(waits);
     block_on(awaits).unwrap();

@@ -1,8 +1,8 @@
 //! A process that is killed while it writes loses nothing that it was told is durable.
 //!
-//! The child is this test program again, told so by the environment. It writes from several threads,
-//! and says on its standard output what it begins and what was acknowledged; the parent kills it,
-//! opens the pool and holds it to that. `DYNAMICFS_KILLS=N` kills N times instead of a few.
+//! The child is this test program again, told so by the environment. It writes from several
+//! threads, and says on its standard output what it begins and what was acknowledged; the parent
+//! kills it, opens the pool and holds it to that. `DYNAMICFS_KILLS=N` kills N times, not a few.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -53,7 +53,7 @@ fn child_that_writes_until_it_is_killed() {
             say(&format!("begin {thread} {slot} {version}"));
             let data = content(thread, slot, version);
             if numbers.below(4) == 0 {
-                // Together with the neighbouring inode size: a transaction.
+                // In two parts that come together or not at all.
                 let mut both = engine.transaction(inode);
                 both.write(slot * SLOT_BYTES, &data[..100]);
                 both.write(slot * SLOT_BYTES + 100, &data[100..]);
