@@ -1,7 +1,7 @@
 //! What is on its way to the journal: batches, the newest of them open.
 //!
 //! A request that joins the open batch changes what later requests build on, and nothing that a
-//! reader sees: [`Pipe::extent`] and [`Pipe::inode`] look from the newest batch to the oldest
+//! reader sees: `Pipe::extent` and `Pipe::inode` look from the newest batch to the oldest
 //! before they leave it to the table. Batches are committed in their order, one at a time.
 
 use std::cell::{Cell, RefCell};

@@ -2,10 +2,10 @@
 //!
 //! A write travels so: [`change`](crate::store::change) reads what it must, allocates, writes
 //! data or leaves it for the record, and joins the open [batch](crate::store::batch); the
-//! [coordinator](crate::store::commit) writes the record and its flush, applies the batch to the
-//! [table](crate::store::table) and answers. Behind it, [checkpoints](crate::store::checkpoint)
-//! copy the table to its pages, and blocks that lie in records only are [written
-//! home](crate::store::ram). A [read](crate::store::read) looks into the table and nothing else.
+//! coordinator (`commit`) writes the record and its flush, applies the batch to the
+//! table (`table`) and answers. Behind it, checkpoints (`checkpoint`)
+//! copy the table to its pages, and blocks that lie in records only are written
+//! home (`ram`). A read (`read`) looks into the table and nothing else.
 //!
 //! Parts are in cells that are borrowed for a few instructions and never across an `await`.
 

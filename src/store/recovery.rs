@@ -2,7 +2,7 @@
 //!
 //! 1. Flush the disk, so that nothing read from here on can be taken back by a power cut.
 //! 2. Look at every block of the journal for heads of records, and judge the newest
-//!    ([`scan`](crate::store::recovery::scan)): everything before the last record was
+//!    (`scan`): everything before the last record was
 //!    acknowledged, so it must be there, in one chain; the last may be torn, which its checksums
 //!    and those of its data show.
 //! 3. Read the tree of the newest durable checkpoint, and apply the records after it.
