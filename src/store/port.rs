@@ -37,6 +37,8 @@ struct Slots {
 pub(crate) struct Port {
     slots: RefCell<Slots>,
     now: Cell<u64>,
+    /// Requests handed over since somebody asked.
+    handed_over: Cell<u64>,
 }
 
 impl Port {
@@ -108,7 +110,10 @@ impl Port {
                 return failed;
             };
             let (request, kind) = match io.submit(slot as u64, request) {
-                Ok(()) => continue,
+                Ok(()) => {
+                    self.handed_over.set(self.handed_over.get() + 1);
+                    continue;
+                }
                 Err(LocalRefusal::QueueFull(request)) => {
                     self.slots.borrow_mut().outbox.push_front((slot, request));
                     return failed;
@@ -121,6 +126,11 @@ impl Port {
             failed = true;
             self.complete(slot as u64, request.fail(kind, path));
         }
+    }
+
+    /// How many requests were handed over since this was last asked.
+    pub(crate) fn take_handed_over(&self) -> u64 {
+        self.handed_over.take()
     }
 
     /// A request has completed.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 
 use crate::concurrency::call_table::{CallTable, ServerKey};
 use crate::concurrency::mailbox::Mailbox;
@@ -58,9 +59,17 @@ struct Shared {
     domain: RefCell<Option<Rc<Domain>>>,
     failed: RefCell<Option<RecoveryError>>,
     closed: Cell<bool>,
+    /// Callers that were answered and are still to be woken.
+    wakers: RefCell<Vec<Waker>>,
 }
 
+/// Turns after which callers are woken when a request was handed over in the same turn: by then the
+/// reactor has given it to the device, and waking many takes longer than that.
+const TURNS_TO_WAKE: u32 = 2;
+
 struct Service<F> {
+    /// Turns until the callers are woken.
+    wake_in: u32,
     shared: Rc<Shared>,
     executor: Executor<F>,
     serve: fn(Rc<Shared>, Rc<Domain>, ServerKey, Call) -> F,
@@ -88,6 +97,7 @@ fn make<F: Future<Output = ()> + 'static>(
         domain: RefCell::new(None),
         failed: RefCell::new(None),
         closed: Cell::new(false),
+        wakers: RefCell::new(Vec::new()),
     });
     let mut executor = Executor::new(seed.config.requests_max);
     let opening = Rc::clone(&shared);
@@ -103,13 +113,25 @@ fn make<F: Future<Output = ()> + 'static>(
             }
         }
     }));
-    Box::new(Service { shared, executor, serve })
+    Box::new(Service { wake_in: 0, shared, executor, serve })
+}
+
+impl<F> Service<F> {
+    /// Wakes the callers that were answered.
+    fn wake(&mut self) {
+        self.wake_in = 0;
+        // Out of the cell: a waker is foreign code. The memory of the list stays.
+        let mut wakers = std::mem::take(&mut *self.shared.wakers.borrow_mut());
+        wakers.drain(..).for_each(Waker::wake);
+        self.shared.wakers.replace(wakers);
+    }
 }
 
 impl<F: Future<Output = ()>> Service<F> {
     fn turn(&mut self, io: &mut LocalIo<'_>) -> TaskState {
         let had_domain = self.shared.domain.borrow().is_some();
         self.shared.port.begin(io);
+        self.shared.port.take_handed_over();
         loop {
             self.take_mail();
             self.executor.run();
@@ -120,7 +142,15 @@ impl<F: Future<Output = ()>> Service<F> {
                 break;
             }
         }
-        self.state()
+        if self.shared.wakers.borrow().is_empty() {
+            return self.state();
+        }
+        if self.shared.port.take_handed_over() == 0 {
+            self.wake();
+            return self.state();
+        }
+        self.wake_in = TURNS_TO_WAKE;
+        TaskState::RunAgain
     }
 
     /// The tasks of an open domain.
@@ -170,7 +200,14 @@ impl<F: Future<Output = ()>> Service<F> {
 
 impl<F: Future<Output = ()>> LocalTask for Service<F> {
     fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState {
-        self.turn(io)
+        if self.wake_in > 0 {
+            self.wake_in -= 1;
+            if self.wake_in == 0 {
+                self.wake();
+            }
+        }
+        let state = self.turn(io);
+        if self.wake_in > 0 { TaskState::RunAgain } else { state }
     }
 
     fn complete(
@@ -180,12 +217,14 @@ impl<F: Future<Output = ()>> LocalTask for Service<F> {
         completion: Completion,
     ) -> Option<TaskState> {
         self.shared.port.complete(tag, completion);
-        Some(self.turn(io))
+        let state = self.turn(io);
+        Some(if self.wake_in > 0 { TaskState::RunAgain } else { state })
     }
 }
 
 impl<F> Drop for Service<F> {
     fn drop(&mut self) {
+        self.wake();
         // Whoever still waits is told.
         let doorstep = &self.shared.doorstep;
         for key in doorstep.mailbox.close(&doorstep.calls) {
@@ -210,9 +249,9 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    fn give(mut self, reply: Reply) {
+    fn give(mut self, reply: Reply, wakers: &RefCell<Vec<Waker>>) {
         if let Some(key) = self.key.take() {
-            answer(self.doorstep, key, reply);
+            wakers.borrow_mut().extend(self.doorstep.calls.complete(key, reply));
         }
     }
 }
@@ -256,7 +295,7 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
         Call::Close => close(&shared, &domain).await,
     };
-    answer.give(reply.unwrap_or_else(Reply::Failed));
+    answer.give(reply.unwrap_or_else(Reply::Failed), &shared.wakers);
 }
 
 /// Counts from the table what the allocator counts by itself.
