@@ -3,8 +3,10 @@
 //! This and its parts are the only place that prints. Output is built in full before it is written,
 //! so that a reader who goes away (`| head`) is noticed in one place and is no error.
 
+mod check;
 mod devices;
 mod failure;
+mod inspect;
 mod plan;
 mod table;
 
@@ -43,6 +45,14 @@ enum Command {
     /// Nothing is opened or written.
     #[command(after_help = EXIT_CODES)]
     Plan(plan::PlanArguments),
+    /// Check whether a pool that nobody has open is consistent. Nothing is written.
+    ///
+    /// Exits with 0 when it is, and with 1 when it is not.
+    #[command(after_help = EXIT_CODES)]
+    Check(check::CheckArguments),
+    /// Show what lies on a disk of a pool, decoded. Nothing is written.
+    #[command(after_help = EXIT_CODES)]
+    Inspect(inspect::InspectArguments),
 }
 
 /// Runs the tool with the process's arguments.
@@ -59,6 +69,8 @@ pub(crate) fn run() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Devices(arguments) => devices::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
     };
     match outcome {
         Ok(report) => finish(&report),
