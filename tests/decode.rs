@@ -1,4 +1,5 @@
-//! Bytes that verify and may be anything: what decodes them gives an error or a value, and never panics.
+//! Bytes that verify and may be anything: what decodes them gives an error or a value, and never
+//! panics.
 // clippy.toml allows this in tests, but does not see the functions beside them.
 #![allow(clippy::unwrap_used)]
 
@@ -70,7 +71,11 @@ fn sealed_record(mut bytes: Vec<u8>, offset: u64, kind: u16) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn records(

@@ -1,13 +1,14 @@
 //! What a domain holds: inodes, and where each of their extents is.
 //!
 //! It starts as the pages say. They were copied one after another while commits went on, so a group
-//! may be on two of them, a first slot without its second, an extent without its inode, and all may be
-//! newer than the checkpoint. Then every record after `through` is applied, each replacing what it
-//! names, whatever was there: so the last record that names something decides, and what no record
-//! names was the same all the time the pages were copied. Therefore:
+//! may be on two of them, a first slot without its second, an extent without its inode, and all may
+//! be newer than the checkpoint. Then every record after `through` is applied, each replacing what
+//! it names, whatever was there: so the last record that names something decides, and what no
+//! record names was the same all the time the pages were copied. Therefore:
 //!
 //! - a **doubt** that the pages raise is an error if no record settles it;
-//! - what comes from a page and is newer than `through` is an error, because a record says it again;
+//! - what comes from a page and is newer than `through` is an error, because a record says it
+//!   again;
 //! - what a page says for the sequence of a record is what that record says.
 
 use std::collections::BTreeMap;
@@ -222,8 +223,8 @@ fn candidates(groups: &[Group]) -> BTreeMap<ExtentKey, Candidates> {
     all
 }
 
-/// The extent of one first slot and, if it needs it, a second, as far as it can be made; and what is
-/// wrong with it.
+/// The extent of one first slot and, if it needs it, a second, as far as it can be made; and what
+/// is wrong with it.
 fn join(slot: &FirstSlot, rest: Option<&SecondSlot>) -> (Option<Extent>, Option<&'static str>) {
     let wrong = match (slot.needs_second(), rest) {
         (false, None) => None,

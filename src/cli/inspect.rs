@@ -1,5 +1,5 @@
-//! `dynamicfs inspect`: what lies on a disk of a pool, decoded. Nothing is written, and what is damaged
-//! is shown as far as it can be read.
+//! `dynamicfs inspect`: what lies on a disk of a pool, decoded. Nothing is written, and what is
+//! damaged is shown as far as it can be read.
 
 mod show;
 mod views;

@@ -1,5 +1,6 @@
 //! Pools that are wrong and whose checksums are right: as of a bug, or of somebody who can compute
-//! them. And garbage, and less than a pool. None of it makes the checker panic, or read without end.
+//! them. And garbage, and less than a pool. None of it makes the checker panic, or read without
+//! end.
 
 use crate::check::digest::PoolDigest;
 use crate::check::domain::DomainView;
@@ -205,6 +206,21 @@ fn lies_are_found_or_harmless_and_never_a_panic() {
     // Padding, old records and tags are where a lie does no harm.
     let (count, errors) = (count.get(), errors.get());
     assert!(count < 100 || errors * 100 / count > 40, "{errors} of {count}");
+}
+
+/// Cause: the sequence behind the last was a sum. Harm: overflow, on a record that says it is the
+/// last that there can be. Fix: it saturates; seed 5000 of the test above had found it.
+#[test]
+fn the_last_sequence_that_there_can_be_is_no_panic() {
+    let mut image = GOLDEN[0].image();
+    let label = Label::decode(0, image.len() as u64, &image).unwrap();
+    let view = view_of(&image, &label, 0);
+    let last = view.journal.last.unwrap();
+    put(&mut image, view.journal.id.offset(last.position) as usize + 32, u64::MAX);
+    seal_records(&mut image, &view.journal.id, &last);
+    let report = check_bounded(&image, Depth::Data);
+    assert_eq!(report.domains[0].last_sequence, u64::MAX);
+    assert!(!report.is_consistent());
 }
 
 #[test]
