@@ -5,14 +5,15 @@
 //! disagreement. It never writes, and goes on behind what it finds wrong as far as it can.
 //!
 //! 1. [Labels](label): four copies, a quorum.
-//! 2. [Journal](journal), for each domain: every head is looked for; who follows whom makes chains; the
-//!    chain with the newest end is the journal, and must reach back to the tail that its end names.
+//! 2. [Journal](journal), for each domain: every head is looked for; who follows whom makes chains;
+//!    the chain with the newest end is the journal, and must reach back to the tail that its end
+//!    names.
 //! 3. [Tree](tree): every page of the newest durable checkpoint, from the root down.
-//! 4. [State](state): what the pages hold, then every record after `through`, one after another, each
-//!    replacing what it names. Pages are copied while commits go on, so what contradicts itself on them
-//!    is an error only if no record says it again.
-//! 5. [Blocks](blocks): each has one owner, in its domain's space; with [`Depth::Data`] each is read, and
-//!    is right if it, or a copy that a needed record holds, sums to what its extent says.
+//! 4. [State](state): what the pages hold, then every record after `through`, one after another,
+//!    each replacing what it names. Pages are copied while commits go on, so what contradicts
+//!    itself on them is an error only if no record says it again.
+//! 5. [Blocks](blocks): each has one owner, in its domain's space; with [`Depth::Data`] each is
+//!    read, and is right if it, or a copy that a needed record holds, sums to what its extent says.
 //!
 //! What a crash leaves behind is a [`Severity::Note`]; everything else is a [`Severity::Error`].
 

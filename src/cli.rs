@@ -3,9 +3,11 @@
 //! This and its parts are the only place that prints. Output is built in full before it is written,
 //! so that a reader who goes away (`| head`) is noticed in one place and is no error.
 
+mod check;
 mod devices;
 mod failure;
 mod inodes;
+mod inspect;
 mod plan;
 mod pool;
 mod table;
@@ -66,6 +68,14 @@ enum Command {
     /// Remove an inode.
     #[command(after_help = EXIT_CODES)]
     Rm(inodes::RemoveArguments),
+    /// Check whether a pool that nobody has open is consistent. Nothing is written.
+    ///
+    /// Exits with 0 when it is, and with 1 when it is not.
+    #[command(after_help = EXIT_CODES)]
+    Check(check::CheckArguments),
+    /// Show what lies on a disk of a pool, decoded. Nothing is written.
+    #[command(after_help = EXIT_CODES)]
+    Inspect(inspect::InspectArguments),
 }
 
 /// Runs the tool with the process's arguments.
@@ -88,6 +98,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Get(arguments) => inodes::get(arguments),
         Command::Ls(arguments) => inodes::list(arguments),
         Command::Rm(arguments) => inodes::remove(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
     };
     match outcome {
         Ok(report) => finish(&report),

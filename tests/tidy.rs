@@ -77,7 +77,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Edges upward that exist in test code alone: tests of what lies below the simulator take their
-/// memory from below, and their seeds and random numbers from the simulator.
+/// memory from below, and their seeds and random numbers from the simulator. The store's tests ask
+/// the checker what the store has left.
 const TEST_EDGES: &[(&str, &str)] = &[
     ("scheduler", "memory"),
     ("scheduler", "machine"),

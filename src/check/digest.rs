@@ -1,7 +1,8 @@
 //! One number for what a pool holds, whatever way it came there.
 //!
-//! Of each inode its id, size, tag, and the checksums of its blocks that are not zero: a hole and a block
-//! of zeroes read alike and count alike. Inodes are summed, so that their order is of no matter.
+//! Of each inode its id, size, tag, and the checksums of its blocks that are not zero: a hole and a
+//! block of zeroes read alike and count alike. Inodes are summed, so that their order is of no
+//! matter.
 
 use crate::format::checksum::{Context, block_checksum, metadata_checksum};
 use crate::format::layout::BLOCK_BYTES;

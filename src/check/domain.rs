@@ -44,11 +44,14 @@ impl DomainView {
             Some(_) => journal.checkpoint(findings),
             None => None,
         };
-        let tree = match &checkpoint {
-            Some((_, body)) => Tree::read(image, label, domain, body, findings),
-            None => Tree::default(),
+        let (tree, state) = match &checkpoint {
+            Some((head, body)) => {
+                let tree = Tree::read(image, label, domain, body, findings);
+                let state = State::of_tree(domain, &tree, head, findings);
+                (tree, state)
+            }
+            None => (Tree::default(), State::default()),
         };
-        let state = State::of_tree(domain, &tree, findings);
         let (label, replayed) = (*label, 0);
         let mut view = DomainView { label, domain, journal, checkpoint, tree, state, replayed };
         view.replay(findings);

@@ -1,10 +1,10 @@
 //! A domain's journal: which records there are, which of them count, and what they say.
 //!
-//! Every block is looked at for a head. A head that names another's end, checksum and sequence follows
-//! it; so heads make chains. In the chain with the newest end the last record counts if its body and
-//! the data that it names outside the journal are whole; if not, the one before it is the last,
-//! because a record is written only after the one before it was acknowledged. From there back to the
-//! tail that it names every record is **needed**.
+//! Every block is looked at for a head. A head that names another's end, checksum and sequence
+//! follows it; so heads make chains. In the chain with the newest end the last record counts if its
+//! body and the data that it names outside the journal are whole; if not, the one before it is the
+//! last, because a record is written only after the one before it was acknowledged. From there back
+//! to the tail that it names every record is **needed**.
 //!
 //! Heads outside the chain are left from an earlier turn of the ring, and older than all that is
 //! needed; one that is not older is an error. So is a needed record that is not whole, or breaks a
@@ -472,6 +472,7 @@ impl Journal {
 
     /// Something behind the last record that was to be the next.
     fn judge_behind(&self, image: &mut Image<'_>, last: &RecordHead, findings: &mut Findings) {
+        let next = last.sequence.saturating_add(1);
         for at in self.next_places(last) {
             let offset = self.id.start + at;
             if self.heads.contains_key(&at) {
@@ -481,7 +482,7 @@ impl Journal {
             if !is_begun(&self.id, last, &block) {
                 continue;
             }
-            let site = Site::at(self.id.domain, offset, format!("record {}", last.sequence + 1));
+            let site = Site::at(self.id.domain, offset, format!("record {next}"));
             findings.note(site, "a whole head, or none", "one that is torn or damaged");
         }
     }
@@ -496,7 +497,7 @@ fn is_begun(id: &JournalId, last: &RecordHead, block: &[u8]) -> bool {
     let says = [
         block.starts_with(b"dynfsREC"),
         block.get(16..32) == Some(&id.pool[..]),
-        number(32) == last.sequence + 1,
+        Some(number(32)) == last.sequence.checked_add(1),
         number(48) == last.checksum,
     ];
     let fields = says.iter().filter(|said| **said).count();

@@ -1,13 +1,14 @@
 //! What a domain holds: inodes, and where each of their extents is.
 //!
 //! It starts as the pages say. They were copied one after another while commits went on, so a group
-//! may be on two of them, a first slot without its second, an extent without its inode, and all may be
-//! newer than the checkpoint. Then every record after `through` is applied, each replacing what it
-//! names, whatever was there: so the last record that names something decides, and what no record
-//! names was the same all the time the pages were copied. Therefore:
+//! may be on two of them, a first slot without its second, an extent without its inode, and all may
+//! be newer than the checkpoint. Then every record after `through` is applied, each replacing what
+//! it names, whatever was there: so the last record that names something decides, and what no
+//! record names was the same all the time the pages were copied. Therefore:
 //!
 //! - a **doubt** that the pages raise is an error if no record settles it;
-//! - what comes from a page and is newer than `through` is an error, because a record says it again;
+//! - what comes from a page and is newer than `through` is an error, because a record says it
+//!   again;
 //! - what a page says for the sequence of a record is what that record says.
 
 use std::collections::BTreeMap;
@@ -76,8 +77,14 @@ struct Candidates {
 
 impl State {
     /// What the pages say.
-    pub fn of_tree(domain: u16, tree: &Tree, findings: &mut Findings) -> State {
+    pub fn of_tree(
+        domain: u16,
+        tree: &Tree,
+        checkpoint: &RecordHead,
+        findings: &mut Findings,
+    ) -> State {
         let mut state = State { domain, ..State::default() };
+        state.judge_generations(tree, checkpoint, findings);
         for (page, record) in &tree.inodes {
             let held = HeldInode { record: *record, source: Source::Page(*page) };
             if let Some(before) = state.inodes.insert(record.id, held) {
@@ -90,6 +97,24 @@ impl State {
             state.take(key, &candidates);
         }
         state
+    }
+
+    /// What is on a page was durable before the checkpoint's record, also where nothing is.
+    fn judge_generations(&self, tree: &Tree, checkpoint: &RecordHead, findings: &mut Findings) {
+        let inodes = tree.inodes.iter().map(|(page, inode)| (*page, inode.id, inode.generation));
+        let slots = tree.groups.iter().flat_map(|group| {
+            let generations = match &group.slots {
+                Slots::First(slots) => slots.map(|slot| slot.generation),
+                Slots::Second(slots) => slots.map(|slot| slot.generation),
+            };
+            generations.map(|generation| (group.page, group.header.inode, generation))
+        });
+        let newer = |(_, _, generation): &(u32, u64, u64)| *generation >= checkpoint.sequence;
+        for (page, inode, generation) in inodes.chain(slots).filter(newer) {
+            let site = self.site(format!("inode {inode}, on page {page}"));
+            let expected = format!("generations below {}", checkpoint.sequence);
+            findings.error(site, expected, generation.to_string());
+        }
     }
 
     fn site(&self, what: String) -> Site {
@@ -108,16 +133,15 @@ impl State {
             ([], None) => return,
             ([], Some((page, _))) => (*page, "a second slot without its first".to_owned()),
             ([(page, slot)], rest) => {
-                let rest = rest.map(|(_, rest)| rest);
-                let held = join(slot, rest);
-                if let Ok(extent) | Err((_, Some(extent))) = held {
+                let (extent, wrong) = join(slot, rest.map(|(_, rest)| rest));
+                if let Some(extent) = extent {
                     let (generation, source) = (slot.generation, Source::Page(*page));
                     self.extents.insert(key, HeldExtent { extent, generation, source });
                 }
-                match held {
-                    Ok(_) if first.len() == 1 && rests <= 1 => return,
-                    Ok(_) => (*page, "its group on two pages".to_owned()),
-                    Err((what, _)) => (*page, what.to_owned()),
+                match wrong {
+                    None if first.len() == 1 && rests <= 1 => return,
+                    None => (*page, "its group on two pages".to_owned()),
+                    Some(what) => (*page, what.to_owned()),
                 }
             }
             ([(page, _), ..], _) => (*page, "it on two pages".to_owned()),
@@ -199,23 +223,21 @@ fn candidates(groups: &[Group]) -> BTreeMap<ExtentKey, Candidates> {
     all
 }
 
-/// The extent of one first slot and, if it needs it, a second; else what is wrong, and what can be
-/// made of it.
-fn join(
-    slot: &FirstSlot,
-    rest: Option<&SecondSlot>,
-) -> Result<Extent, (&'static str, Option<Extent>)> {
-    let mismatch = ("a mask that its fragments do not fit", None);
-    match (slot.needs_second(), rest) {
-        (false, None) => slot.join(None).map_err(|_| mismatch),
-        (false, Some(_)) => {
-            Err(("a second slot that the first does not need", slot.join(None).ok()))
-        }
-        (true, None) => Err(("a first slot without its second", None)),
+/// The extent of one first slot and, if it needs it, a second, as far as it can be made; and what
+/// is wrong with it.
+fn join(slot: &FirstSlot, rest: Option<&SecondSlot>) -> (Option<Extent>, Option<&'static str>) {
+    let wrong = match (slot.needs_second(), rest) {
+        (false, None) => None,
+        (false, Some(_)) => Some("a second slot that the first does not need"),
+        (true, None) => Some("a first slot without its second"),
         (true, Some(rest)) if rest.generation != slot.generation => {
-            Err(("first and second slot of different generations", slot.join(Some(rest)).ok()))
+            Some("first and second slot of different generations")
         }
-        (true, Some(rest)) => slot.join(Some(rest)).map_err(|_| mismatch),
+        (true, Some(_)) => None,
+    };
+    match slot.join(rest.filter(|_| slot.needs_second())) {
+        Ok(extent) => (Some(extent), wrong),
+        Err(_) => (None, wrong.or(Some("a mask that its fragments do not fit"))),
     }
 }
 

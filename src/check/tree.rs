@@ -1,7 +1,8 @@
 //! The pages of a checkpoint, from the root down.
 //!
-//! A page is read where its parent says it is and must be what the parent says: checksum, domain, level,
-//! number. Where it cannot be had, what is below it, or on it, is lost, and the rest is read.
+//! A page is read where its parent says it is and must be what the parent says: checksum, domain,
+//! level, number. Where it cannot be had, what is below it, or on it, is lost, and the rest is
+//! read.
 
 use crate::check::image::Image;
 use crate::check::report::{Findings, Site};

@@ -348,8 +348,8 @@ mod tests {
         assert!(offsets[3] + 4096 <= 64 << 20);
     }
 
-    /// Cause: the tail's start was a difference that underflowed below 2 MiB. Harm: looking for a label
-    /// on a small disk that begins like one was a panic. Fix: it saturates.
+    /// Cause: the tail's start was a difference that underflowed below 2 MiB. Harm: looking for a
+    /// label on a small disk that begins like one was a panic. Fix: it saturates.
     #[test]
     fn small_disks_have_label_offsets_too() {
         for bytes in [0, 1, 4095, 4096, LABEL_ZONE_BYTES - 1, LABEL_ZONE_BYTES] {

@@ -1,5 +1,5 @@
-//! Images of version 1 of the format, as the store wrote them once, and what the checker said of them.
-//! `tests/golden/README.md` says what they hold.
+//! Images of version 1 of the format, as the store wrote them once, and what the checker said of
+//! them. `tests/golden/README.md` says what they hold.
 
 use serde_json::Value;
 
@@ -28,8 +28,8 @@ pub(crate) const GOLDEN: &[Golden] = &[
 ];
 
 impl Golden {
-    /// Its bytes. Each line of the file is an offset and the bytes from there on, in hexadecimal, without
-    /// the zeroes at their end; everything else is zero.
+    /// Its bytes. Each line of the file is an offset and the bytes from there on, in hexadecimal,
+    /// without the zeroes at their end; everything else is zero.
     pub(crate) fn image(&self) -> Vec<u8> {
         let mut lines = self.image.lines();
         let bytes = lines.next().and_then(|line| line.strip_prefix("bytes "));

@@ -1,6 +1,6 @@
 //! The checker and the store judge the same disks and know nothing of each other: what recovery
-//! accepts the checker finds no error in, both see the same records, inodes, extents and
-//! contents, and so does the model.
+//! accepts the checker finds no error in, both see the same records, inodes, extents and contents,
+//! and so does the model.
 
 mod golden;
 mod rot;
@@ -125,7 +125,7 @@ fn close_and_open(
 
 #[test]
 fn what_a_crash_leaves_is_consistent_and_what_recovery_says() {
-    for_each_seed("what_a_crash_leaves_is_consistent", 25, |seed| {
+    for_each_seed("what_a_crash_leaves_is_consistent", 12, |seed| {
         crash_check_and_go_on(seed, &Setup::default(), 6);
     });
 }
@@ -141,7 +141,7 @@ fn checkpoints_under_way_are_consistent() {
         ..Setup::default().config
     };
     let setup = Setup { config, ..Setup::default() };
-    for_each_seed("checkpoints_under_way_are_consistent", 25, |seed| {
+    for_each_seed("checkpoints_under_way_are_consistent", 12, |seed| {
         crash_check_and_go_on(seed, &setup, 6);
     });
 }
@@ -150,7 +150,7 @@ fn checkpoints_under_way_are_consistent() {
 fn two_domains_are_consistent() {
     let config = DomainConfig { mechanism: Mechanism::Dsync, ..Setup::default().config };
     let setup = Setup { domains: 2, reactors: 2, config, ..Setup::default() };
-    for_each_seed("two_domains_are_consistent", 15, |seed| {
+    for_each_seed("two_domains_are_consistent", 8, |seed| {
         crash_check_and_go_on(seed, &setup, 6);
     });
 }

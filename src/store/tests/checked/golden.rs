@@ -1,5 +1,5 @@
-//! Images of version 1 of the format, as the store wrote them once: the checker and the store
-//! must read them for ever. `tests/golden/README.md` says what they hold.
+//! Images of version 1 of the format, as the store wrote them once: the checker and the store must
+//! read them for ever. `tests/golden/README.md` says what they hold.
 
 use crate::check::digest::{InodeDigest, PoolDigest};
 use crate::check::tests::golden::{GOLDEN, Golden};
