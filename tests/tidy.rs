@@ -101,6 +101,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "src/io/uring_backend.rs",
     "src/engine/thread.rs",
     "bench/src/bare_ring.rs",
+    "bench/src/bare_ring/",
     "tests/loom/extent_locks.rs",
     "tests/loom/planted.rs",
     "tests/loom/planted_locks.rs",

@@ -42,6 +42,9 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     /// Alternate rounds of the engine and of a bare io_uring loop, and print the ratio; read-only
     Compare(CompareArgs),
+    /// Alternate rounds of durable writes through the storage engine and by bare system calls
+    #[command(name = "compare-durable")]
+    CompareDurable(CompareDurableArgs),
     /// A short standard run that shows the engine works here; read-only on devices
     Smoke(SmokeArgs),
 }
@@ -73,9 +76,9 @@ pub struct RunArgs {
         default_missing_value = "1", value_parser = zero_or_one, help_heading = "Time")]
     pub time_based: Option<bool>,
     /// Run this long before measuring: seconds, or with a suffix
-    #[arg(long, value_name = "TIME", help_heading = "Time")]
+    #[arg(long, value_name = "TIME", alias = "ramp", help_heading = "Time")]
     pub ramp_time: Option<String>,
-    /// Read requests from a disk, or complete them in the kernel without one
+    /// Requests go to a disk, to the kernel's no-op, or through the storage engine to a pool
     #[arg(long, value_enum, default_value_t, help_heading = "Engine")]
     pub target: Target,
     /// A second job at the same time on the same disks, such as
@@ -143,6 +146,34 @@ pub struct RunArgs {
     /// Print the plan as a job file and exit without opening anything
     #[arg(long = "parse-only", alias = "parse_only", help_heading = "Output")]
     pub parse_only: bool,
+    /// What only --target=engine has.
+    #[command(flatten)]
+    pub store: StoreWords,
+}
+
+/// The words of a run on the storage engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(rename_all = "snake_case", next_help_heading = "Storage engine (--target=engine)")]
+pub struct StoreWords {
+    /// The engine's configuration (TOML); --filename, where given, is its disk
+    #[arg(long, value_name = "FILE")]
+    pub pool: Option<PathBuf>,
+    /// Make a new pool first (with --destroy); quick: without writing a file over, which was written
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true,
+        default_missing_value = "fill")]
+    pub format: Option<FormatFill>,
+    /// Inodes that the jobs share; 1: all the same one [default: one for each job]
+    #[arg(long, value_name = "N")]
+    pub inodes: Option<String>,
+    /// When a write is answered [default: committed]
+    #[arg(long, value_enum)]
+    pub durability: Option<DurabilityWord>,
+    /// What a job is [default: threads]
+    #[arg(long, value_enum)]
+    pub clients: Option<Clients>,
+    /// Threads that poll the tasks of --clients=tasks [default: 1]
+    #[arg(long, value_name = "N")]
+    pub drivers: Option<String>,
 }
 
 /// The words of one job, on the command line and in a `--beside` specification.
@@ -241,6 +272,45 @@ pub struct CompareArgs {
     pub json: bool,
 }
 
+/// Options of `compare-durable`.
+#[derive(Debug, Clone, Args)]
+#[command(rename_all = "snake_case")]
+pub struct CompareDurableArgs {
+    /// Device or fully written file: all of it is overwritten, many times
+    #[arg(value_name = "DISK")]
+    pub disk: PathBuf,
+    /// Allow it: the same path again
+    #[arg(long, value_name = "DISK")]
+    pub destroy: Vec<PathBuf>,
+    /// Write even where a file system, partition table or pool was found (with --destroy)
+    #[arg(long)]
+    pub force: bool,
+    /// Rounds of each side
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub rounds: String,
+    /// Time per round and row: seconds, or with a suffix
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub runtime: String,
+    /// Bytes per write
+    #[arg(long, value_name = "SIZE", default_value = "4k")]
+    pub bs: String,
+    /// Writers of the rows with many
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub writers: String,
+    /// Bytes that the writers overwrite [default: 16 times the journals of the pool]
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<String>,
+    /// MiB of the pool's one journal, unless --pool says something else
+    #[arg(long, value_name = "MIB", default_value = "4")]
+    pub journal: String,
+    /// The engine's configuration (TOML), for the disk DISK
+    #[arg(long, value_name = "FILE")]
+    pub pool: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `smoke`.
 #[derive(Debug, Clone, Args)]
 #[command(rename_all = "snake_case")]
@@ -306,6 +376,43 @@ pub enum Target {
     Raw,
     /// The kernel's no-op: what the engine itself costs
     Nop,
+    /// Inodes of a pool, through the storage engine
+    Engine,
+}
+
+/// How a pool is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FormatFill {
+    /// A file is written over with zeroes first
+    #[default]
+    Fill,
+    /// It was written before
+    Quick,
+}
+
+/// When a write is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DurabilityWord {
+    /// When it is durable
+    #[default]
+    Committed,
+    /// When it is visible
+    Buffered,
+}
+
+/// What makes the requests of a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clients {
+    /// A thread for each, which blocks
+    #[default]
+    Threads,
+    /// A task for each, polled by a few threads
+    Tasks,
+    /// A task for each, on the reactor of its inode
+    Reactor,
 }
 
 /// On or off.

@@ -1,6 +1,8 @@
 //! The least that random reads through io_uring can cost: one ring, one thread, fixed file, fixed
 //! buffers, no scheduler, no metrics, no slab. What the engine costs is measured against this.
 
+pub mod durable;
+
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -59,7 +61,7 @@ pub fn run(order: &BareOrder<'_>, stream: Stream) -> Result<BareResult, Failure>
     outcome.unwrap_or_else(|_| Err(broken("its thread panicked")))
 }
 
-fn broken(what: &str) -> Failure {
+pub(crate) fn broken(what: &str) -> Failure {
     Failure::Runtime {
         message: format!("the bare ring failed: {what}"),
         help: "it needs what the engine needs: see the message, `ulimit -l` and `dmesg`".into(),

@@ -20,7 +20,8 @@ use crate::failure::Failure;
 use crate::load::{CloneOrder, Window};
 use crate::output::{check_place, deliver};
 use crate::plan::{CalibratePlan, ComparePlan, JobPlan};
-use crate::run::{FIRST_DISK, class};
+use crate::run::FIRST_DISK;
+use crate::run::parts::class;
 use crate::session;
 use crate::stream::Stream;
 

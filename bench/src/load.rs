@@ -1,4 +1,5 @@
-//! The load: a job's clone as a task on a reactor, or as a thread with tickets.
+//! The load: a job's clone as a task on a reactor, or as a thread with tickets; on the storage
+//! engine ([`store`]) as a blocking thread, or as one of many tasks ([`tasks`]).
 //!
 //! A closed loop keeps `depth` requests in flight; an open loop (`--rate_iops`) starts requests on
 //! a schedule and measures from the scheduled start, so that a stall is not omitted.
@@ -6,6 +7,8 @@
 //! clock reading of its own.
 
 pub mod local;
+pub mod store;
+pub mod tasks;
 pub mod thread;
 
 use std::sync::Mutex;
@@ -14,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dynamicfs::io::IoError;
 use dynamicfs::machine::affinity::ThreadUsage;
 use dynamicfs::metrics::{Counter, Histogram};
-use dynamicfs::{Completion, DiskId, Priority};
+use dynamicfs::{Completion, DiskId, Priority, StoreError};
 
 use crate::report::Buckets;
 use crate::stream::{Direction, Stream};
@@ -62,6 +65,34 @@ pub struct Tally {
     pub total: Histogram,
 }
 
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RequestFailure {
+    /// The kernel's number, 0 where it has said none.
+    pub errno: i32,
+    /// In words.
+    pub message: String,
+}
+
+impl From<&IoError> for RequestFailure {
+    fn from(error: &IoError) -> Self {
+        Self { errno: error.errno.unwrap_or(0), message: error.to_string() }
+    }
+}
+
+impl From<&StoreError> for RequestFailure {
+    fn from(error: &StoreError) -> Self {
+        let errno = match error {
+            StoreError::Unreadable { source, .. } | StoreError::Write { source } => {
+                source.errno.unwrap_or(0)
+            }
+            _ => 0,
+        };
+        Self { errno, message: error.to_string() }
+    }
+}
+
 /// What a clone has done, readable while it runs.
 #[derive(Debug, Default)]
 pub struct CloneResult {
@@ -76,7 +107,7 @@ pub struct CloneResult {
     /// Set when it is over.
     pub done: AtomicBool,
     /// First failure.
-    pub first_failure: Mutex<Option<Box<IoError>>>,
+    pub first_failure: Mutex<Option<RequestFailure>>,
     /// The executing thread's cost when the window opened and closed, and when that was.
     pub edges: Mutex<[Option<(u64, ThreadUsage)>; 2]>,
 }
@@ -90,7 +121,7 @@ impl CloneResult {
 
     /// The first failure, if any.
     #[must_use]
-    pub fn failure(&self) -> Option<Box<IoError>> {
+    pub fn failure(&self) -> Option<RequestFailure> {
         self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
@@ -110,7 +141,7 @@ impl CloneResult {
     }
 
     #[cold]
-    fn fail(&self, error: Box<IoError>) {
+    fn fail(&self, error: RequestFailure) {
         self.failed.add(1);
         let mut first =
             self.first_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -181,6 +212,14 @@ impl Progress {
         debug_assert!(now_ns >= self.window.from_ns);
         self.batch += 1;
         if done.result.is_ok() {
+            self.succeed(total_ns, direction, result);
+        }
+    }
+
+    /// Counts a request that succeeded, if it ended in the window.
+    #[inline]
+    fn succeed(&self, total_ns: u64, direction: Direction, result: &CloneResult) {
+        if self.opened && !self.closed {
             let tally = &result.tallies[direction as usize];
             tally.ios.add(1);
             tally.total.record(total_ns);

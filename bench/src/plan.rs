@@ -4,8 +4,10 @@
 //! [`JobPlan::range_on`] once the disk is open. Every refusal is a [`Failure::Usage`] that names
 //! the option, its value and what is accepted; nothing is repaired in silence.
 
+mod durable;
 mod job;
 pub(crate) mod show;
+mod store;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +19,9 @@ use crate::args::{
 use crate::failure::Failure;
 use crate::units::{PlainTime, Span, count, cpu_list, percentiles, split_escaped, time};
 
+pub use durable::CompareDurablePlan;
 pub use job::{BLOCK_BYTES_MAX, DEPTH_MAX, JobPlan, SECTOR_BYTES};
+pub use store::StorePlan;
 
 /// fio's percentiles when none are asked for.
 pub const PERCENTILES_DEFAULT: [f64; 17] = [
@@ -36,6 +40,8 @@ pub enum Plan {
     Calibrate(CalibratePlan),
     /// Engine against bare ring.
     Compare(ComparePlan),
+    /// Storage engine against bare durable writes.
+    CompareDurable(CompareDurablePlan),
     /// The standard short run.
     Smoke(SmokePlan),
 }
@@ -61,6 +67,8 @@ pub struct RunPlan {
     pub ramp: Duration,
     /// How the engine is set up.
     pub engine: EngineWishes,
+    /// The pool; present with [`Target::Engine`] alone.
+    pub store: Option<StorePlan>,
     /// Where the report goes.
     pub output: OutputPlan,
     /// Options that are not a job's, as the user spelled them, for the report.
@@ -171,6 +179,7 @@ impl TryFrom<Cli> for Plan {
             None => Self::Run(Box::new(cli.run.try_into()?)),
             Some(Command::Calibrate(args)) => Self::Calibrate(args.try_into()?),
             Some(Command::Compare(args)) => Self::Compare(args.try_into()?),
+            Some(Command::CompareDurable(args)) => Self::CompareDurable(args.try_into()?),
             Some(Command::Smoke(args)) => Self::Smoke(args.try_into()?),
         })
     }
@@ -195,6 +204,7 @@ impl TryFrom<RunArgs> for RunPlan {
             time_based: args.time_based.unwrap_or(false),
             ramp: optional(args.ramp_time.as_deref(), seconds("ramp_time"))?.unwrap_or_default(),
             engine: EngineWishes::read(&args)?,
+            store: StorePlan::read(&args)?,
             output: OutputPlan {
                 path: args.output.clone(),
                 format: args.output_format,
@@ -221,6 +231,8 @@ impl RunPlan {
 
     fn check_target(&self) -> Result<(), Failure> {
         match (self.target, self.filenames.is_empty()) {
+            // Its refusals are with its words: see StorePlan::read.
+            (Target::Engine, _) => Ok(()),
             (Target::Raw, true) => Err(Failure::usage(
                 "filename",
                 "",
@@ -263,6 +275,9 @@ impl RunPlan {
     }
 
     fn check_writes(&self, readonly: bool) -> Result<(), Failure> {
+        if self.target == Target::Engine {
+            return store::check_writes(self, readonly);
+        }
         for path in &self.destroy {
             if !self.filenames.contains(path) {
                 return Err(Failure::usage(
@@ -353,6 +368,10 @@ impl TryFrom<CompareArgs> for ComparePlan {
             (Some(_), Target::Nop) => {
                 let help = "leave out the device or --target=nop";
                 return Err(Failure::usage("target", "nop", "touches no device", help));
+            }
+            (_, Target::Engine) => {
+                let help = "`compare-durable` measures the storage engine";
+                return Err(Failure::usage("target", "engine", "compares raw reads", help));
             }
             _ => {}
         }

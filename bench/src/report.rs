@@ -8,6 +8,7 @@ pub mod disk;
 pub mod interval;
 pub mod json;
 pub mod latency;
+pub mod store;
 pub mod table;
 
 use std::time::SystemTime;
@@ -19,6 +20,7 @@ use crate::environment::Environment;
 use crate::report::disk::DiskUse;
 use crate::report::interval::IntervalSeries;
 use crate::report::latency::Latency;
+use crate::report::store::StoreReport;
 
 /// Everything that is known of one run.
 ///
@@ -41,6 +43,8 @@ pub struct RunReport {
     pub jobs: Vec<JobReport>,
     /// The engine's side.
     pub engine: EngineReport,
+    /// The storage engine's side, where requests went through it.
+    pub store: Option<StoreReport>,
     /// What the kernel counted at each disk.
     pub disks: Vec<DiskUse>,
     /// The machine.
@@ -253,6 +257,14 @@ impl RunReport {
 }
 
 impl JobReport {
+    /// Without what its thread cost: another clone of the same thread has it.
+    #[must_use]
+    pub fn without_thread(self) -> Self {
+        let (context_switches, major_faults, minor_faults) = (0, 0, 0);
+        let (user_ns, system_ns) = (0, 0);
+        Self { user_ns, system_ns, context_switches, major_faults, minor_faults, ..self }
+    }
+
     /// Takes over another clone's numbers: fio's `group_reporting`.
     pub fn absorb(&mut self, clone: &Self) {
         self.error = if self.error == 0 { clone.error } else { self.error };

@@ -38,30 +38,39 @@ pub fn configuration(
         None => IoConfig::default(),
     };
     config.disks = disks;
+    apply(wishes, &mut config, buffer_bytes);
+    Ok(config)
+}
+
+/// Sets what the user wished, and memory for so many bytes of requests. What was not wished for
+/// stays as it is.
+pub fn apply(wishes: &EngineWishes, config: &mut IoConfig, buffer_bytes: u64) {
     for disk in &mut config.disks {
-        disk.lanes = wishes.lanes.map(|lanes| lanes as u32);
+        disk.lanes = wishes.lanes.map(|lanes| lanes as u32).or(disk.lanes);
         disk.polled = match wishes.polled {
-            Polled::Auto => PolledConfig::Auto,
+            Polled::Auto => disk.polled,
             Polled::On => PolledConfig::On,
             Polled::Off => PolledConfig::Off,
         };
     }
-    config.reactors.count = wishes.reactors.map(|count| count as u32);
-    config.reactors.cpus =
-        wishes.cpus.as_ref().map(|cpus| cpus.iter().map(|cpu| *cpu as u32).collect());
+    if let Some(count) = wishes.reactors {
+        config.reactors.count = Some(count as u32);
+    }
+    if let Some(cpus) = &wishes.cpus {
+        config.reactors.cpus = Some(cpus.iter().map(|cpu| *cpu as u32).collect());
+    }
     match wishes.spin {
         Some(Spin::For(time)) => config.reactors.spin_us = time.as_micros() as u64,
         Some(Spin::Forever) => config.reactors.spin_us = u64::MAX / 1000,
         None => {}
     }
     config.scheduler.depth = wishes.depth.or(config.scheduler.depth);
-    config.priorities_off = wishes.priorities == Switch::Off;
+    config.priorities_off |= wishes.priorities == Switch::Off;
     if wishes.buffers == Buffers::Normal {
         config.memory.pages = PagePolicy::Normal;
     }
     let mib = (buffer_bytes + (buffer_bytes >> 3)).div_ceil(1 << 20) + 2;
     config.memory.arena_mib_per_node = config.memory.arena_mib_per_node.max(mib as u32);
-    Ok(config)
 }
 
 fn refused_config(error: &ConfigError) -> Failure {

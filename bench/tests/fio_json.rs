@@ -61,6 +61,7 @@ fn ours() -> Value {
             reap_sizes: Buckets::default(),
         }],
         engine: EngineReport::default(),
+        store: None,
         disks: vec![],
         environment: Environment::default(),
         warnings: vec![],

@@ -106,7 +106,7 @@ impl ThreadClone {
         let total_ns = completion.wait_ns + completion.service_ns;
         self.progress.count(now, total_ns, direction, &completion, &self.result);
         if let Err(error) = completion.result {
-            self.result.fail(error);
+            self.result.fail(error.as_ref().into());
             if self.result.failed.get() >= FAILURES_MAX {
                 self.progress.window.ios_max = 0;
             }

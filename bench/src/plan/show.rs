@@ -4,7 +4,9 @@ use std::fmt::{self, Display, Formatter};
 
 use clap::ValueEnum;
 
-use super::{CalibratePlan, ComparePlan, JobPlan, Plan, RunPlan, SmokePlan, Spin};
+use super::{
+    CalibratePlan, CompareDurablePlan, ComparePlan, JobPlan, Plan, RunPlan, SmokePlan, Spin,
+};
 use crate::args::{JobWords, RunArgs};
 use crate::units::Span;
 
@@ -68,6 +70,12 @@ pub(super) fn global_options(args: &RunArgs) -> Vec<(String, String)> {
         ("config", path(&args.config)),
         ("group_reporting", one(args.group_reporting)),
         ("percentile_list", args.percentile_list.clone()),
+        ("pool", path(&args.store.pool)),
+        ("format", args.store.format.map(word)),
+        ("inodes", args.store.inodes.clone()),
+        ("durability", args.store.durability.map(word)),
+        ("clients", args.store.clients.map(word)),
+        ("drivers", args.store.drivers.clone()),
     ])
 }
 
@@ -82,6 +90,7 @@ impl Display for Plan {
             Self::Run(plan) => plan.fmt(f),
             Self::Calibrate(plan) => plan.fmt(f),
             Self::Compare(plan) => plan.fmt(f),
+            Self::CompareDurable(plan) => plan.fmt(f),
             Self::Smoke(plan) => plan.fmt(f),
         }
     }
@@ -148,6 +157,14 @@ impl Display for ComparePlan {
         let device = self.device.as_ref().map_or("nop".into(), |path| path.display().to_string());
         write!(f, "compare {device}: {} rounds of {:?}, ", self.rounds, self.runtime)?;
         writeln!(f, "bs={}, iodepth={}, batch={}", self.block_bytes, self.depth, self.batch_submit)
+    }
+}
+
+impl Display for CompareDurablePlan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let disk = self.disk.display();
+        write!(f, "compare-durable {disk}: {} rounds of {:?}, ", self.rounds, self.runtime)?;
+        writeln!(f, "bs={}, 1 and {} writers", self.block_bytes, self.writers)
     }
 }
 

@@ -164,6 +164,7 @@ fn ours(report: &RunReport) -> Result<Value, serde_json::Error> {
         "failed_ios": report.failed(),
         "cost": report.engine.cost(),
         "engine": serde_json::to_value(&report.engine)?,
+        "store": serde_json::to_value(&report.store)?,
         "jobs": jobs,
         "environment": serde_json::to_value(&report.environment)?,
         "warnings": report.warnings,

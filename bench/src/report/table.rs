@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::latency::Latency;
 use super::{DirectionReport, JobReport, LoadKind, ReactorReport, RunReport, per_second, ratio};
-use crate::args::{Client, Target};
+use crate::args::{Client, Clients, Target};
 use crate::environment::{Device, Environment};
 use crate::plan::show;
 
@@ -18,6 +18,10 @@ pub(super) fn render(report: &RunReport) -> String {
     let mut text = heading(report);
     text += &jobs(report);
     text += &engine(report);
+    if let Some(store) = &report.store {
+        text +=
+            &super::store::lines(store).iter().map(|one| line("store", one)).collect::<String>();
+    }
     text += &machine(&report.environment);
     for disk in &report.disks {
         text += &line(
@@ -54,8 +58,14 @@ fn heading(report: &RunReport) -> String {
         Client::Reactor => "made on the reactor",
         Client::Thread => "made on other threads, through tickets",
     };
+    let client = match report.store.as_ref().map(|store| store.clients) {
+        None => client,
+        Some(Clients::Threads) => "made by threads that block",
+        Some(Clients::Tasks) => "made by tasks",
+        Some(Clients::Reactor) => "made by tasks on the reactor",
+    };
     let target = match report.target {
-        Target::Raw => "",
+        Target::Raw | Target::Engine => "",
         Target::Nop => "target nop: no disk was touched\n",
     };
     format!(
@@ -196,7 +206,7 @@ fn path(report: &RunReport) -> String {
         either(path.fixed_buffers, "fixed buffers", "plain buffers").into(),
         either(path.polled, "polled", "by interrupt").into(),
     ];
-    if report.target == Target::Raw {
+    if report.target != Target::Nop {
         parts.push(either(path.direct, "O_DIRECT", "NOT O_DIRECT").into());
     }
     let said = |text: &str| if text.is_empty() { "unknown".into() } else { text.to_owned() };

@@ -66,6 +66,7 @@ fn sample() -> RunReport {
             errors: vec![ErrorCount { kind: "EIO".into(), device: "/dev/x".into(), count: 2 }],
             ..EngineReport::default()
         },
+        store: None,
         disks: vec![DiskUse { name: "vdb".into(), flush_ios: 7, ..DiskUse::default() }],
         environment: Environment::default(),
         warnings: vec!["only a test".into()],

@@ -12,6 +12,8 @@ use crate::format::layout::BLOCK_BYTES;
 use crate::format::page::InodeRecord;
 use crate::io::op::Priority;
 use crate::memory::DmaBuf;
+use crate::reactor::bell::Bell;
+use crate::reactor::local::LocalTask;
 use crate::store::batch::Committed;
 use crate::store::call::{Call, Durability, Payload, ReadBytes, Reply, Step};
 use crate::store::change::CHANGE_BYTES_MAX;
@@ -229,6 +231,22 @@ impl StorageEngine {
     /// A transaction on an inode: collects steps, and commits all of them or none.
     pub fn transaction(&self, inode: InodeId) -> Transaction<'_> {
         Transaction::new(self, inode)
+    }
+
+    /// Starts a task on the reactor of an inode's domain, where its requests cross no thread: `make`
+    /// makes it there, and the bell that it is given calls it, as its wakers must. False when the
+    /// reactor has given all its bells ([`Bell::PER_REACTOR`], never given back).
+    ///
+    /// It may poll tickets, never wait for them. When the engine closes it is dropped.
+    pub fn spawn_near(
+        &self,
+        inode: InodeId,
+        make: impl FnOnce(Bell) -> Box<dyn LocalTask> + Send + 'static,
+    ) -> bool {
+        let Some(bell) = self.io.bell(self.domain_of(inode).reactor) else { return false };
+        let given = bell.clone();
+        self.io.spawn_seed_with_bell(&bell, Box::new(move || make(given)));
+        true
     }
 
     pub(super) fn change(
