@@ -124,7 +124,11 @@ impl<'a> Contest<'a> {
         let arena = room.div_ceil(1 << 20) as u32;
         config.io.memory.arena_mib_per_node = config.io.memory.arena_mib_per_node.max(arena);
         let consent = pool::Consent { destroy: &plan.destroy, force: plan.force };
-        session::clear_for_writing(&[plan.disk.clone()], consent.destroy, consent.force)?;
+        session::clear_for_writing(
+            std::slice::from_ref(&plan.disk),
+            consent.destroy,
+            consent.force,
+        )?;
         let mut contest = Self { plan, config, span: 0 };
         let engine = contest.open()?;
         let status = engine.status();
