@@ -1,8 +1,8 @@
 //! A run on the storage engine: a pool, inodes of its own, jobs that write and read them.
 //!
-//! Every byte that a job touches was written before, so a random write is an overwrite and a random
-//! read finds data. What is measured begins after the ramp; a pool that was just filled has a journal
-//! and blocks in memory that settle in that time.
+//! Every byte that a job touches was written before, so a random write is an overwrite and a
+//! random read finds data. What is measured begins after the ramp; a pool that was just filled
+//! has a journal and blocks in memory that settle in that time.
 
 mod inodes;
 pub mod pool;

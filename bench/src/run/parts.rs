@@ -16,7 +16,8 @@ use crate::report::latency::Latency;
 use crate::report::{DirectionReport, EngineReport, ErrorCount, IoPath, JobReport, ReactorReport};
 use crate::session;
 
-/// A clone's side of a report. Waiting and device time are those of its classes, all clones together.
+/// A clone's side of a report. Waiting and device time are those of its classes, all clones
+/// together.
 pub(crate) fn job_report(
     job: &JobPlan,
     group_id: u32,

@@ -233,9 +233,9 @@ impl StorageEngine {
         Transaction::new(self, inode)
     }
 
-    /// Starts a task on the reactor of an inode's domain, where its requests cross no thread: `make`
-    /// makes it there, and the bell that it is given calls it, as its wakers must. False when the
-    /// reactor has given all its bells ([`Bell::PER_REACTOR`], never given back).
+    /// Starts a task on the reactor of an inode's domain, where its requests cross no thread:
+    /// `make` makes it there, and the bell that it is given calls it, as its wakers must. False
+    /// when the reactor has given all its bells ([`Bell::PER_REACTOR`], never given back).
     ///
     /// It may poll tickets, never wait for them. When the engine closes it is dropped.
     pub fn spawn_near(
