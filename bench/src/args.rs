@@ -158,8 +158,7 @@ pub struct StoreWords {
     /// The engine's configuration (TOML); --filename, where given, is its disk
     #[arg(long, value_name = "FILE")]
     pub pool: Option<PathBuf>,
-    /// Make a new pool first (with --destroy); quick: without writing a file over, which was
-    /// written
+    /// Make a new pool first (with --destroy); quick: of a file that was written before
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true,
         default_missing_value = "fill")]
     pub format: Option<FormatFill>,

@@ -75,6 +75,9 @@ pub struct Side {
     pub rate: f64,
     /// Of one write, by a writer that does one at a time.
     pub latency: Latency,
+    /// Processor time of the whole process for each write, nanoseconds: the one figure that a
+    /// machine with other work on it leaves comparable.
+    pub cpu_ns: f64,
     /// What the pool did; zeroes on the bare side.
     pub counts: StoreCounts,
     /// What follows from that.
@@ -124,11 +127,8 @@ impl<'a> Contest<'a> {
         let arena = room.div_ceil(1 << 20) as u32;
         config.io.memory.arena_mib_per_node = config.io.memory.arena_mib_per_node.max(arena);
         let consent = pool::Consent { destroy: &plan.destroy, force: plan.force };
-        session::clear_for_writing(
-            std::slice::from_ref(&plan.disk),
-            consent.destroy,
-            consent.force,
-        )?;
+        let disks = std::slice::from_ref(&plan.disk);
+        session::clear_for_writing(disks, consent.destroy, consent.force)?;
         let mut contest = Self { plan, config, span: 0 };
         let engine = contest.open()?;
         let status = engine.status();
@@ -221,9 +221,9 @@ impl<'a> Contest<'a> {
         });
         let going = start(engine, orders.collect(), clients, 1)?;
         std::thread::sleep(Duration::from_nanos(from_ns.saturating_sub(clock.now_ns())));
-        let before = metrics()?;
+        let (before, cpu_before) = (metrics()?, process_cpu_ns());
         std::thread::sleep(Duration::from_nanos(until_ns.saturating_sub(clock.now_ns())));
-        let after = metrics()?;
+        let (after, cpu_after) = (metrics()?, process_cpu_ns());
         while going.results.iter().any(|result| !result.is_done()) {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -235,9 +235,21 @@ impl<'a> Contest<'a> {
             }
             side.latency.absorb(&latency(&result.tallies[1].total.snapshot()));
         }
+        let writes = side.latency.count().max(1) as f64;
         side.rate = side.latency.count() as f64 / self.plan.runtime.as_secs_f64();
+        side.cpu_ns = cpu_after.saturating_sub(cpu_before) as f64 / writes;
         side.counts = StoreCounts::between(&before, &after, until_ns - from_ns);
         side.rates = StoreRates::of(&side.counts, journal_laps(&before, &after));
         Ok(side)
     }
+}
+
+/// Processor time of all threads of this process so far, the kernel's workers for it included.
+fn process_cpu_ns() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let time = |time: nix::sys::time::TimeVal| {
+        time.tv_sec() as u64 * 1_000_000_000 + time.tv_usec() as u64 * 1_000
+    };
+    getrusage(UsageWho::RUSAGE_SELF)
+        .map_or(0, |used| time(used.user_time()) + time(used.system_time()))
 }

@@ -1,8 +1,8 @@
 //! A run on the storage engine: a pool, inodes of its own, jobs that write and read them.
 //!
-//! Every byte that a job touches was written before, so a random write is an overwrite and a
-//! random read finds data. What is measured begins after the ramp; a pool that was just filled
-//! has a journal and blocks in memory that settle in that time.
+//! Every byte that a job touches was written before, so a random write is an overwrite and a random
+//! read finds data. What is measured begins after the ramp; a pool that was just filled has a
+//! journal and blocks in memory that settle in that time.
 
 mod inodes;
 pub mod pool;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use dynamicfs::{Durability, EngineMetrics, EngineStatus, InodeId, StorageEngine};
+use dynamicfs::{Durability, EngineMetrics, EngineStatus, InodeId, Priority, StorageEngine};
 
 use crate::args::{Clients, DurabilityWord};
 use crate::environment::Environment;
@@ -23,9 +23,9 @@ use crate::load::{CloneResult, FAILURES_MAX, Window, tasks};
 use crate::plan::{JobPlan, RunPlan, StorePlan};
 use crate::report::disk::{DiskCounters, DiskUse};
 use crate::report::interval::IntervalSeries;
-use crate::report::store::{StoreCounts, StoreRates, StoreReport, journal_laps};
+use crate::report::store::{RecordTimes, StoreCounts, StoreRates, StoreReport, journal_laps};
 use crate::report::{ErrorCount, JobReport, LoadKind, RunReport};
-use crate::run::parts::{disk_names, engine_report, job_report};
+use crate::run::parts::{class_latency, disk_names, engine_report, job_report};
 use crate::session;
 use crate::store::pool::{Consent, request_failure};
 use crate::stream::Stream;
@@ -246,6 +246,7 @@ impl StoreRun<'_> {
         let [before, after] = &seen.metrics;
         let counts = StoreCounts::between(before, after, seen.elapsed_ns);
         let rates = StoreRates::of(&counts, journal_laps(before, after));
+        let (queue, device) = class_latency(&before.io, &after.io, Priority::Critical);
         let store = StoreReport {
             path: status.pool.path.display().to_string(),
             domains: status.pool.domains,
@@ -256,6 +257,11 @@ impl StoreRun<'_> {
             clients: self.store.clients,
             counts,
             rates,
+            records: RecordTimes {
+                queue_ns_p50: queue.quantile_ns(0.5),
+                device_ns_p50: device.quantile_ns(0.5),
+                device_ns_p99: device.quantile_ns(0.99),
+            },
         };
         let mut engine = engine_report(self.plan, &status.io, [&before.io, &after.io], |_| None);
         let failed: u64 = results.iter().map(|result| result.failed.get()).sum();

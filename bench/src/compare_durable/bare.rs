@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::bare_ring::durable::LinkedWriter;
-use crate::compare_durable::{Contest, RAMP, Side, Writers};
+use crate::compare_durable::{Contest, RAMP, Side, Writers, process_cpu_ns};
 use crate::failure::Failure;
 use crate::report::latency::Latency;
 use crate::stream::{SplitMix, Stream};
@@ -54,9 +54,21 @@ pub(super) fn ring(contest: &Contest<'_>) -> Result<Side, Failure> {
         let mut write = |offset| writer.write(offset);
         run(&mut stream, Instant::now() + RAMP, contest.plan.runtime, &mut write)
     };
-    let thread = std::thread::scope(|scope| scope.spawn(writer).join());
-    let latency = thread.unwrap_or_else(|_| unreachable!("the bare writer returns its errors"))?;
-    Ok(side(contest, latency))
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(writer);
+        let cpu_ns = window_cpu_ns(contest);
+        let ended = thread.join();
+        let ended = ended.unwrap_or_else(|_| unreachable!("the bare writer returns its errors"));
+        Ok(side(contest, ended?, cpu_ns))
+    })
+}
+
+/// Sleeps through the ramp and the window: the processor time that the window took.
+fn window_cpu_ns(contest: &Contest<'_>) -> u64 {
+    std::thread::sleep(RAMP);
+    let before = process_cpu_ns();
+    std::thread::sleep(contest.plan.runtime);
+    process_cpu_ns().saturating_sub(before)
 }
 
 /// Threads that write and sync.
@@ -88,19 +100,23 @@ pub(super) fn calls(
                 })
             })
             .collect();
+        let cpu_ns = window_cpu_ns(contest);
         let ends = threads.into_iter().map(|thread| {
             thread.join().unwrap_or_else(|_| unreachable!("a writer returns its errors"))
         });
-        ends.collect::<Result<Vec<Latency>, Failure>>()
+        let ends: Result<Vec<Latency>, Failure> = ends.collect();
+        ends.map(|ends| (ends, cpu_ns))
     });
+    let (each, cpu_ns) = each?;
     let mut all = Latency::new();
-    each?.iter().for_each(|latency| all.absorb(latency));
-    Ok(side(contest, all))
+    each.iter().for_each(|latency| all.absorb(latency));
+    Ok(side(contest, all, cpu_ns))
 }
 
-fn side(contest: &Contest<'_>, latency: Latency) -> Side {
+fn side(contest: &Contest<'_>, latency: Latency, cpu_ns: u64) -> Side {
     let rate = latency.count() as f64 / contest.plan.runtime.as_secs_f64();
-    Side { rate, latency, ..Side::default() }
+    let cpu_ns = cpu_ns as f64 / latency.count().max(1) as f64;
+    Side { rate, latency, cpu_ns, ..Side::default() }
 }
 
 /// Writes from now on, and counts what ends between `from` and `runtime` later.

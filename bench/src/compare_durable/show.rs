@@ -76,31 +76,20 @@ pub(super) fn table(plan: &CompareDurablePlan, span: u64, rounds: &[Round]) -> S
     );
     let _ = writeln!(
         text,
-        "{:<34} {:>7} {:>9} {:>9} {:>9}  {:>10} {:>10} {:>6} {:>6}",
-        "", "writers", "/s", "p50 us", "p99 us", "ops/commit", "flushes/c.", "amp.", "laps"
+        "{:<34} {:>7} {:>9} {:>9} {:>9} {:>9}  {:>10} {:>10} {:>6} {:>6}",
+        "",
+        "writers",
+        "/s",
+        "p50 us",
+        "p99 us",
+        "CPU us",
+        "ops/commit",
+        "flushes/c.",
+        "amp.",
+        "laps"
     );
     for row in ROWS {
-        let of = |pick: fn(&Side) -> f64| of_rounds(rounds, |round| pick(side(round, row)));
-        let _ = write!(
-            text,
-            "{:<34} {:>7} {:>9.0} {:>9.1} {:>9.1}",
-            name(row).0,
-            writers(plan, row),
-            of(|side| side.rate),
-            of(|side| side.latency.percentile_ns(50.0) as f64) / 1e3,
-            of(|side| side.latency.percentile_ns(99.0) as f64) / 1e3,
-        );
-        if matches!(row, Row::Engine(..)) {
-            let _ = write!(
-                text,
-                "  {:>10.2} {:>10.3} {:>6.2} {:>6.1}",
-                of(|side| side.rates.ops_per_commit),
-                of(|side| side.rates.flushes_per_commit),
-                of(|side| side.rates.write_amplification),
-                of(|side| side.rates.journal_laps),
-            );
-        }
-        text.push('\n');
+        text += &row_line(plan, row, rounds);
     }
     for (row, bare) in ratios() {
         let _ = writeln!(
@@ -129,6 +118,32 @@ pub(super) fn table(plan: &CompareDurablePlan, span: u64, rounds: &[Round]) -> S
     text
 }
 
+fn row_line(plan: &CompareDurablePlan, row: Row, rounds: &[Round]) -> String {
+    let mut text = String::new();
+    let of = |pick: fn(&Side) -> f64| of_rounds(rounds, |round| pick(side(round, row)));
+    let _ = write!(
+        text,
+        "{:<34} {:>7} {:>9.0} {:>9.1} {:>9.1} {:>9.1}",
+        name(row).0,
+        writers(plan, row),
+        of(|side| side.rate),
+        of(|side| side.latency.percentile_ns(50.0) as f64) / 1e3,
+        of(|side| side.latency.percentile_ns(99.0) as f64) / 1e3,
+        of(|side| side.cpu_ns) / 1e3,
+    );
+    if matches!(row, Row::Engine(..)) {
+        let _ = write!(
+            text,
+            "  {:>10.2} {:>10.3} {:>6.2} {:>6.1}",
+            of(|side| side.rates.ops_per_commit),
+            of(|side| side.rates.flushes_per_commit),
+            of(|side| side.rates.write_amplification),
+            of(|side| side.rates.journal_laps),
+        );
+    }
+    text + "\n"
+}
+
 pub(super) fn json_text(plan: &CompareDurablePlan, span: u64, rounds: &[Round]) -> String {
     let row_value = |row: Row, side: &Side| {
         json!({
@@ -137,6 +152,7 @@ pub(super) fn json_text(plan: &CompareDurablePlan, span: u64, rounds: &[Round]) 
             "writes_per_second": side.rate,
             "p50_ns": side.latency.percentile_ns(50.0),
             "p99_ns": side.latency.percentile_ns(99.0),
+            "cpu_ns_per_write": side.cpu_ns,
             "counts": side.counts,
             "rates": side.rates,
         })

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Parser;
 
 use super::*;
-use crate::args::{Pattern, Priority};
+use crate::args::{Clients, DurabilityWord, FormatFill, Pattern, Priority};
 
 fn parse(words: &[&str]) -> Result<RunPlan, Failure> {
     let all = std::iter::once("dynamicfs-bench").chain(words.iter().copied());
@@ -209,6 +209,28 @@ fn a_job_takes_whole_blocks_inside_the_disk() {
 }
 
 #[test]
+fn a_run_on_the_engine_has_words_of_its_own() {
+    let engine = ["--target=engine", "--pool=p.toml", "--destroy=/d"];
+    let plan = parse(&engine).expect("a plan");
+    assert_eq!(plan.store, Some(StorePlan { pool: Some("p.toml".into()), ..one_driver() }));
+    let own = ["--format=quick", "--inodes=3", "--durability=buffered", "--clients=tasks"];
+    let plan = parse(&[&engine[..], &own, &["--drivers=2", "--ramp=1"]].concat()).expect("a plan");
+    let store = plan.store.clone().expect("a pool");
+    assert_eq!((store.format, store.inodes), (Some(FormatFill::Quick), Some(3)));
+    assert_eq!((store.clients, store.drivers), (Clients::Tasks, 2));
+    assert_eq!((store.durability, plan.ramp.as_secs()), (DurabilityWord::Buffered, 1));
+    let text = plan.to_string();
+    for line in ["pool=p.toml", "format=quick", "clients=tasks", "target=engine"] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
+    }
+    assert_eq!(parse(&[DISK]).expect("a plan").store, None);
+}
+
+fn one_driver() -> StorePlan {
+    StorePlan { drivers: 1, ..StorePlan::default() }
+}
+
+#[test]
 fn a_shown_plan_reads_as_a_job_file() {
     let plan = parse(&[DISK, "--bs=8k", "--beside=rw=randread", "--spin=20"]).expect("a plan");
     let text = plan.to_string();
@@ -234,6 +256,11 @@ fn subcommands_are_checked_too() {
     assert!(parse(&["b", "calibrate", "d", "--runtime=0"]).is_err());
     let Ok(Plan::Smoke(smoke)) = parse(&["b", "smoke", "/dev/x"]) else { panic!("a smoke") };
     assert_eq!(smoke.devices, [Path::new("/dev/x")]);
+    let words = ["b", "compare-durable", "/d", "--destroy=/d", "--writers=8", "--size=1g"];
+    let Ok(Plan::CompareDurable(durable)) = parse(&words) else { panic!("a comparison") };
+    assert_eq!((durable.writers, durable.rounds, durable.journal_mib), (8, 5, 4));
+    assert_eq!((durable.block_bytes, durable.size, durable.force), (4096, Some(1 << 30), false));
+    assert!(parse(&["b", "compare-durable", "/d", "--destroy=/e"]).is_err());
     let mixed = Cli::try_parse_from(["b", "--rw=read", "smoke"]);
     assert!(mixed.is_err(), "a run's words and a subcommand do not mix");
 }

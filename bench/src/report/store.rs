@@ -6,6 +6,7 @@ use dynamicfs::store::domain::{DomainCounters, DomainStatus};
 use serde::Serialize;
 
 use super::ratio;
+use super::table::duration;
 use crate::args::{Clients, DurabilityWord};
 
 /// What a run asked of a pool, and what the pool did.
@@ -29,6 +30,20 @@ pub struct StoreReport {
     pub counts: StoreCounts,
     /// What follows from them.
     pub rates: StoreRates,
+    /// Where the records were.
+    pub records: RecordTimes,
+}
+
+/// Times of what the engine gives class `Critical`: records with their flushes, and in a journal
+/// that is nearly full also the writes that make room. A commit takes no less.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RecordTimes {
+    /// In the engine's queue.
+    pub queue_ns_p50: u64,
+    /// From there to the completion of the flush.
+    pub device_ns_p50: u64,
+    /// The same.
+    pub device_ns_p99: u64,
 }
 
 /// Counters of all domains over a window. The names are those of [`DomainCounters`].
@@ -214,6 +229,12 @@ pub(super) fn lines(store: &StoreReport) -> Vec<String> {
             rates.write_amplification,
         ));
         lines.push(format!(
+            "records with their flushes: p50 {} p99 {} at the device, p50 {} in the queue",
+            duration(store.records.device_ns_p50),
+            duration(store.records.device_ns_p99),
+            duration(store.records.queue_ns_p50),
+        ));
+        lines.push(format!(
             "{} checkpoints, {} seals, {:.1} laps of the journal, {:.1} MiB in memory alone at \
              the end",
             counts.checkpoints,
@@ -237,4 +258,68 @@ pub(super) fn lines(store: &StoreReport) -> Vec<String> {
         lines.push(odd.join(", "));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamicfs::Metrics;
+
+    fn metrics(domains: &[DomainCounters]) -> EngineMetrics {
+        let status = |counters: &DomainCounters| DomainStatus {
+            counters: counters.clone(),
+            journal_bytes: 1 << 20,
+            deferred_blocks: 2,
+            ..DomainStatus::default()
+        };
+        let io = Metrics { disks: Vec::new(), reactors: Vec::new() };
+        EngineMetrics { domains: domains.iter().map(status).collect(), io }
+    }
+
+    #[test]
+    fn a_window_is_the_difference_of_all_domains() {
+        let early =
+            DomainCounters { group_commits: 10, commit_flushes: 20, ..DomainCounters::default() };
+        let late = DomainCounters {
+            group_commits: 110,
+            group_commit_ops: 800,
+            commit_flushes: 125,
+            seals: 2,
+            checkpoints: 3,
+            other_flushes: 5,
+            journal_bytes: 3 << 20,
+            data_bytes: 1 << 20,
+            write_back_bytes: 2 << 20,
+            page_bytes: 1 << 19,
+            caller_bytes: 4 << 20,
+            ..early.clone()
+        };
+        let idle = DomainCounters::default();
+        let before = metrics(&[early.clone(), idle.clone()]);
+        let after = metrics(&[late.clone(), idle]);
+        let counts = StoreCounts::between(&before, &after, 500_000_000);
+        assert_eq!(
+            (counts.group_commits, counts.record_flushes, counts.batch_flushes),
+            (100, 105, 100)
+        );
+        assert_eq!((counts.disk_bytes(), counts.deferred_bytes), ((6 << 20) + (1 << 19), 16 << 10));
+        let rates = StoreRates::of(&counts, journal_laps(&before, &after));
+        let expected = StoreRates {
+            commits_per_second: 200.0,
+            ops_per_commit: 8.0,
+            flushes_per_commit: 1.0,
+            other_flushes_per_commit: 0.1,
+            write_amplification: 1.625,
+            journal_laps: 0.0,
+        };
+        assert_eq!(rates, expected, "the idle domain has not gone round");
+        assert_eq!(journal_laps(&metrics(&[early]), &metrics(&[late])), 3.0);
+    }
+
+    #[test]
+    fn nothing_done_is_no_nan() {
+        let idle = metrics(&[DomainCounters::default()]);
+        let counts = StoreCounts::between(&idle, &idle, 0);
+        assert_eq!(StoreRates::of(&counts, journal_laps(&idle, &idle)), StoreRates::default());
+    }
 }

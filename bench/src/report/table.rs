@@ -270,7 +270,7 @@ fn line(label: &str, said: &str) -> String {
 }
 
 /// Three significant digits and a unit: `812ns`, `61.2us`, `1.23ms`, `2.10s`.
-fn duration(time_ns: u64) -> String {
+pub(super) fn duration(time_ns: u64) -> String {
     let time = time_ns as f64;
     match time_ns {
         0..1_000 => format!("{time_ns}ns"),

@@ -16,8 +16,7 @@ use crate::report::latency::Latency;
 use crate::report::{DirectionReport, EngineReport, ErrorCount, IoPath, JobReport, ReactorReport};
 use crate::session;
 
-/// A clone's side of a report. Waiting and device time are those of its classes, all clones
-/// together.
+/// A clone's side of a report. Waiting and device time are those of its classes, of all clones.
 pub(crate) fn job_report(
     job: &JobPlan,
     group_id: u32,
@@ -135,7 +134,7 @@ pub(crate) fn error_counts(metrics: &Metrics) -> Vec<ErrorCount> {
 }
 
 /// Queue wait and device time of a class over the window, all disks.
-fn class_latency(
+pub(crate) fn class_latency(
     before: &Metrics,
     after: &Metrics,
     class: Priority,
