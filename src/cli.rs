@@ -6,8 +6,10 @@
 mod check;
 mod devices;
 mod failure;
+mod inodes;
 mod inspect;
 mod plan;
+mod pool;
 mod table;
 
 use std::io::{self, Write};
@@ -26,7 +28,7 @@ Exit codes:
   4  a device is busy, or the run was refused to protect its data
   5  I/O error";
 
-/// Manage disks of the dynamicfs storage engine.
+/// Manage disks and pools of the dynamicfs storage engine.
 #[derive(Debug, Parser)]
 #[command(name = "dynamicfs", version, after_help = EXIT_CODES, after_long_help = EXIT_CODES,
     subcommand_required = true, arg_required_else_help = true)]
@@ -53,6 +55,27 @@ enum Command {
     /// Show what lies on a disk of a pool, decoded. Nothing is written.
     #[command(after_help = EXIT_CODES)]
     Inspect(inspect::InspectArguments),
+    /// Make a pool on a device or file. All that it holds is lost.
+    ///
+    /// It says what it will do and asks. A device that is mounted or held is always refused, one
+    /// that carries a file system, partition table or pool unless --overwrite is given.
+    #[command(after_help = EXIT_CODES)]
+    Format(pool::FormatArguments),
+    /// Show what a pool is, by its labels; with --metrics, what opening it finds.
+    #[command(after_help = EXIT_CODES)]
+    Status(pool::StatusArguments),
+    /// Write a file into an inode.
+    #[command(after_help = EXIT_CODES)]
+    Put(inodes::PutArguments),
+    /// Write an inode's content to standard output or a file.
+    #[command(after_help = EXIT_CODES)]
+    Get(inodes::GetArguments),
+    /// List the inodes of a pool.
+    #[command(after_help = EXIT_CODES)]
+    Ls(inodes::ListArguments),
+    /// Remove an inode.
+    #[command(after_help = EXIT_CODES)]
+    Rm(inodes::RemoveArguments),
 }
 
 /// Runs the tool with the process's arguments.
@@ -71,6 +94,12 @@ pub(crate) fn run() -> ExitCode {
         Command::Plan(arguments) => plan::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Format(arguments) => pool::format(arguments),
+        Command::Status(arguments) => pool::status(arguments),
+        Command::Put(arguments) => inodes::put(arguments),
+        Command::Get(arguments) => inodes::get(arguments),
+        Command::Ls(arguments) => inodes::list(arguments),
+        Command::Rm(arguments) => inodes::remove(arguments),
     };
     match outcome {
         Ok(report) => finish(&report),

@@ -1,6 +1,22 @@
 //! dynamicfs: an embeddable storage engine for Linux storage appliances.
 //!
-//! So far it is its own ground: the **raw block engine**. [`IoScheduler`] drives raw NVMe
+//! [`StorageEngine`] keeps inodes in a pool that no crash tears: checksums on everything, atomic
+//! transactions, group commit.
+//!
+//! ```no_run
+//! use dynamicfs::{EngineConfig, FormatOptions, InodeOptions, StorageEngine};
+//!
+//! let config = EngineConfig::on_disk("/dev/nvme0n1");
+//! StorageEngine::format(&config, FormatOptions::default())?;
+//! let engine = StorageEngine::open(config)?;
+//! let inode = engine.create_inode(InodeOptions::default()).wait()?;
+//! engine.write(inode, 0, b"durable when this returns").wait()?;
+//! let data = engine.read(inode, 0..4096).wait()?; // or .await
+//! # engine.close(std::time::Duration::from_secs(5))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Below it, and alone if you like, is the **raw block engine**. [`IoScheduler`] drives raw NVMe
 //! namespaces, other block devices or plain files with `O_DIRECT` and io_uring, from one pinned
 //! thread per core, and gives every request one of five [priorities](Priority).
 //!
@@ -47,10 +63,18 @@ pub use concurrency::lock::acquire::LockRefusal;
 pub use concurrency::lock::metrics::LockMetrics;
 pub use concurrency::lock::word::LockMode;
 pub use concurrency::metadata_locks::{ExtentMapLocks, InodeLocks};
+pub use engine::storage_engine::{
+    Acknowledged, CloseReport, EngineError, EngineMetrics, EngineStatus, Fill, FormatOptions,
+    FormatPlan, InodeId, InodeInfo, InodeOptions, Overwrite, PoolReport, QueueFull, ReadOptions,
+    StoreTicket, Transaction,
+};
 pub use engine::{
     CloseError, ConfigError, DiskConfig, EngineConfig, IoConfig, IoScheduler, OpenError,
-    SubmitError, Ticket,
+    StorageEngine, SubmitError, Ticket,
 };
 pub use io::metrics::Metrics;
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};
 pub use memory::{BufferList, DmaBuf};
+pub use store::batch::{Committed, Mechanism};
+pub use store::call::{Durability, ReadBytes};
+pub use store::error::{Certainty, StoreError};

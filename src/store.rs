@@ -1,8 +1,8 @@
 //! The store: what lies where on the disks, and how that changes without ever being lost.
 //!
-//! [`domain`] shows the way of a write; each other module has one part of it. Everything runs in the
-//! tasks of one reactor for each domain and meets the world through that reactor alone, so the
-//! simulator runs it unchanged.
+//! [`domain`] shows the way of a write; each other module has one part of it. Everything runs in
+//! the tasks of one reactor for each domain and meets the world through that reactor alone, so
+//! the simulator runs it unchanged.
 
 pub mod allocator;
 pub mod batch;
@@ -20,10 +20,12 @@ mod port;
 mod ram;
 mod read;
 pub mod recovery;
+mod reserve;
 pub mod service;
 mod space;
 mod table;
 mod write_back;
+mod write_batcher;
 
 #[cfg(test)]
 mod tests;

@@ -111,3 +111,113 @@ fn a_reader_who_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), err(&output)), (Some(0), ""));
 }
+
+/// A path for one test's files, removed with all that begins with it.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let folder = format!("dynamicfs-cli-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(folder);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn good(arguments: &[&str]) -> Output {
+    let output = dynamicfs(arguments);
+    assert_eq!((output.status.code(), err(&output)), (Some(0), ""), "{arguments:?}");
+    output
+}
+
+fn bad(arguments: &[&str], code: i32, message: &str) {
+    let output = dynamicfs(arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", err(&output));
+    assert!(err(&output).contains(message), "{arguments:?}: {}", err(&output));
+    assert_eq!(out(&output), "", "{arguments:?}");
+}
+
+#[test]
+fn a_pool_is_made_filled_shown_and_emptied() {
+    let scratch = Scratch::new("pool");
+    let (pool, input, copy) = (scratch.path("pool"), scratch.path("in"), scratch.path("out"));
+    let made = good(&["format", &pool, "--size=64M", "--domains=2", "--yes"]);
+    assert!(out(&made).contains("a pool on the new file") && out(&made).contains("4 of 4 copies"));
+    let content: Vec<u8> = (0..9_000_000_u32).map(|n| (n / 3) as u8).collect();
+    std::fs::write(&input, &content).unwrap();
+    let put = good(&["put", &pool, &input, "--inode=new", "--tag=a big one"]);
+    let inode = out(&put).strip_prefix("inode ").unwrap().split(':').next().unwrap().to_owned();
+    good(&["get", &pool, &inode, "--out", &copy]);
+    assert!(std::fs::read(&copy).unwrap() == content);
+    bad(&["get", &pool, &inode, "--out", &copy], 4, "exists");
+    // What is shorter replaces all of it.
+    std::fs::write(&input, b"short").unwrap();
+    good(&["put", &pool, &input, "--inode", &inode]);
+    assert_eq!(good(&["get", &pool, &inode]).stdout, b"short");
+    let listed: Value = serde_json::from_str(out(&good(&["ls", "--json", &pool]))).unwrap();
+    assert_eq!(listed[0]["tag"], "a big one");
+    assert_eq!(listed[0]["size_bytes"], 5);
+    assert!(out(&good(&["ls", &pool])).contains("5 B"));
+    let status: Value =
+        serde_json::from_str(out(&good(&["status", "--metrics", "--json", &pool]))).unwrap();
+    assert_eq!(status["inodes"], 1);
+    assert_eq!(status["domains"].as_array().map(Vec::len), Some(2));
+    assert!(status["free_bytes"].as_u64() < status["capacity_bytes"].as_u64());
+    assert!(out(&good(&["status", "--metrics", &pool])).contains("DOMAIN"));
+    good(&["rm", &pool, &inode]);
+    assert_eq!(out(&good(&["ls", &pool])), "INODE  SIZE  GENERATION  TAG\n");
+    bad(&["rm", &pool, &inode], 1, "there is no inode");
+    bad(&["get", &pool, "77"], 1, "there is no inode 77");
+    bad(&["put", &pool, "/nonexistent", "--inode=new"], 3, "cannot open /nonexistent");
+    bad(&["put", &pool, &input, "--inode=x"], 2, "neither an inode's number");
+}
+
+#[test]
+fn a_format_destroys_nothing_unasked() {
+    let scratch = Scratch::new("format");
+    let pool = scratch.path("pool");
+    bad(&["format", &pool], 3, "no such device or file");
+    bad(&["format", &pool, "--size=1x"], 2, "is not a size");
+    bad(&["format", &pool, "--size=1M", "--yes"], 3, "are too few");
+    assert!(!Path::new(&pool).exists());
+    let unasked = Command::new(env!("CARGO_BIN_EXE_dynamicfs"))
+        .args(["format", &pool, "--size=32M"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(unasked.status.code(), Some(4), "{}", err(&unasked));
+    assert!(err(&unasked).contains("nobody is there to be asked"), "{}", err(&unasked));
+    assert!(err(&unasked).contains("32.0 MiB"), "it says what it would do");
+    assert!(!Path::new(&pool).exists());
+    let made = good(&["format", &pool, "--size=32M", "--yes", "--json"]);
+    let made: Value = serde_json::from_str(out(&made)).unwrap();
+    let id = made["pool"]["pool"].as_str().unwrap();
+    let status: Value = serde_json::from_str(out(&good(&["status", "--json", &pool]))).unwrap();
+    assert_eq!(status["pool"]["pool"], id);
+    assert!(out(&good(&["status", &pool])).contains(id));
+    bad(&["format", &pool, "--yes"], 4, id);
+    bad(&["format", &pool, "--size=32M", "--yes"], 2, "is there already");
+    good(&["format", &pool, "--yes", "--overwrite"]);
+    let again: Value = serde_json::from_str(out(&good(&["status", "--json", &pool]))).unwrap();
+    assert_ne!(again["pool"]["pool"], id);
+    let other = scratch.path("other");
+    std::fs::write(&other, vec![0; 8 << 20]).unwrap();
+    bad(&["status", &other], 3, "is not a disk of a pool");
+    bad(&["ls", &other], 3, "is not a disk of a pool");
+    bad(&["status", "/nonexistent"], 3, "no such device");
+    let config = scratch.path("config");
+    std::fs::write(&config, "[table]\nmib = 1\n").unwrap();
+    bad(&["ls", &pool, "--config", &config], 2, "table.mib = 1");
+    std::fs::write(&config, "[tabel]\nmib = 1\n").unwrap();
+    bad(&["ls", &pool, "--config", &config], 2, "nearest is table");
+}

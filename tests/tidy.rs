@@ -32,7 +32,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["machine", "metrics", "format", "memory", "concurrency", "io", "reactor"]),
     (
         "engine",
-        &["machine", "concurrency", "memory", "placement", "io", "metrics", "scheduler", "reactor"],
+        &[
+            "machine",
+            "metrics",
+            "format",
+            "memory",
+            "concurrency",
+            "placement",
+            "io",
+            "scheduler",
+            "reactor",
+            "store",
+        ],
     ),
     (
         "sim",
@@ -59,6 +70,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "io",
             "metrics",
             "scheduler",
+            "store",
             "engine",
         ],
     ),
@@ -71,9 +83,10 @@ const TEST_EDGES: &[(&str, &str)] = &[
     ("scheduler", "memory"),
     ("scheduler", "machine"),
     ("scheduler", "sim"),
-    ("check", "sim"),
     ("store", "sim"),
+    ("store", "scheduler"),
     ("store", "check"),
+    ("check", "sim"),
 ];
 
 const LINES_MAX: usize = 800;

@@ -13,6 +13,7 @@
 //! ```text
 //! cargo bench -p dynamicfs-bench --bench extent_locks -- [--rounds=N] [--window=T]
 //!                                                        [--only=TEXT] [--quick] [--json]
+//! cargo bench -p dynamicfs-bench --bench allocator
 //! cargo bench -p dynamicfs-bench --bench checksums
 //! cargo bench -p dynamicfs-bench --bench generations
 //! cargo bench -p dynamicfs-bench --bench shards

@@ -2,9 +2,14 @@
 
 use std::process::ExitCode;
 
+use dynamicfs::engine::error::OpenError;
+use dynamicfs::engine::storage_engine::EngineError;
 use dynamicfs::machine::device::{DeviceError, DeviceErrorClass};
 use dynamicfs::machine::topology::TopologyError;
+use dynamicfs::machine::write_gate::WriteRefusal;
 use dynamicfs::placement::PlacementError;
+use dynamicfs::store::error::StoreError;
+use dynamicfs::store::pool::PoolError;
 
 /// The documented exit codes. See `--help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +76,61 @@ impl From<PlacementError> for Failure {
         let exit = match error {
             PlacementError::NoCpus => Exit::Runtime,
             _ => Exit::Usage,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
+
+impl From<WriteRefusal> for Failure {
+    fn from(refusal: WriteRefusal) -> Self {
+        let exit = match refusal {
+            WriteRefusal::Missing { .. }
+            | WriteRefusal::NotADisk { .. }
+            | WriteRefusal::ProberMissing { .. }
+            | WriteRefusal::Unknown { .. } => Exit::Device,
+            WriteRefusal::NotNamed { .. }
+            | WriteRefusal::NamesAnother { .. }
+            | WriteRefusal::InUse { .. }
+            | WriteRefusal::HoldsData { .. } => Exit::Refused,
+        };
+        Failure { exit, message: refusal.to_string(), help: Some(refusal.help()) }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let exit = match error {
+            EngineError::Device(error) | EngineError::Open(OpenError::Device(error)) => {
+                return error.into();
+            }
+            EngineError::Refused(refusal) => return refusal.into(),
+            EngineError::Topology(error) => return error.into(),
+            EngineError::Config(_) | EngineError::Unfit { .. } => Exit::Usage,
+            EngineError::Layout { .. }
+            | EngineError::Pool(PoolError::NoPool { .. } | PoolError::Unusable { .. }) => {
+                Exit::Device
+            }
+            EngineError::Pool(PoolError::Io(_))
+            | EngineError::Recovery(_)
+            | EngineError::NotClosed(_) => Exit::Io,
+            EngineError::Open(_)
+            | EngineError::Random(_)
+            | EngineError::Pool(PoolError::NoMemory(_))
+            | EngineError::Reactor(_) => Exit::Runtime,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let exit = match error {
+            StoreError::Corrupt { .. }
+            | StoreError::Unreadable { .. }
+            | StoreError::Write { .. }
+            | StoreError::CommitFailed { .. }
+            | StoreError::ReadOnly { .. } => Exit::Io,
+            _ => Exit::Runtime,
         };
         Failure::new(exit, error.to_string())
     }

@@ -9,12 +9,12 @@
 //! ranges; what the values mean stands here. A field without a scope in its name is one commit
 //! domain's, because domains share nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::config::{ConfigError, IoConfig};
+use crate::engine::config::{ConfigError, DiskAccess, DiskConfig, IoConfig};
 use crate::engine::engine_config::fields::check_numbers;
 
 pub(crate) mod fields;
@@ -370,6 +370,15 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
+    /// The defaults, for a pool on this disk.
+    #[must_use]
+    pub fn on_disk(path: impl Into<PathBuf>) -> EngineConfig {
+        let access = DiskAccess::ReadWrite;
+        let disk = DiskConfig { path: path.into(), access, ..DiskConfig::default() };
+        let io = IoConfig { disks: vec![disk], ..IoConfig::default() };
+        EngineConfig { io, ..EngineConfig::default() }
+    }
+
     /// Reads a TOML file and what it includes. Every value in it is checked; that there are disks
     /// is not, because a caller may add them: [`check`](Self::check) asks for that too.
     ///

@@ -13,7 +13,7 @@ use crate::engine::status::{ReactorStatus, Status};
 use crate::io::backend::DiskFacts;
 use crate::io::metrics::{DiskMetrics, Metrics};
 use crate::io::op::DiskId;
-use crate::machine::device::Device;
+use crate::machine::device::{Device, DeviceInfo};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::placement::Placement;
 use crate::reactor::bell::Bell;
@@ -59,7 +59,9 @@ pub struct IoScheduler {
     pub(super) gate: Gate,
     pub(super) reactors: Vec<ReactorHandle>,
     pub(super) arenas: Vec<Arc<Arena>>,
-    pub(super) devices: Vec<Option<Device>>,
+    pub(super) devices: Vec<Option<DeviceInfo>>,
+    /// The disks as opened, until the close: then others may have them.
+    pub(super) held: Mutex<Vec<Option<Device>>>,
     pub(super) placement: Placement,
     pub(super) start: Instant,
 }
@@ -167,7 +169,7 @@ impl IoScheduler {
         let parts = self.gate.disks.iter().zip(&self.devices).zip(&self.gate.limits);
         let disks = parts.map(|((facts, device), limits)| crate::engine::status::DiskStatus {
             facts: facts.clone(),
-            device: device.as_ref().map(|device| device.info().clone()),
+            device: device.clone(),
             limits: limits.clone(),
         });
         let reactors: Vec<ReactorStatus> =
@@ -194,7 +196,7 @@ impl IoScheduler {
         self.shut(deadline)
     }
 
-    fn shut(&self, deadline: Duration) -> Result<(), CloseError> {
+    pub(super) fn shut(&self, deadline: Duration) -> Result<(), CloseError> {
         if self.gate.closing.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -208,6 +210,7 @@ impl IoScheduler {
         for route in self.gate.routes.iter().flatten() {
             route.lane.wake_all();
         }
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if report.stuck.is_empty() && report.failed.is_empty() { Ok(()) } else { Err(report) }
     }
 
@@ -229,10 +232,15 @@ impl IoScheduler {
         }
         match end {
             Ok(end) => {
+                // Its last words are here, but the kernel lets a thread go only when the workers of
+                // its rings are back: a write or flush that hangs in one would hang us here.
+                let is_stuck = !end.stuck.is_empty();
                 report.stuck.extend(end.stuck);
                 report.failed.extend(end.failure);
                 let thread = reactor.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(thread) = thread {
+                if let Some(thread) = thread
+                    && !is_stuck
+                {
                     // Its outcome came through the channel; the panic, if any, is in it.
                     let _ = thread.join();
                 }

@@ -61,7 +61,9 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
     let closing = AtomicBool::new(false);
     let gate = Gate { disks, limits, routes, reactors: shared, calls, closing };
     placement.notes.extend(arenas.iter().filter_map(|arena| page_note(config, arena)));
-    Ok(IoScheduler { gate, reactors, arenas, devices, placement, start })
+    let infos = devices.iter().map(|device| device.as_ref().map(|device| device.info().clone()));
+    let (devices, held) = (infos.collect(), Mutex::new(devices));
+    Ok(IoScheduler { gate, reactors, arenas, devices, held, placement, start })
 }
 
 /// What to say when an arena is not made of the pages that were wanted.

@@ -6,7 +6,8 @@
 //! killed with writes in flight: that is why a busy device is waited for.
 //!
 //! Symbolic links are resolved first and what was opened is checked against what was probed, so
-//! that a link changed in between is an error. Nothing here writes, except [`create_file`].
+//! that a link changed in between is an error. Nothing here writes, except
+//! [`create_file`] and [`zero_file`].
 
 mod alignment;
 mod create;
@@ -27,7 +28,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::create::create_file;
+pub use self::create::{create_file, zero_file};
 use self::error::io_error;
 pub use self::error::{DeviceError, DeviceErrorClass};
 pub use self::info::{DeviceInfo, DeviceKind, QueueOwner, probe};

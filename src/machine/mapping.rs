@@ -63,8 +63,8 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `bytes` (rounded up to whole 2 MiB, or to 4 KiB where normal pages are wanted) and touches
-    /// every page from this thread.
+    /// Maps `bytes` (rounded up to whole 2 MiB, or to 4 KiB where normal pages are wanted) and
+    /// touches every page from this thread.
     pub fn new(bytes: usize, policy: PagePolicy) -> Result<Mapping, MappingError> {
         let round = if policy == PagePolicy::Normal { NORMAL_PAGE_BYTES } else { ROUND_BYTES };
         let bytes = bytes.max(1).next_multiple_of(round);

@@ -382,7 +382,9 @@ impl SimDisk {
         let block = self.config.logical_block_bytes as usize;
         match command.kind {
             OpKind::Write | OpKind::WriteDsync => {
-                Some(command.data[index * block..(index + 1) * block].into())
+                let bytes = &command.data[index * block..(index + 1) * block];
+                // Zeroes are what a sector holds that nobody wrote, and cost nothing.
+                bytes.iter().any(|byte| *byte != 0).then(|| bytes.into())
             }
             _ => None,
         }

@@ -206,10 +206,14 @@ impl Allocator {
         }
         let first = out.len();
         let mut missing = blocks;
+        // A search in vain is the dearest part. It is worth another one when half is done.
+        let mut search_at = blocks;
         while missing > 0 {
-            let run = match self.take_exact(missing) {
+            let found = if missing <= search_at { self.take_exact(missing) } else { None };
+            let run = match found {
                 Some(run) => run,
                 None => {
+                    search_at = search_at.min(missing / 2);
                     let run = self.find_piece(missing);
                     self.take_run(run, missing);
                     run

@@ -1,8 +1,8 @@
 //! What is on its way to the journal: batches, the newest of them open.
 //!
 //! A request that joins the open batch changes what later requests build on, and nothing that a
-//! reader sees: [`Pipe::extent`] and [`Pipe::inode`] look from the newest batch to the oldest before
-//! they leave it to the table. Batches are committed in their order, one at a time.
+//! reader sees: `Pipe::extent` and `Pipe::inode` look from the newest batch to the oldest
+//! before they leave it to the table. Batches are committed in their order, one at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -117,8 +117,8 @@ pub(crate) struct Batch {
     pub(crate) ops: u32,
     bytes: usize,
     inline_bytes: u64,
-    /// A request of it was answered when it joined.
-    pub(crate) buffered: bool,
+    /// Inodes with a request that was answered when it joined.
+    pub(crate) buffered: BTreeSet<u64>,
     pub(crate) opened_ns: u64,
     pub(crate) fate: Rc<Fate>,
 }
@@ -196,6 +196,12 @@ impl Pipe {
         self.batches.front()
     }
 
+    /// Where to wait for what was answered before it was durable, of one inode.
+    pub(crate) fn buffered_fate(&self, inode: u64) -> Option<Rc<Fate>> {
+        let batch = self.batches.iter().rev().find(|batch| batch.buffered.contains(&inode));
+        batch.map(|batch| Rc::clone(&batch.fate))
+    }
+
     /// Where to wait for everything that has joined.
     pub(crate) fn newest_fate(&self) -> Option<Rc<Fate>> {
         self.batches.back().map(|batch| Rc::clone(&batch.fate))
@@ -247,7 +253,8 @@ impl Pipe {
     pub(crate) fn open(&mut self, bytes: usize, now_ns: u64, limits: &BatchLimits) {
         // The first batch may be on its way to the journal: nobody joins it then.
         let room = self.batches.back().is_some_and(|batch| {
-            batch.ops < limits.ops && batch.record_bytes_max() + bytes as u64 <= limits.bytes
+            let fits = batch.record_bytes_max() + bytes as u64 <= limits.bytes;
+            batch.ops == 0 || batch.ops < limits.ops && fits
         });
         let sealed = self.batches.len() == 1 && limits.first_is_closed;
         if !room || sealed {
@@ -276,7 +283,9 @@ impl Pipe {
         }
         batch.freed.extend(freed);
         batch.taken.extend_from_slice(&change.taken);
-        batch.buffered |= change.buffered;
+        if change.buffered {
+            batch.buffered.extend(change.inodes.iter().map(|inode| inode.id));
+        }
         batch.promised += change.promised;
         batch.ops += 1;
         batch.bytes += bytes;

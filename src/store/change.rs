@@ -1,14 +1,13 @@
 //! Changing an inode: what a request does before it joins a batch.
 //!
-//! A write takes its extents' locks exclusive and the inode's shared; everything else takes the inode's
-//! lock exclusive. Under the locks the request reads the blocks that it changes in
-//! part, takes space, writes its data there, or leaves it in memory for the record if it is small, and
-//! joins; only then are the locks free. So whoever comes next builds on what joined, and what a batch
-//! names is on the disk before its record is.
+//! A write takes its extents' locks exclusive and the inode's shared; everything else takes the
+//! inode's lock exclusive. Under the locks the request reads the blocks that it changes in part,
+//! takes space, writes its data there, or leaves it in memory for the record if it is small, and
+//! joins; only then are the locks free. So whoever comes next builds on what joined, and what a
+//! batch names is on the disk before its record is.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::concurrency::extent_locks::Wanted;
 use crate::concurrency::lock::word::LockMode;
@@ -17,18 +16,20 @@ use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
 use crate::format::page::{EXTENTS_PER_GROUP, InodeRecord};
-use crate::format::record::Cut;
-use crate::io::op::Request;
+use crate::format::record::{Cut, ExtentPut};
+use crate::memory::DmaBuf;
 use crate::store::batch::{Change, Committed, Fate, Put};
 use crate::store::call::{Durability, Payload, Step};
-use crate::store::domain::{Domain, INODE_BYTES_MAX};
+use crate::store::domain::{Domain, INODE_BYTES_MAX, fragments, places};
 use crate::store::error::StoreError;
-use crate::store::port::join_all;
 use crate::store::ram::RamBlock;
 use crate::store::read::{lock_name, no_lock, parts, read_block};
 use crate::store::space::DiskRun;
+use crate::store::write_batcher::write_gathered;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
+/// Most blocks of a buffer that blocks are copied into.
+const COPY_BLOCKS: usize = 256;
 /// Most bytes of data and zeroes in blocks of one request.
 pub const CHANGE_BYTES_MAX: u64 = 16 << 20;
 /// Most steps of one request.
@@ -50,7 +51,8 @@ struct Draft {
     cuts: Vec<Cut>,
 }
 
-/// An extent of a draft: what it was when the draft first looked, and the new content of its blocks.
+/// An extent of a draft: what it was when the draft first looked, and the new content of its
+/// blocks.
 struct Drafted {
     extent: Extent,
     content: [Option<RamBlock>; EXTENT_BLOCKS],
@@ -123,6 +125,11 @@ async fn draft_and_join(
 ) -> Result<Rc<Fate>, StoreError> {
     let mut draft =
         Draft { inode: domain.newest_inode(inode)?, extents: BTreeMap::new(), cuts: Vec::new() };
+    let written = steps.iter().map(|step| match step {
+        Step::Write(payload) => payload.len as u64,
+        Step::Zero { .. } | Step::Truncate { .. } => 0,
+    });
+    let written: u64 = written.sum();
     for step in steps {
         match step {
             Step::Write(payload) => draft.write(domain, payload).await?,
@@ -130,8 +137,11 @@ async fn draft_and_join(
             Step::Truncate { size } => draft.truncate(domain, size).await?,
         }
     }
-    let placed = place(domain, &draft).await?;
-    join(domain, draft, placed, how)
+    domain.check_fits(&draft)?;
+    let placed = place(domain, &mut draft).await?;
+    let fate = join(domain, draft, placed, how)?;
+    domain.counters.borrow_mut().caller_bytes += written;
+    Ok(fate)
 }
 
 impl Draft {
@@ -152,7 +162,7 @@ impl Draft {
         let (first, blocks) = covered(offset, len as u64);
         buffer.set_len(blocks as usize * BLOCK);
         let start = (offset % BLOCK_BYTES) as usize;
-        let (head, tail) = (start > 0, (start + len) % BLOCK != 0);
+        let (head, tail) = (start > 0, !(start + len).is_multiple_of(BLOCK));
         let last = blocks - 1;
         if head {
             let old = self.content(domain, first).await?;
@@ -256,10 +266,10 @@ impl Draft {
         if from > to {
             return clear(to, first % per_extent..last % per_extent);
         }
-        if first % per_extent > 0 {
+        if !first.is_multiple_of(per_extent) {
             clear(from - 1, first % per_extent..per_extent);
         }
-        if last % per_extent > 0 {
+        if !last.is_multiple_of(per_extent) {
             clear(to, 0..last % per_extent);
         }
         self.cut(from, to);
@@ -288,7 +298,7 @@ impl Draft {
 
     async fn truncate(&mut self, domain: &Rc<Domain>, size: u64) -> Result<(), StoreError> {
         if size < self.inode.size_bytes {
-            if size % BLOCK_BYTES > 0 {
+            if !size.is_multiple_of(BLOCK_BYTES) {
                 let from = (size % BLOCK_BYTES) as usize;
                 self.zero_in_block(domain, size / BLOCK_BYTES, from..BLOCK).await?;
             }
@@ -315,6 +325,29 @@ impl Draft {
         })
     }
 
+    /// The one buffer that has all of its blocks in their order, if that is how they lie; the draft
+    /// keeps their places alone.
+    fn take_whole(&mut self, blocks: usize) -> Option<DmaBuf> {
+        let mut contents = self.blocks().map(|(_, _, content)| content);
+        let first = contents.next()?;
+        if !first.begins(blocks * BLOCK)
+            || !contents.enumerate().all(|(n, c)| c.follows(first, n + 1))
+        {
+            return None;
+        }
+        let mut buffer = None;
+        for drafted in self.extents.values_mut() {
+            for content in &mut drafted.content {
+                if let Some(taken) = content.replace(RamBlock::default()) {
+                    buffer = taken.into_buffer();
+                } else {
+                    *content = None;
+                }
+            }
+        }
+        buffer
+    }
+
     /// Pages that it may make necessary, as blocks of their homes.
     fn promise(&self) -> u64 {
         let mut groups: Vec<u64> =
@@ -336,29 +369,21 @@ fn copy_old(out: &mut [u8], old: Option<&RamBlock>, from: usize) {
 struct Placed {
     runs: Vec<DiskRun>,
     inline: bool,
+    /// Checksums of the blocks, in their order.
+    checksums: Vec<u32>,
     promised: u64,
     flush_failures: u64,
 }
 
-impl Placed {
-    fn fragments(&self, disk: u16) -> Vec<Fragment> {
-        let most = u64::from(Fragment::BLOCKS_MAX);
-        let cut = self.runs.iter().flat_map(|run| {
-            let end = run.start + u64::from(run.blocks);
-            (run.start..end)
-                .step_by(most as usize)
-                .filter_map(move |start| Fragment::new(disk, start, (end - start).min(most) as u32))
-        });
-        cut.collect()
-    }
-}
-
-/// Takes space for a draft's blocks and writes them there, unless they are few enough for the record.
-async fn place(domain: &Rc<Domain>, draft: &Draft) -> Result<Placed, StoreError> {
-    let blocks = draft.blocks().count() as u64;
+/// Takes space for a draft's blocks and writes them there, unless they are few enough for the
+/// record.
+async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreError> {
+    let checksums: Vec<u32> =
+        draft.blocks().map(|(_, _, content)| block_checksum(content.bytes())).collect();
+    let blocks = checksums.len() as u64;
     let promised = draft.promise();
     let flush_failures = domain.flush_failures.get();
-    let runs = {
+    {
         let mut space = domain.space.borrow_mut();
         let available = space.available(domain.table.borrow().pages.blocks_wanted());
         // What only makes room is never refused: its pages exist, or it makes none.
@@ -367,25 +392,37 @@ async fn place(domain: &Rc<Domain>, draft: &Draft) -> Result<Placed, StoreError>
             let (wanted_bytes, free_bytes) = (blocks * BLOCK_BYTES, available * BLOCK_BYTES);
             return Err(StoreError::Full { wanted_bytes, free_bytes });
         }
-        let runs = if blocks == 0 { Some(Vec::new()) } else { space.take(blocks as u32) };
-        space.promise(promised);
-        runs.unwrap_or_else(|| unreachable!("as many blocks are free"))
+        space.promise(promised + blocks);
+    }
+    let inline = domain.takes_inline(blocks);
+    let runs = match inline || blocks == 0 {
+        true => {
+            let mut space = domain.space.borrow_mut();
+            space.release(blocks);
+            let runs = if blocks == 0 { Some(Vec::new()) } else { space.take(blocks as u32) };
+            Ok(runs.unwrap_or_else(|| unreachable!("as many blocks are free")))
+        }
+        false => write_direct(domain, draft).await,
     };
-    let mut placed = Placed { runs, inline: true, promised, flush_failures };
-    placed.inline = domain.takes_inline(blocks);
-    if placed.inline {
-        return Ok(placed);
+    let runs = runs.inspect_err(|_| domain.space.borrow_mut().release(promised))?;
+    if !inline {
+        domain.counters.borrow_mut().data_bytes += blocks * BLOCK_BYTES;
     }
-    let written = write_direct(domain, draft, &placed.runs).await;
-    if let Err(error) = written {
-        give_back(domain, &placed);
-        return Err(error);
-    }
-    domain.counters.borrow_mut().data_bytes += blocks * BLOCK_BYTES;
-    Ok(placed)
+    Ok(Placed { runs, inline, checksums, promised, flush_failures })
 }
 
 impl Domain {
+    /// Refuses what no record can hold.
+    fn check_fits(&self, draft: &Draft) -> Result<(), StoreError> {
+        let extents = draft.extents.len() * ExtentPut::ENCODED_BYTES_MAX;
+        let cuts = draft.cuts.len() * size_of::<Cut>();
+        let inline = self.config.inline_bytes_per_write;
+        // The head, and what is rounded up.
+        let fixed = 2 * BLOCK_BYTES + size_of::<InodeRecord>() as u64;
+        let (bytes, max) = ((extents + cuts) as u64 + inline + fixed, self.record_bytes_max());
+        if bytes > max { Err(StoreError::TooLarge { bytes, max }) } else { Ok(()) }
+    }
+
     fn takes_inline(&self, blocks: u64) -> bool {
         let bytes = blocks * BLOCK_BYTES;
         let limit = self.config.inline_bytes_per_batch.min(self.batch_limits().bytes / 2);
@@ -396,39 +433,34 @@ impl Domain {
 
 /// Nothing refers to the blocks that were taken.
 fn give_back(domain: &Domain, placed: &Placed) {
-    domain.give(&placed.fragments(domain.slot));
+    domain.give_runs(&placed.runs);
     domain.space.borrow_mut().release(placed.promised);
 }
 
-async fn write_direct(
-    domain: &Rc<Domain>,
-    draft: &Draft,
-    runs: &[DiskRun],
-) -> Result<(), StoreError> {
-    let mut blocks = draft.blocks();
-    let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
-    let mut short = None;
-    for run in runs {
-        let mut buffer = match domain.buffer(run.blocks as usize * BLOCK) {
-            Ok(buffer) => buffer,
-            Err(error) => {
-                short = Some(error);
-                break;
-            }
-        };
-        for (out, (_, _, content)) in buffer.chunks_exact_mut(BLOCK).zip(&mut blocks) {
+/// Hands the draft's blocks to the write batcher; the draft knows where they were, and has them no
+/// more.
+async fn write_direct(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Vec<DiskRun>, StoreError> {
+    let blocks = draft.blocks().count();
+    let give_up = |error| {
+        domain.space.borrow_mut().release(blocks as u64);
+        error
+    };
+    if let Some(buffer) = draft.take_whole(blocks) {
+        return write_gathered(domain, vec![buffer]).await;
+    }
+    let mut buffers = Vec::new();
+    let mut contents = draft.blocks().map(|(_, _, content)| content);
+    let mut left = blocks;
+    while left > 0 {
+        let here = left.min(COPY_BLOCKS);
+        let mut buffer = domain.buffer(here * BLOCK).map_err(give_up)?;
+        for (out, content) in buffer.chunks_exact_mut(BLOCK).zip(&mut contents) {
             out.copy_from_slice(content.bytes());
         }
-        let request = Request::write(domain.disk, run.start * BLOCK_BYTES, buffer);
-        writes.push(Box::pin(domain.port.submit(request)));
+        buffers.push(buffer);
+        left -= here;
     }
-    let mut failed = short;
-    for completion in join_all(writes).await {
-        if let Err(error) = completion.result {
-            failed = Some(StoreError::Write { source: Arc::from(error) });
-        }
-    }
-    failed.map_or(Ok(()), Err)
+    write_gathered(domain, buffers).await
 }
 
 /// The draft becomes part of the open batch.
@@ -451,13 +483,15 @@ fn join(
         return Err(error);
     }
     // Others may have made the inode longer since this draft was begun.
-    let mut inode = domain.newest_inode(draft.inode.id)?;
+    let newest = domain.newest_inode(draft.inode.id);
+    let mut inode = newest.inspect_err(|_| give_back(domain, &placed))?;
     inode.size_bytes = match sharing {
         Sharing::Beside => inode.size_bytes.max(draft.inode.size_bytes),
         Sharing::Alone => draft.inode.size_bytes,
     };
-    let taken = placed.fragments(domain.slot);
-    let mut places = taken.iter().flat_map(|fragment| crate::store::domain::places(*fragment));
+    let taken = fragments(domain.slot, &placed.runs);
+    let places = taken.iter().flat_map(|fragment| places(*fragment));
+    let mut new_blocks = places.zip(placed.checksums.iter().copied());
     let mut change = Change {
         cuts: draft.cuts.clone(),
         inodes: vec![inode],
@@ -475,11 +509,11 @@ fn join(
             true => Extent::HOLE,
             false => domain.newest_extent(draft.inode.id, index),
         };
-        let put = settle_extent(domain, drafted, &mut places, placed.inline);
+        let put = settle_extent(domain, drafted, &mut new_blocks, placed.inline);
         freed_by_put(&before, &put.extent, &mut freed);
         change.extents.push((draft.inode.id, index, put));
     }
-    drop(places);
+    drop(new_blocks);
     change.taken = taken;
     Ok(domain.join(&change, freed))
 }
@@ -488,15 +522,17 @@ fn join(
 fn settle_extent(
     domain: &Domain,
     drafted: Drafted,
-    places: &mut impl Iterator<Item = Place>,
+    new_blocks: &mut impl Iterator<Item = (Place, u32)>,
     inline: bool,
 ) -> Put {
     let mut put = Put { extent: drafted.extent, fresh: 0, inline: 0 };
     for (block, content) in drafted.content.into_iter().enumerate() {
         let Some(content) = content else { continue };
-        let Some(place) = places.next() else { unreachable!("every new block has a place") };
+        let Some((place, checksum)) = new_blocks.next() else {
+            unreachable!("every new block has a place")
+        };
         put.extent.places[block] = place;
-        put.extent.checksums[block] = block_checksum(content.bytes());
+        put.extent.checksums[block] = checksum;
         put.fresh |= 1 << block;
         if inline {
             put.inline |= 1 << block;

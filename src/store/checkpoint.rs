@@ -1,11 +1,11 @@
 //! Checkpoints: the table's pages go to the disk, so that the journal can be used again.
 //!
-//! A checkpoint notes the newest record and copies every page that has changed, a few at a time, while
-//! commits go on: a page may be ahead of that record, which does no harm, because what is replayed
-//! after it says again everything that changed since. Pages go to the homes that the durable tree does
-//! not name; then their parents, level by level; then a flush; then a `Checkpoint` record with its own
-//! flush. Only then is the new tree the durable one, and the old homes, the journal before it, and
-//! the homes of pages that are no more, are free.
+//! A checkpoint notes the newest record and copies every page that has changed, a few at a time,
+//! while commits go on: a page may be ahead of that record, which does no harm, because what is
+//! replayed after it says again everything that changed since. Pages go to the homes that the
+//! durable tree does not name; then their parents, level by level; then a flush; then a
+//! `Checkpoint` record with its own flush. Only then is the new tree the durable one, and the old
+//! homes, the journal before it, and the homes of pages that are no more, are free.
 
 use std::rc::Rc;
 
@@ -23,7 +23,6 @@ use crate::store::table::PageImage;
 
 /// Writes checkpoints until the domain is closed.
 pub(crate) async fn checkpoints(domain: Rc<Domain>) {
-    let mut buffers = Vec::new();
     loop {
         let due = || match &*domain.health.borrow() {
             Health::Closed | Health::Stopped(_) => Some(false),
@@ -32,7 +31,7 @@ pub(crate) async fn checkpoints(domain: Rc<Domain>) {
         if !domain.changed.until(due).await {
             return;
         }
-        if let Err(error) = checkpoint(&domain, &mut buffers).await {
+        if let Err(error) = checkpoint(&domain).await {
             domain.table.borrow_mut().pages.give_up();
             if !matches!(error, StoreError::CommitFailed { .. }) {
                 domain.stop(&format!("a checkpoint could not be written: {error}"));
@@ -73,18 +72,18 @@ impl Domain {
     }
 }
 
-async fn checkpoint(domain: &Domain, buffers: &mut Vec<DmaBuf>) -> Result<(), StoreError> {
+async fn checkpoint(domain: &Domain) -> Result<(), StoreError> {
     let failures = domain.flush_failures.get();
     let (through, replay_from, changed) = {
         let journal = domain.journal.borrow();
         let changed = domain.table.borrow().pages.changed();
         (journal.last.sequence, journal.last.end(), changed)
     };
-    write_pages(domain, buffers, 0, &changed, through).await?;
+    write_pages(domain, 0, &changed, through).await?;
     let mut level = 1;
     while level < domain.table.borrow().pages.levels() {
         let parents = domain.table.borrow().pages.changed_parents(level);
-        write_pages(domain, buffers, level, &parents, through).await?;
+        write_pages(domain, level, &parents, through).await?;
         level += 1;
     }
     // Pages that were added meanwhile are of later records, and not in this tree.
@@ -124,25 +123,20 @@ async fn checkpoint(domain: &Domain, buffers: &mut Vec<DmaBuf>) -> Result<(), St
 /// Writes pages of one level, a bounded number at a time.
 async fn write_pages(
     domain: &Domain,
-    buffers: &mut Vec<DmaBuf>,
     level: usize,
     numbers: &[u32],
     sequence: u64,
 ) -> Result<(), StoreError> {
-    for some in numbers.chunks(domain.config.checkpoint_pages.max(1)) {
+    for some in numbers.chunks(domain.reserves.pages.count().max(1)) {
         let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
         for number in some {
-            let buffer = match buffers.pop() {
-                Some(buffer) => buffer,
-                None => domain.buffer(BLOCK_BYTES as usize)?,
-            };
+            let buffer = domain.reserves.pages.take(BLOCK_BYTES as usize)?;
             writes.push(Box::pin(write_page(domain, (level, *number), buffer, sequence)));
         }
         let mut failed = None;
         for written in join_all(writes).await {
-            match written {
-                Ok(buffer) => buffers.extend(buffer),
-                Err(error) => failed = Some(error),
+            if let Err(error) = written {
+                failed = Some(error);
             }
         }
         if let Some(error) = failed {
@@ -157,21 +151,23 @@ async fn write_page(
     number: (usize, u32),
     mut buffer: DmaBuf,
     sequence: u64,
-) -> Result<Option<DmaBuf>, StoreError> {
-    let image = take_page(domain, number)?;
-    let PageImage::Write(home) = image else {
-        domain.table.borrow_mut().pages.build(number, image, 0);
-        return Ok(Some(buffer));
+) -> Result<(), StoreError> {
+    let image = take_page(domain, number);
+    let Ok(PageImage::Write(home)) = image else {
+        domain.reserves.pages.give(Some(buffer));
+        domain.table.borrow_mut().pages.build(number, image?, 0);
+        return Ok(());
     };
     let checksum = seal_page(domain, number, home, &mut buffer, sequence);
     let offset = home.start_block() * BLOCK_BYTES;
     let request = Request::write(domain.disk, offset, buffer);
     let completion = domain.port.submit(request.with_priority(domain.cleaning_priority())).await;
     let (result, buffer) = completion.into_parts();
+    domain.reserves.pages.give(buffer);
     result.map_err(|error| StoreError::Write { source: error.into() })?;
     domain.counters.borrow_mut().page_bytes += BLOCK_BYTES;
-    domain.table.borrow_mut().pages.build(number, image, checksum);
-    Ok(buffer)
+    domain.table.borrow_mut().pages.build(number, PageImage::Write(home), checksum);
+    Ok(())
 }
 
 /// What is to be done with a page; it gets homes if it has none.

@@ -1,12 +1,14 @@
 //! The group commit coordinator: the only writer of a domain's journal.
 //!
-//! One record at a time: its write, linked to one flush; only when both have succeeded is the next one
-//! submitted. So a record that verifies, with another behind it, was acknowledged, and an opening has
-//! to judge the last one alone. Data of the next batch may be on its way meanwhile; records never are.
+//! One record at a time: its write, linked to one flush; only when both have succeeded is the
+//! next one submitted. So a record that verifies, with another behind it, was acknowledged, and
+//! an opening has to judge the last one alone. Data of the next batch may be on its way
+//! meanwhile; records never are.
 //!
-//! **When it fails**, what was sent may be durable or not. Everything behind it fails, nothing joins,
-//! and an abort takes its place in the journal: when that is durable the record is certainly out and
-//! its space free. When it cannot be made durable the domain stops until it is opened again.
+//! **When it fails**, what was sent may be durable or not. Everything behind it fails, nothing
+//! joins, and an abort takes its place in the journal: when that is durable the record is
+//! certainly out and its space free. When it cannot be made durable the domain stops until it is
+//! opened again.
 
 use std::rc::Rc;
 
@@ -14,7 +16,8 @@ use crate::format::layout::BLOCK_BYTES;
 use crate::format::record::{
     Body, Changes, RecordHead, RecordKind, encode, inline_start, record_bytes,
 };
-use crate::io::op::{Completion, OpKind, Request};
+use crate::io::error::IoError;
+use crate::io::op::{OpKind, Request};
 use crate::memory::DmaBuf;
 use crate::store::batch::{Batch, Committed, Mechanism};
 use crate::store::domain::{Closing, Domain, Health};
@@ -35,19 +38,32 @@ enum Next {
     End,
 }
 
-/// Commits batches until the domain is closed.
-pub(crate) async fn coordinate(domain: Rc<Domain>) {
-    let mut buffer = None;
-    loop {
-        match next(&domain).await {
-            Next::Commit(trigger) => {
-                domain.count_trigger(&trigger);
-                commit(&domain, &mut buffer).await;
+/// Commits the batches of a domain: see the module.
+pub(crate) struct GroupCommitCoordinator {
+    domain: Rc<Domain>,
+}
+
+impl GroupCommitCoordinator {
+    /// Of a domain; there is one.
+    pub(crate) fn new(domain: Rc<Domain>) -> GroupCommitCoordinator {
+        GroupCommitCoordinator { domain }
+    }
+
+    /// Commits and seals until the domain is closed.
+    pub(crate) async fn run(self) {
+        let domain = &self.domain;
+        loop {
+            match next(domain).await {
+                Next::Commit(trigger) => {
+                    domain.count_trigger(&trigger);
+                    commit(domain).await;
+                }
+                Next::Seal => {
+                    // A seal that fails is a record that fails: what follows from it was done.
+                    let _ = append(domain, RecordKind::Seal, &Body::Nothing).await;
+                }
+                Next::End => return,
             }
-            Next::Seal => {
-                let _ = append(&domain, RecordKind::Seal, &Body::Nothing).await;
-            }
-            Next::End => return,
         }
     }
 }
@@ -147,7 +163,7 @@ impl Domain {
 }
 
 /// Commits the first batch.
-async fn commit(domain: &Domain, buffer: &mut Option<DmaBuf>) {
+async fn commit(domain: &Domain) {
     domain.committing.set(true);
     domain.hurry.set(false);
     let bytes = domain.pipe.borrow().first().map(Batch::record_bytes);
@@ -156,7 +172,7 @@ async fn commit(domain: &Domain, buffer: &mut Option<DmaBuf>) {
     // While it waited another record may have failed, and this batch with it.
     let still = domain.pipe.borrow().first().is_some();
     let sent = match waited {
-        Ok(()) if still => Some(send_batch(domain, buffer).await),
+        Ok(()) if still => Some(send_batch(domain).await),
         Ok(()) => None,
         Err(error) => Some(Err(error)),
     };
@@ -173,10 +189,7 @@ async fn commit(domain: &Domain, buffer: &mut Option<DmaBuf>) {
 }
 
 /// Writes the record of the first batch, and makes it durable.
-async fn send_batch(
-    domain: &Domain,
-    buffer: &mut Option<DmaBuf>,
-) -> Result<(RecordHead, Changes, Mechanism), StoreError> {
+async fn send_batch(domain: &Domain) -> Result<(RecordHead, Changes, Mechanism), StoreError> {
     let (changes, sequence) = {
         let (pipe, journal) = (domain.pipe.borrow(), domain.journal.borrow());
         let Some(first) = pipe.first() else { unreachable!("there is a batch to commit") };
@@ -185,17 +198,13 @@ async fn send_batch(
     let start = inline_start(&changes);
     let body = Body::Changes(changes);
     let bytes = record_bytes(&body);
-    let mut memory = match buffer.take() {
-        Some(memory) if memory.capacity() >= bytes => memory,
-        _ => domain.buffer(bytes.max(domain.record_buffer_bytes()))?,
-    };
-    memory.set_len(bytes);
+    let mut memory = domain.reserves.records.take(bytes)?;
     let Body::Changes(changes) = &body else { unreachable!("a batch is changes") };
     domain.copy_inline(changes, &mut memory[start..]);
     let mechanism = domain.mechanism_for(changes);
-    let sent = write_record(domain, RecordKind::Batch, &body, memory, mechanism).await;
-    let (head, memory) = sent?;
-    *buffer = memory;
+    let (sent, memory) = write_record(domain, RecordKind::Batch, &body, memory, mechanism).await;
+    domain.reserves.records.give(memory);
+    let head = sent?;
     assert_eq!(head.sequence, sequence, "one record at a time");
     let Body::Changes(changes) = body else { unreachable!("a batch is changes") };
     Ok((head, changes, mechanism))
@@ -206,10 +215,6 @@ impl Domain {
     fn mechanism_for(&self, changes: &Changes) -> Mechanism {
         let whole = changes.extents.iter().all(|put| put.fresh == put.inline);
         if whole { self.config.mechanism } else { Mechanism::Flush }
-    }
-
-    fn record_buffer_bytes(&self) -> usize {
-        self.batch_limits().bytes as usize
     }
 
     fn copy_inline(&self, changes: &Changes, out: &mut [u8]) {
@@ -242,9 +247,10 @@ pub(crate) async fn append(
     if !domain.journal.borrow().has_room(bytes as u64, kind) {
         return Err(StoreError::NoMemory { reason: "the journal has no room for a mark".into() });
     }
-    let buffer = domain.buffer(bytes)?;
-    let written = write_record(domain, kind, body, buffer, Mechanism::Flush).await;
-    let (head, _) = written.inspect_err(|error| fail_batches(domain, behind(error)))?;
+    let buffer = domain.reserves.marks.take(bytes)?;
+    let (written, buffer) = write_record(domain, kind, body, buffer, Mechanism::Flush).await;
+    domain.reserves.marks.give(buffer);
+    let head = written.inspect_err(|error| fail_batches(domain, behind(error)))?;
     if kind == RecordKind::Seal {
         domain.counters.borrow_mut().seals += 1;
     }
@@ -259,7 +265,7 @@ async fn write_record(
     body: &Body,
     mut buffer: DmaBuf,
     mechanism: Mechanism,
-) -> Result<(RecordHead, Option<DmaBuf>), StoreError> {
+) -> (Result<RecordHead, StoreError>, Option<DmaBuf>) {
     let (mut head, id) = {
         let journal = domain.journal.borrow();
         assert!(journal.has_room(buffer.len() as u64, kind), "the caller waited for room");
@@ -281,19 +287,19 @@ async fn write_record(
         Mechanism::Dsync => Request::write_dsync(domain.disk, offset, buffer),
     };
     let completion = domain.port.submit(request).await;
-    let result = settle(domain, &head, completion, (writes, mechanism)).await;
+    let (result, buffer) = completion.into_parts();
+    let result = settle(domain, &head, result, (writes, mechanism)).await;
     domain.journal_busy.set(false);
     domain.changed.notify();
-    result
+    (result, buffer)
 }
 
 async fn settle(
     domain: &Domain,
     head: &RecordHead,
-    completion: Completion,
+    result: Result<u64, Box<IoError>>,
     (writes, mechanism): (u64, Mechanism),
-) -> Result<(RecordHead, Option<DmaBuf>), StoreError> {
-    let (result, buffer) = completion.into_parts();
+) -> Result<RecordHead, StoreError> {
     match result {
         Ok(_) => {
             let mut counters = domain.counters.borrow_mut();
@@ -303,14 +309,13 @@ async fn settle(
                 domain.ram.borrow_mut().flushed(writes);
             }
             domain.journal.borrow_mut().last = *head;
-            Ok((*head, buffer))
+            Ok(*head)
         }
         Err(error) => {
             *domain.health.borrow_mut() = Health::Aborting;
             if error.op == OpKind::Flush || mechanism == Mechanism::Dsync {
                 domain.flush_failed();
             }
-            drop(buffer);
             let reason = error.to_string();
             Err(abort(domain, head, &reason).await)
         }
@@ -339,7 +344,7 @@ impl Domain {
 async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError {
     let unknown =
         || StoreError::CommitFailed { reason: reason.into(), certainty: Certainty::Unknown };
-    let Ok(mut buffer) = domain.buffer(BLOCK_BYTES as usize) else {
+    let Ok(mut buffer) = domain.reserves.marks.take(BLOCK_BYTES as usize) else {
         domain.stop(reason);
         return unknown();
     };
@@ -351,7 +356,8 @@ async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError
     head.checksum = encode(&id, &head, &Body::Nothing, &mut buffer);
     let writes = domain.ram.borrow().writes();
     let request = Request::write_flush(domain.disk, id.offset(head.position), buffer);
-    let (result, _) = domain.port.submit(request).await.into_parts();
+    let (result, buffer) = domain.port.submit(request).await.into_parts();
+    domain.reserves.marks.give(buffer);
     match result {
         Ok(_) => {
             domain.journal.borrow_mut().last = head;
@@ -419,11 +425,12 @@ fn fail_batches(domain: &Domain, mut error: StoreError) {
 
 fn fail_batch(domain: &Domain, batch: &Batch, error: &StoreError) {
     if error.certainty() == Certainty::Out {
-        // What was written for it belongs to nobody. When it is unknown, only the next opening knows.
+        // What was written for it belongs to nobody. When it is unknown, only the next opening
+        // knows.
         domain.give(&batch.taken);
     }
     domain.space.borrow_mut().release(batch.promised);
-    if batch.buffered {
+    if !batch.buffered.is_empty() {
         domain.lost.borrow_mut().get_or_insert_with(|| error.clone());
     }
     batch.fate.decide(Err(error.clone()));

@@ -1,11 +1,11 @@
 //! A commit domain: everything that its tasks share, on one reactor.
 //!
-//! A write travels so: [`change`](crate::store::change) reads what it must, allocates, writes data or
-//! leaves it for the record, and joins the open [batch](crate::store::batch); the
-//! [coordinator](crate::store::commit) writes the record and its flush, applies the batch to the
-//! [table](crate::store::table) and answers. Behind it, [checkpoints](crate::store::checkpoint) copy
-//! the table to its pages, and blocks that lie in records only are [written home](crate::store::ram).
-//! A [read](crate::store::read) looks into the table and nothing else.
+//! A write travels so: [`change`](crate::store::change) reads what it must, allocates, writes
+//! data or leaves it for the record, and joins the open [batch](crate::store::batch); the
+//! coordinator (`commit`) writes the record and its flush, applies the batch to the
+//! table (`table`) and answers. Behind it, checkpoints (`checkpoint`)
+//! copy the table to its pages, and blocks that lie in records only are written
+//! home (`ram`). A read (`read`) looks into the table and nothing else.
 //!
 //! Parts are in cells that are borrowed for a few instructions and never across an `await`.
 
@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::concurrency::extent_locks::ExtentLockManager;
+use crate::concurrency::lock::metrics::LockMetrics;
 use crate::concurrency::metadata_locks::InodeLocks;
 use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
@@ -24,11 +25,13 @@ use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
 use crate::store::batch::{BatchLimits, Change, Fate, Mechanism, Pending, Pipe};
 use crate::store::error::StoreError;
-use crate::store::journal::Journal;
+use crate::store::journal::{self, Journal};
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
-use crate::store::space::Space;
+use crate::store::reserve::Reserves;
+use crate::store::space::{DiskRun, Space};
 use crate::store::table::Table;
+use crate::store::write_batcher::WriteBatcher;
 
 /// Most bytes of an inode: 2^32 extents in groups of four.
 pub const INODE_BYTES_MAX: u64 = (1 << 34) * EXTENT_BYTES;
@@ -70,7 +73,7 @@ pub struct DomainConfig {
     pub checkpoint_percent: u64,
     /// Percent at which its writes are urgent.
     pub urgent_percent: u64,
-    /// Pages of a checkpoint on their way at a time.
+    /// Pages of a checkpoint on their way at a time, 1 at least.
     pub checkpoint_pages: usize,
     /// Most extents that the write batcher gathers.
     pub gather_extents: usize,
@@ -134,6 +137,8 @@ pub struct DomainCounters {
     pub other_flushes: u64,
     /// Bytes of records.
     pub journal_bytes: u64,
+    /// Writes of data that the batcher made.
+    pub gathered_writes: u64,
     /// Bytes of data written directly.
     pub data_bytes: u64,
     /// Bytes written home from records.
@@ -189,6 +194,8 @@ pub struct DomainStatus {
     pub deferred_blocks: u64,
     /// Why it takes no changes, if so.
     pub stopped: Option<String>,
+    /// Locks of its extents.
+    pub locks: LockMetrics,
 }
 
 /// The blocks of a fragment.
@@ -197,10 +204,29 @@ pub(crate) fn places(fragment: Fragment) -> impl Iterator<Item = Place> {
     blocks.map(move |n| Place::new(fragment.disk(), fragment.start_block() + n))
 }
 
+/// A record may be as long as a batch, and as long as one large request needs in any case.
+pub(crate) fn record_bytes_max(config: &DomainConfig, journal: &Journal) -> u64 {
+    config.batch_bytes_max.max(journal::REQUEST_BYTES_MIN).min(journal.record_bytes_max())
+}
+
+/// Runs of a disk as fragments.
+pub(crate) fn fragments(disk: u16, runs: &[DiskRun]) -> Vec<Fragment> {
+    let most = u64::from(Fragment::BLOCKS_MAX);
+    let cut = runs.iter().flat_map(|run| {
+        let end = run.start + u64::from(run.blocks);
+        (run.start..end)
+            .step_by(most as usize)
+            .filter_map(move |start| Fragment::new(disk, start, (end - start).min(most) as u32))
+    });
+    cut.collect()
+}
+
 /// See the module.
 pub(crate) struct Domain {
     pub(crate) port: Rc<Port>,
     pub(crate) arena: Arc<Arena>,
+    pub(crate) reserves: Reserves,
+    pub(crate) batcher: WriteBatcher,
     pub(crate) disk: DiskId,
     pub(crate) slot: u16,
     pub(crate) path: Arc<str>,
@@ -284,12 +310,16 @@ impl Domain {
             .map_err(|error| StoreError::NoMemory { reason: error.to_string().into() })
     }
 
+    /// Most bytes of a record: what one request may need, and what a batch is given memory for.
+    pub(crate) fn record_bytes_max(&self) -> u64 {
+        record_bytes_max(&self.config, &self.journal.borrow())
+    }
+
     /// Limits of the open batch.
     pub(crate) fn batch_limits(&self) -> BatchLimits {
-        let record_max = self.journal.borrow().record_bytes_max();
         BatchLimits {
             ops: self.config.batch_ops_max,
-            bytes: self.config.batch_bytes_max.min(record_max),
+            bytes: self.config.batch_bytes_max.min(self.record_bytes_max()),
             first_is_closed: self.committing.get(),
         }
     }
@@ -304,6 +334,11 @@ impl Domain {
                 }
             }
         }
+    }
+
+    /// As [`Domain::give`], for runs of this domain's disk.
+    pub(crate) fn give_runs(&self, runs: &[DiskRun]) {
+        self.give(&fragments(self.slot, runs));
     }
 
     /// A change joins the open batch; `freed` is what it replaces.
@@ -353,6 +388,7 @@ impl Domain {
             pending: self.pipe.borrow().ops(),
             deferred_blocks: self.ram.borrow().len() as u64,
             stopped,
+            locks: self.locks.metrics(),
         }
     }
 }

@@ -40,6 +40,14 @@ pub enum StoreError {
         /// What there is.
         max: u64,
     },
+    /// A transaction has more steps than a commit can have.
+    #[error("the transaction has {steps} steps, and a commit holds {max}; cut it into parts")]
+    TooManySteps {
+        /// What it has.
+        steps: usize,
+        /// What there may be.
+        max: usize,
+    },
     /// The pool is full.
     #[error(
         "the pool is full: {wanted_bytes} bytes are wanted and {free_bytes} are free; delete \
@@ -109,6 +117,9 @@ pub enum StoreError {
     /// The store is closing.
     #[error("the store is closing")]
     Closing,
+    /// Waiting on a reactor's own thread would never end. The request goes on without its ticket.
+    #[error("a reactor's own thread cannot wait for the store: it would never end; await it")]
+    WaitOnReactor,
 }
 
 fn certainty_text(certainty: Certainty) -> &'static str {
@@ -123,6 +134,7 @@ impl StoreError {
     pub fn certainty(&self) -> Certainty {
         match self {
             StoreError::CommitFailed { certainty, .. } => *certainty,
+            StoreError::WaitOnReactor => Certainty::Unknown,
             _ => Certainty::Out,
         }
     }

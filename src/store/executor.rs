@@ -1,9 +1,9 @@
 //! The tasks of a domain: futures that its reactor polls, on one thread.
 //!
-//! Two kinds of places: a fixed number for requests, whose futures are all of one type and move into
-//! memory that is there already, and boxed ones for the few tasks that live as long as the domain.
-//! A waker sets one bit; whoever sets it is on the reactor's thread or rings the domain's bell
-//! besides.
+//! Two kinds of places: a fixed number for requests, whose futures are all of one type and move
+//! into memory that is there already, and boxed ones for the few tasks that live as long as the
+//! domain. A waker sets one bit; whoever sets it is on the reactor's thread or rings the domain's
+//! bell besides.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -61,11 +61,6 @@ impl<F: Future<Output = ()>> Executor<F> {
             wakers: (0..tasks).map(waker).collect(),
             ready,
         }
-    }
-
-    /// Whether another request has room.
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty()
     }
 
     /// Requests that have not ended.
@@ -173,7 +168,6 @@ mod tests {
         let mut executor = Executor::new(3);
         for round in 1..=4 {
             (0..3).for_each(|polls| executor.start(make(polls)));
-            assert!(!executor.has_room());
             executor.run();
             assert_eq!((ended.get(), executor.requests()), (3 * round - 2, 2));
             while executor.requests() > 0 {

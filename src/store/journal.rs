@@ -1,8 +1,9 @@
 //! The ring of records in memory: where the next one goes, and what is still needed.
 //!
-//! The **tail** is where the oldest needed record starts. It moves in memory whenever a checkpoint or a
-//! home write is durable, but its old space is written over only when a durable record says so: else
-//! a torn record would have destroyed what the one before it still counts on.
+//! The **tail** is where the oldest needed record starts. It moves in memory whenever a
+//! checkpoint or a home write is durable, but its old space is written over only when a durable
+//! record says so: else a torn record would have destroyed what the one before it still counts
+//! on.
 
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::record::{JournalId, RecordHead, RecordKind};
@@ -53,7 +54,8 @@ impl Journal {
         end - self.last.tail + reserve <= self.id.bytes
     }
 
-    /// The largest record that is ever tried: what an empty journal has room for, wherever it begins.
+    /// The largest record that is ever tried: what an empty journal has room for, wherever it
+    /// begins.
     pub(crate) fn record_bytes_max(&self) -> u64 {
         (self.id.bytes / 4).min(MAX_RECORD_BYTES) / BLOCK_BYTES * BLOCK_BYTES
     }
@@ -82,11 +84,15 @@ impl Journal {
     }
 }
 
+/// What one request can have of a record, whatever a batch may have: a quarter of the least
+/// journal.
+pub(crate) const REQUEST_BYTES_MIN: u64 = 256 << 10;
+
 /// Largest record: 16 MiB.
 pub(crate) const MAX_RECORD_BYTES: u64 = 16 << 20;
 
-/// Where a record of `bytes` bytes goes when the one before it ends at `end`: there, or if it would not
-/// end inside the ring, at the ring's start.
+/// Where a record of `bytes` bytes goes when the one before it ends at `end`: there, or if it
+/// would not end inside the ring, at the ring's start.
 pub(crate) fn spot_after(id: &JournalId, end: u64, bytes: u64) -> Spot {
     let left = id.bytes - end % id.bytes;
     if bytes <= left {

@@ -91,8 +91,8 @@ impl Disk<'_> {
     }
 }
 
-/// Makes a pool on a disk: whatever was there is gone. The old label is destroyed first and the new one
-/// written last, so that a crash leaves no pool rather than half of one.
+/// Makes a pool on a disk: whatever was there is gone. The old label is destroyed first and the
+/// new one written last, so that a crash leaves no pool rather than half of one.
 ///
 /// # Errors
 /// When the disk fails.
@@ -161,12 +161,7 @@ pub(crate) async fn read_labels(
     for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {
         let buffer = disk.buffer(sector.max(LABEL_BYTES))?;
         copies.push(match disk.submit(Request::read(disk.id, offset, buffer)).await {
-            Ok(Some(bytes)) => {
-                Label::decode(copy, disk_bytes, &bytes).map_err(|error| match error {
-                    LabelError::Absent => "no label".to_owned(),
-                    other => other.to_string(),
-                })
-            }
+            Ok(Some(bytes)) => LabelCopies::decode(copy, disk_bytes, &bytes),
             Ok(None) => Err("its buffer did not come back".to_owned()),
             Err(error) => Err(error.to_string()),
         });
@@ -177,6 +172,14 @@ pub(crate) async fn read_labels(
 }
 
 impl LabelCopies {
+    /// One copy, or what is wrong with it.
+    pub(crate) fn decode(copy: usize, disk_bytes: u64, bytes: &[u8]) -> Result<Label, String> {
+        Label::decode(copy, disk_bytes, bytes).map_err(|error| match error {
+            LabelError::Absent => "no label".to_owned(),
+            other => other.to_string(),
+        })
+    }
+
     /// The label that the disk has.
     ///
     /// # Errors

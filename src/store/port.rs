@@ -1,8 +1,8 @@
 //! The way of a domain's tasks to the disks and the clock.
 //!
-//! A task awaits [`Port::submit`]; the request waits in the outbox until the reactor calls the domain,
-//! which hands it over, and the completion comes back to the slot that its tag names. A future that
-//! is dropped leaves its slot to the completion.
+//! A task awaits [`Port::submit`]; the request waits in the outbox until the reactor calls the
+//! domain, which hands it over, and the completion comes back to the slot that its tag names. A
+//! future that is dropped leaves its slot to the completion.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,7 +30,6 @@ struct Slots {
     outbox: VecDeque<(usize, Request)>,
     timers: BTreeMap<(u64, u64), Waker>,
     next_timer: u64,
-    in_flight: usize,
 }
 
 /// See the module.
@@ -46,8 +45,8 @@ impl Port {
         self.now.get()
     }
 
-    /// Submits a request; what it resolves to always has the request's memory, but for a device that
-    /// never answered.
+    /// Submits a request; what it resolves to always has the request's memory, but for a device
+    /// that never answered.
     pub(crate) fn submit(&self, request: Request) -> Submission<'_> {
         let mut slots = self.slots.borrow_mut();
         let slot = match slots.free.pop() {
@@ -59,7 +58,6 @@ impl Port {
         };
         slots.slots[slot] = Slot::Waiting(None);
         slots.outbox.push_back((slot, request));
-        slots.in_flight += 1;
         Submission { port: self, slot: Some(slot) }
     }
 
@@ -79,11 +77,6 @@ impl Port {
             Poll::Ready(())
         })
         .await;
-    }
-
-    /// Requests that have not completed.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.slots.borrow().in_flight
     }
 
     /// The turn begins: notes the time and wakes what waited for it.
@@ -106,8 +99,8 @@ impl Port {
         self.slots.borrow().timers.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Hands over what the tasks have submitted, as far as the queues take it. A request that cannot
-    /// be accepted at all completes with an error at once; true when that happened.
+    /// Hands over what the tasks have submitted, as far as the queues take it. A request that
+    /// cannot be accepted at all completes with an error at once; true when that happened.
     pub(crate) fn hand_over(&self, io: &mut LocalIo<'_>) -> bool {
         let mut failed = false;
         loop {
@@ -134,7 +127,6 @@ impl Port {
     pub(crate) fn complete(&self, tag: u64, completion: Completion) {
         let mut slots = self.slots.borrow_mut();
         let slot = tag as usize;
-        slots.in_flight -= 1;
         match std::mem::replace(&mut slots.slots[slot], Slot::Free) {
             Slot::Waiting(waker) => {
                 slots.slots[slot] = Slot::Done(completion);

@@ -1,8 +1,9 @@
 //! Blocks whose content is in a record and not yet at home.
 //!
-//! A block enters when its request joins a batch, is **deferred** when the batch was acknowledged, and
-//! leaves when its home write was flushed, or when it was overwritten and freed: then it is never
-//! written home. Until it leaves, reads get it from here, and the record that holds it is needed.
+//! A block enters when its request joins a batch, is **deferred** when the batch was
+//! acknowledged, and leaves when its home write was flushed, or when it was overwritten and
+//! freed: then it is never written home. Until it leaves, reads get it from here, and the record
+//! that holds it is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -11,10 +12,10 @@ use crate::format::extent::Place;
 use crate::format::layout::BLOCK_BYTES;
 use crate::memory::DmaBuf;
 
-/// A block inside a buffer that several share.
-#[derive(Clone, Debug)]
+/// A block inside a buffer that several share. The default is one without content.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RamBlock {
-    buffer: Rc<DmaBuf>,
+    buffer: Option<Rc<DmaBuf>>,
     start: usize,
 }
 
@@ -22,12 +23,33 @@ impl RamBlock {
     /// The block that starts at byte `start` of the buffer.
     pub(crate) fn new(buffer: Rc<DmaBuf>, start: usize) -> RamBlock {
         assert!(start + BLOCK_BYTES as usize <= buffer.len());
-        RamBlock { buffer, start }
+        RamBlock { buffer: Some(buffer), start }
     }
 
     /// Its content.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.start + BLOCK_BYTES as usize]
+        let buffer = self.buffer.as_ref();
+        let buffer = buffer.unwrap_or_else(|| unreachable!("its content was written already"));
+        &buffer[self.start..self.start + BLOCK_BYTES as usize]
+    }
+
+    /// Whether it is the first block of a buffer of `bytes` bytes.
+    pub(crate) fn begins(&self, bytes: usize) -> bool {
+        self.start == 0 && self.buffer.as_ref().is_some_and(|buffer| buffer.len() == bytes)
+    }
+
+    /// Whether it is the `n`th block after another, in the same buffer.
+    pub(crate) fn follows(&self, first: &RamBlock, n: usize) -> bool {
+        let same = match (&self.buffer, &first.buffer) {
+            (Some(own), Some(other)) => Rc::ptr_eq(own, other),
+            _ => false,
+        };
+        same && self.start == first.start + n * BLOCK_BYTES as usize
+    }
+
+    /// The buffer, when nobody else has a block in it.
+    pub(crate) fn into_buffer(self) -> Option<DmaBuf> {
+        Rc::try_unwrap(self.buffer?).ok()
     }
 }
 
@@ -124,8 +146,8 @@ impl RamBlocks {
         self.by_position.first().map(|(position, _)| *position)
     }
 
-    /// Up to `max` blocks to write home, of the oldest records, in the order of their places; they are
-    /// on their way from now on.
+    /// Up to `max` blocks to write home, of the oldest records, in the order of their places;
+    /// they are on their way from now on.
     pub(crate) fn send_home(&mut self, max: usize) -> Vec<(Place, RamBlock)> {
         let mut batch = Vec::new();
         while batch.len() < max

@@ -1,10 +1,11 @@
 //! Reading: a snapshot, I/O without a lock, checksums, and a second look.
 //!
-//! A reader copies an extent's record, reads the blocks that it names, and believes them when each
-//! sums to what the record says. Meanwhile the extent may have been written again and its old blocks
-//! given to somebody else; then the record has another generation, and the reader begins again. After
-//! a few lost races it holds the extent's lock, so that nobody can join a commit that changes it, and
-//! what is under way already is soon over. A sum that is wrong while the record stands is corruption.
+//! A reader copies an extent's record, reads the blocks that it names, and believes them when
+//! each sums to what the record says. Meanwhile the extent may have been written again and its
+//! old blocks given to somebody else; then the record has another generation, and the reader
+//! begins again. After a few lost races it holds the extent's lock, so that nobody can join a
+//! commit that changes it, and what is under way already is soon over. A sum that is wrong while
+//! the record stands is corruption.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,9 +20,12 @@ use crate::memory::DmaBuf;
 use crate::store::call::ReadBytes;
 use crate::store::domain::Domain;
 use crate::store::error::StoreError;
-use crate::store::table::Snapshot;
+use crate::store::port::join_all;
+use crate::store::table::ExtentSnapshot;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
+/// Extents that one request reads at a time.
+const PARTS_AT_A_TIME: usize = 16;
 /// Races that are lost without a lock.
 const RACES_MAX: u32 = 4;
 
@@ -65,6 +69,7 @@ pub(crate) async fn read(
     (mut buffer, len): (DmaBuf, usize),
     priority: Priority,
 ) -> Result<ReadBytes, StoreError> {
+    domain.settle_buffered(inode).await;
     let record = domain.table.borrow().inode(inode).copied();
     let size = record.ok_or(StoreError::NoSuchInode { inode })?.size_bytes;
     let len = (len as u64).min(size.saturating_sub(offset)) as usize;
@@ -74,20 +79,41 @@ pub(crate) async fn read(
     }
     let blocks = (start + len).div_ceil(BLOCK);
     buffer.set_len(blocks * BLOCK);
+    let first = offset / BLOCK_BYTES;
+    let mut all = parts(inode, first, blocks as u64);
+    if let (Some(only), None) = (all.next(), all.next()) {
+        // The common case is read where the caller wants it.
+        buffer = read_part(domain, &only, buffer, priority).await?;
+        return Ok(ReadBytes { buffer, start, len });
+    }
+    let all: Vec<Part> = parts(inode, first, blocks as u64).collect();
     let mut filled = 0;
-    for part in parts(inode, offset / BLOCK_BYTES, blocks as u64) {
-        let range = filled * BLOCK..(filled + part.count) * BLOCK;
-        filled += part.count;
-        // The common case, one part that lies in one piece, is read where the caller wants it.
-        if range.len() == buffer.len() {
-            buffer = read_part(domain, &part, buffer, priority).await?;
-        } else {
-            let piece = domain.buffer(range.len())?;
-            let piece = read_part(domain, &part, piece, priority).await?;
-            buffer[range].copy_from_slice(&piece);
+    for some in all.chunks(PARTS_AT_A_TIME) {
+        let mut reads: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for part in some {
+            let piece = domain.buffer(part.count * BLOCK)?;
+            reads.push(Box::pin(read_part(domain, part, piece, priority)));
+        }
+        for piece in join_all(reads).await {
+            let piece = piece?;
+            buffer[filled..filled + piece.len()].copy_from_slice(&piece);
+            filled += piece.len();
         }
     }
     Ok(ReadBytes { buffer, start, len })
+}
+
+impl Domain {
+    /// What was answered before it was durable is visible to whoever asks after that: it is a
+    /// commit away from the table, and the reader waits for that.
+    pub(crate) async fn settle_buffered(&self, inode: u64) {
+        let fate = self.pipe.borrow().buffered_fate(inode);
+        if let Some(fate) = fate {
+            self.hurry.set(true);
+            self.changed.notify();
+            let _ = fate.decided().await;
+        }
+    }
 }
 
 /// Name of an extent's lock.
@@ -140,7 +166,7 @@ pub(crate) fn no_lock(refusal: &crate::concurrency::lock::acquire::LockRefusal) 
 }
 
 impl Domain {
-    fn is_current(&self, part: &Part, snapshot: &Snapshot) -> bool {
+    fn is_current(&self, part: &Part, snapshot: &ExtentSnapshot) -> bool {
         // The cell may be of another extent by now: then its generation is another too.
         let table = self.table.borrow();
         table.is_current(snapshot) && table.inode(part.inode).is_some()

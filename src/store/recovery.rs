@@ -2,16 +2,17 @@
 //!
 //! 1. Flush the disk, so that nothing read from here on can be taken back by a power cut.
 //! 2. Look at every block of the journal for heads of records, and judge the newest
-//!    ([`scan`](crate::store::recovery::scan)): everything before the last record was acknowledged, so
-//!    it must be there, in one chain; the last may be torn, which its checksums and those of its
-//!    data show.
+//!    (`scan`): everything before the last record was
+//!    acknowledged, so it must be there, in one chain; the last may be torn, which its checksums
+//!    and those of its data show.
 //! 3. Read the tree of the newest durable checkpoint, and apply the records after it.
 //! 4. Count the blocks: each has at most one owner.
 //! 5. Write home what is in records only and still referred to, and flush.
-//! 6. Write an `Open` and flush it: the verdict is durable, and stays what it is whatever happens next.
+//! 6. Write an `Open` and flush it: the verdict is durable, and stays what it is whatever happens
+//!    next.
 //!
-//! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and begun
-//! again.
+//! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and
+//! begun again.
 
 pub(crate) mod scan;
 mod tree;
@@ -31,15 +32,20 @@ use crate::format::record::{
 };
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
-use crate::memory::{Arena, DmaBuf};
+use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
-use crate::store::domain::{Domain, DomainConfig, DomainCounters, Health, places};
+use crate::store::domain::{
+    Domain, DomainConfig, DomainCounters, Health, places, record_bytes_max,
+};
 use crate::store::journal::{Journal, spot_after};
-use crate::store::port::{Changed, Port};
+use crate::store::port::{Changed, Port, join_all};
 use crate::store::ram::RamBlocks;
 use crate::store::recovery::scan::Scan;
+use crate::store::reserve::{Reserve, Reserves};
 use crate::store::space::{Space, SpaceError};
 use crate::store::table::{Table, TableError};
+use crate::store::write_back::{RUN_BLOCKS, RUNS};
+use crate::store::write_batcher::WriteBatcher;
 
 /// What a domain is opened from.
 #[derive(Clone, Debug)]
@@ -135,6 +141,9 @@ pub enum RecoveryError {
     },
 }
 
+/// Blocks that are written home at a time.
+const HOMES_AT_A_TIME: usize = 64;
+
 /// What recovery works with.
 pub(crate) struct Recovery<'a> {
     pub(crate) port: &'a Port,
@@ -212,10 +221,13 @@ fn assemble(
     let locks = ExtentLockManager::with_config(lock_config).map_err(|error| error.to_string())?;
     let inode_locks = InodeLocks::beside(&locks, pages).map_err(|error| error.to_string())?;
     let next_inode = Cell::new(table.next_inode);
+    let reserves = reserves(seed, &journal).map_err(|error| error.to_string())?;
     Ok(Domain {
         last_commit_ns: Cell::new(port.now_ns()),
         port,
         arena: Arc::clone(&seed.arena),
+        reserves,
+        batcher: WriteBatcher::default(),
         disk: seed.disk,
         slot: seed.slot,
         path: Arc::clone(&seed.path),
@@ -241,6 +253,19 @@ fn assemble(
         drain_wanted: Cell::new(false),
         closing: Cell::new(false),
         lost: RefCell::new(None),
+    })
+}
+
+/// Buffers for what makes room.
+fn reserves(seed: &DomainSeed, journal: &Journal) -> Result<Reserves, BufferUnavailable> {
+    let record = record_bytes_max(&seed.config, journal) as usize;
+    let pages = seed.config.checkpoint_pages.max(1);
+    let block = BLOCK_BYTES as usize;
+    Ok(Reserves {
+        records: Reserve::new(&seed.arena, "records", 1, record)?,
+        marks: Reserve::new(&seed.arena, "marks", 3, block)?,
+        pages: Reserve::new(&seed.arena, "pages", pages, block)?,
+        runs: Reserve::new(&seed.arena, "home writes", RUNS, RUN_BLOCKS * block)?,
     })
 }
 
@@ -350,27 +375,36 @@ impl Recovery<'_> {
         inline: &BTreeMap<Place, Inline>,
         table: &Table,
     ) -> Result<u64, RecoveryError> {
-        let mut written = 0;
-        for (place, source) in inline {
-            let extent = table.extent(source.inode, source.index).map(|found| found.extent);
-            let wanted = extent.is_some_and(|extent| {
-                extent.places[source.block] == *place
-                    && extent.checksums[source.block] == source.checksum
-            });
-            if !wanted {
-                continue;
+        let wanted: Vec<(Place, Inline)> = inline
+            .iter()
+            .filter(|(place, source)| {
+                let extent = table.extent(source.inode, source.index).map(|found| found.extent);
+                extent.is_some_and(|extent| {
+                    extent.places[source.block] == **place
+                        && extent.checksums[source.block] == source.checksum
+                })
+            })
+            .map(|(place, source)| (*place, *source))
+            .collect();
+        for some in wanted.chunks(HOMES_AT_A_TIME) {
+            let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+            for (place, source) in some {
+                writes.push(Box::pin(self.write_one_home(*place, source)));
             }
-            let offset = self.id.offset(source.position) + source.start;
-            let buffer = self.read(offset, BLOCK_BYTES as usize).await?;
-            if block_checksum(&buffer) != source.checksum {
-                return Err(self.corrupt(offset, "an inline block is not what its record says"));
-            }
-            let request = Request::write(self.seed.disk, Domain::offset_of(*place), buffer);
-            let (result, _) = self.port.submit(request).await.into_parts();
-            result.map_err(|error| self.io_error(error))?;
-            written += 1;
+            join_all(writes).await.into_iter().collect::<Result<Vec<()>, _>>()?;
         }
-        Ok(written)
+        Ok(wanted.len() as u64)
+    }
+
+    async fn write_one_home(&self, place: Place, source: &Inline) -> Result<(), RecoveryError> {
+        let offset = self.id.offset(source.position) + source.start;
+        let buffer = self.read(offset, BLOCK_BYTES as usize).await?;
+        if block_checksum(&buffer) != source.checksum {
+            return Err(self.corrupt(offset, "an inline block is not what its record says"));
+        }
+        let request = Request::write(self.seed.disk, Domain::offset_of(place), buffer);
+        let (result, _) = self.port.submit(request).await.into_parts();
+        result.map(|_| ()).map_err(|error| self.io_error(error))
     }
 
     /// Makes the verdict durable.

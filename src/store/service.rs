@@ -15,9 +15,9 @@ use crate::store::batch::{Change, Committed};
 use crate::store::call::{Audit, Call, Reply};
 use crate::store::change::{change, freed_by_cut};
 use crate::store::checkpoint::checkpoints;
-use crate::store::commit::coordinate;
+use crate::store::commit::GroupCommitCoordinator;
 use crate::store::domain::{Domain, Health};
-use crate::store::error::StoreError;
+use crate::store::error::{Certainty, StoreError};
 use crate::store::executor::Executor;
 use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
@@ -129,7 +129,8 @@ impl<F: Future<Output = ()>> Service<F> {
         if self.executor.residents() > 1 {
             return;
         }
-        self.executor.reside(Box::pin(coordinate(Rc::clone(&domain))));
+        let coordinator = GroupCommitCoordinator::new(Rc::clone(&domain));
+        self.executor.reside(Box::pin(coordinator.run()));
         self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();
@@ -200,10 +201,12 @@ fn answer(doorstep: &Doorstep, key: ServerKey, reply: Reply) {
     }
 }
 
-/// Answers a call when it is dropped before it was answered: with its domain, or by a panic.
+/// Answers a call when it is dropped before it was answered: with its domain, or by a panic. What
+/// changes something may have reached the journal by then.
 struct Answer<'a> {
     doorstep: &'a Doorstep,
     key: Option<ServerKey>,
+    unanswered: Certainty,
 }
 
 impl Answer<'_> {
@@ -217,17 +220,30 @@ impl Answer<'_> {
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            answer(self.doorstep, key, Reply::Failed(StoreError::Closing));
+            let error = match self.unanswered {
+                Certainty::Out => StoreError::Closing,
+                certainty => {
+                    let reason = "its domain ended before the answer".into();
+                    StoreError::CommitFailed { reason, certainty }
+                }
+            };
+            answer(self.doorstep, key, Reply::Failed(error));
         }
     }
 }
 
 async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Call) {
-    let answer = Answer { doorstep: &shared.doorstep, key: Some(key) };
+    let unanswered = match &call {
+        Call::Create { .. } | Call::Delete { .. } | Call::Change { .. } | Call::Sync => {
+            Certainty::Unknown
+        }
+        _ => Certainty::Out,
+    };
+    let answer = Answer { doorstep: &shared.doorstep, key: Some(key), unanswered };
     let reply = match call {
         Call::Create { tag } => create(&domain, tag).await,
         Call::Delete { inode } => delete(&domain, inode).await,
-        Call::Stat { inode } => stat(&domain, inode),
+        Call::Stat { inode } => stat(&domain, inode).await,
         Call::List { from, max } => Ok(Reply::List(domain.table.borrow().inodes(from, max))),
         Call::Read { inode, offset, buffer, len, priority } => {
             read(&domain, inode, offset, (buffer, len), priority).await.map(Reply::Read)
@@ -258,7 +274,8 @@ fn audit(domain: &Domain) -> Audit {
     Audit { blocks, free, data, pages, on_the_way, promised: space.promised() }
 }
 
-fn stat(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
+async fn stat(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
+    domain.settle_buffered(inode).await;
     let record = domain.table.borrow().inode(inode).copied();
     record.map(Reply::Stat).ok_or(StoreError::NoSuchInode { inode })
 }
@@ -316,8 +333,8 @@ async fn sync(domain: &Domain) -> Result<Reply, StoreError> {
     }
 }
 
-/// Commits what has joined, writes home what is in memory, and a checkpoint, so that the next opening
-/// has nothing to do.
+/// Commits what has joined, writes home what is in memory, and a checkpoint, so that the next
+/// opening has nothing to do.
 async fn close(shared: &Shared, domain: &Domain) -> Result<Reply, StoreError> {
     let synced = sync(domain).await;
     domain.closing.set(true);

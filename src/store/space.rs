@@ -1,8 +1,8 @@
 //! The blocks of a domain: who may have some, and what must stay free.
 //!
-//! Some free blocks are not for data: a checkpoint needs homes for pages that have none yet, also when
-//! the disk is full. **Promises** count the pages that requests on their way may make necessary;
-//! a block that is freed belongs to nobody before the flush that made it free.
+//! Some free blocks are not for data: a checkpoint needs homes for pages that have none yet, also
+//! when the disk is full. **Promises** count the pages that requests on their way may make
+//! necessary; a block that is freed belongs to nobody before the flush that made it free.
 
 use crate::format::extent::Place;
 use crate::format::fragment::Fragment;

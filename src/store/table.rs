@@ -1,10 +1,10 @@
-//! The table of a domain: every inode and extent that was acknowledged, in memory, and which page of
-//! the disk each is on.
+//! The table of a domain: every inode and extent that was acknowledged, in memory, and which page
+//! of the disk each is on.
 //!
 //! Extents lie in huge-page memory as they lie on pages: in groups of four, a slot each, read by
-//! generation ([`GenerationTable`]). An inode finds its groups by number; a group of an extent with
-//! many fragments has a second group for the rest. What is not acknowledged is never here, so a page
-//! that is copied at any time carries nothing that a crash could take back.
+//! generation ([`GenerationTable`]). An inode finds its groups by number; a group of an extent
+//! with many fragments has a second group for the rest. What is not acknowledged is never here,
+//! so a page that is copied at any time carries nothing that a crash could take back.
 
 mod pages;
 
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use bytemuck::Zeroable;
 
 use crate::concurrency::generation::{CellIndex, GenerationTable};
-use crate::format::extent::{Extent, FragmentsMismatch};
+use crate::format::extent::Extent;
 use crate::format::page as format;
 use crate::format::page::{
     Child, EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, GroupHeader, INODES_PER_PAGE,
@@ -43,7 +43,7 @@ pub(crate) struct Inode {
 
 /// An extent as it was acknowledged, and what tells whether it still is so.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Snapshot {
+pub(crate) struct ExtentSnapshot {
     pub(crate) extent: Extent,
     cell: CellIndex,
     generation: u64,
@@ -54,12 +54,8 @@ pub(crate) struct Snapshot {
 pub(crate) enum TableError {
     #[error("the table cannot grow: {0}")]
     Memory(#[from] MappingError),
-    #[error("extent {index} of inode {inode}: {source}")]
-    Extent { inode: u64, index: u64, source: FragmentsMismatch },
     #[error("inode {inode} is on two pages")]
     TwiceInode { inode: u64 },
-    #[error("extents of inode {inode}, which does not exist, are on a page")]
-    Orphaned { inode: u64 },
 }
 
 /// See the module.
@@ -74,9 +70,11 @@ pub(crate) struct Table {
     /// Page of each frame.
     frames: Vec<u32>,
     free_groups: Vec<u32>,
-    /// Groups that recovery has freed: their cells may be of later generations than what is replayed
-    /// next, so nobody gets them before the last record.
+    /// Groups that recovery has freed: their cells may be of later generations than what is
+    /// replayed next, so nobody gets them before the last record.
     quarantine: Option<Vec<u32>>,
+    /// Groups that were read and have no owner yet.
+    loaded: Vec<u32>,
     free_frames: Vec<u32>,
     free_inodes: Vec<u32>,
     inodes: BTreeMap<u64, Inode>,
@@ -96,6 +94,7 @@ impl Table {
             frames: Vec::new(),
             free_groups: Vec::new(),
             quarantine: None,
+            loaded: Vec::new(),
             free_frames: Vec::new(),
             free_inodes: Vec::new(),
             inodes: BTreeMap::new(),
@@ -165,7 +164,7 @@ impl Table {
     }
 
     /// An extent that has a block.
-    pub(crate) fn extent(&self, inode: u64, index: u64) -> Option<Snapshot> {
+    pub(crate) fn extent(&self, inode: u64, index: u64) -> Option<ExtentSnapshot> {
         let inode = self.inodes.get(&inode)?;
         let (number, slot) = split_index(index)?;
         let [first, second] = *inode.groups.get(&number)?;
@@ -179,11 +178,11 @@ impl Table {
         };
         let (chunk, CellIndex(cell)) = self.cell(first, slot);
         let cell = CellIndex(chunk as u32 * self.frames_per_chunk * CELLS_PER_FRAME + cell);
-        Some(Snapshot { extent, cell, generation: head.generation })
+        Some(ExtentSnapshot { extent, cell, generation: head.generation })
     }
 
     /// Whether the extent is still what the snapshot says.
-    pub(crate) fn is_current(&self, snapshot: &Snapshot) -> bool {
+    pub(crate) fn is_current(&self, snapshot: &ExtentSnapshot) -> bool {
         let per_chunk = self.frames_per_chunk * CELLS_PER_FRAME;
         let CellIndex(cell) = snapshot.cell;
         let chunk = &self.chunks[(cell / per_chunk) as usize];
@@ -215,8 +214,8 @@ impl Table {
 
 /// Applying what was acknowledged.
 impl Table {
-    /// Applies a batch. Every change replaces what was there, so that a batch may be applied again to
-    /// a table that has it, or later ones, in part.
+    /// Applies a batch. Every change replaces what was there, so that a batch may be applied
+    /// again to a table that has it, or later ones, in part.
     ///
     /// # Errors
     /// When there is no memory for more.
@@ -313,7 +312,8 @@ impl Table {
         let (head, rest) = FirstSlot::split(sequence, extent);
         let first = self.group_for(sequence, id, number, 0)?;
         if first == NIL {
-            // Pages from a checkpoint that is ahead of the record: a later record deletes the inode.
+            // Pages from a checkpoint that is ahead of the record: a later record deletes the
+            // inode.
             return Ok(());
         }
         let before = self.read_first(first, slot);
@@ -478,8 +478,7 @@ impl Table {
         }
     }
 
-    /// Takes over a page of level 0 that was read at opening, or that the tree has none of. Inode
-    /// pages first: [`Table::load_extents`] drops groups of inodes that do not exist.
+    /// Takes over a page of level 0 that was read at opening, or that the tree has none of.
     pub(crate) fn load_page(
         &mut self,
         number: u32,
@@ -522,25 +521,39 @@ impl Table {
         Ok(())
     }
 
-    /// The groups of a page that was read.
-    pub(crate) fn load_extents(&mut self, number: u32, page: Option<&format::Page<'_>>) {
+    /// The groups of a page that was read; whose they are is settled when all pages are there.
+    pub(crate) fn load_extents(&mut self, number: u32, page: &format::Page<'_>) {
         let first = self.pages.page((0, number)).frame * GROUPS_PER_PAGE as u32;
         for index in (0..GROUPS_PER_PAGE).rev() {
             let group = first + index as u32;
-            let header = page.map_or_else(Zeroable::zeroed, |page| page.group(index));
-            let known = self.inodes.get(&header.inode);
-            let taken = known.and_then(|inode| inode.groups.get(&header.group));
-            let free = taken.is_none_or(|pair| pair.get(header.part as usize) == Some(&NIL));
-            let (Some(page), Some(_), true) = (page, known, free) else {
-                // Of an inode that a record deletes, or moved: a checkpoint copies page by page, and
-                // the records after its beginning say again what they changed.
+            let header = page.group(index);
+            if header.inode == 0 {
                 self.free_groups.push(group);
                 continue;
-            };
-            self.own_group(group, header);
+            }
+            self.groups[group as usize] = header;
+            self.loaded.push(group);
             for slot in 0..EXTENTS_PER_GROUP {
                 let value: FirstSlot = page.slot(index, slot);
                 self.write_slot(group, slot as u32, &value);
+            }
+        }
+    }
+
+    /// Gives the loaded groups to their inodes. One without an inode, or with a place that
+    /// another has, is of an inode that a record deletes, or moved: a checkpoint copies page by
+    /// page, and the records after its beginning say again what they changed.
+    fn own_loaded(&mut self) {
+        for group in std::mem::take(&mut self.loaded) {
+            let header = self.groups[group as usize];
+            let known = self.inodes.get(&header.inode);
+            let taken = known.and_then(|inode| inode.groups.get(&header.group));
+            let free = taken.is_none_or(|pair| pair.get(header.part as usize) == Some(&NIL));
+            if known.is_some() && free && header.part < 2 {
+                self.own_group(group, header);
+            } else {
+                self.groups[group as usize] = Zeroable::zeroed();
+                self.quarantine.as_mut().unwrap_or(&mut self.free_groups).push(group);
             }
         }
     }
@@ -550,6 +563,7 @@ impl Table {
     /// says it again.
     pub(crate) fn finish_loading(&mut self) {
         self.quarantine = Some(Vec::new());
+        self.own_loaded();
         let keys: Vec<(u64, u32)> = self
             .inodes
             .iter()

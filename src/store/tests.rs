@@ -1,6 +1,10 @@
 //! The store under the simulator.
 
+mod buffered;
 mod checked;
 mod crashes;
+mod exhaustive;
+mod faults;
+mod limits;
 mod model;
 mod world;

@@ -1,8 +1,8 @@
 //! Home writes: blocks that came in records go to their places, in the background.
 //!
-//! They wait as long as memory and journal allow, because what is overwritten meanwhile never needs to
-//! go home. Neighbours go in one write. A home write is done when a flush has covered it: that of a
-//! commit, or one of its own where none comes.
+//! They wait as long as memory and journal allow, because what is overwritten meanwhile never
+//! needs to go home. Neighbours go in one write. A home write is done when a flush has covered
+//! it: that of a commit, or one of its own where none comes.
 
 use std::rc::Rc;
 
@@ -15,10 +15,10 @@ use crate::store::error::StoreError;
 use crate::store::port::join_all;
 use crate::store::ram::RamBlock;
 
-/// Blocks of one round.
-const ROUND_BLOCKS: usize = 256;
 /// Most blocks of one write.
-const WRITE_BLOCKS: usize = 64;
+pub(crate) const RUN_BLOCKS: usize = 64;
+/// Writes at a time.
+pub(crate) const RUNS: usize = 4;
 
 /// Writes home until the domain is closed.
 pub(crate) async fn write_home(domain: Rc<Domain>) {
@@ -52,30 +52,40 @@ impl Domain {
 }
 
 async fn round(domain: &Domain) -> Result<(), StoreError> {
-    let blocks = domain.ram.borrow_mut().send_home(ROUND_BLOCKS);
-    let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+    let blocks = domain.ram.borrow_mut().send_home(RUNS * RUN_BLOCKS);
+    let mut runs = Vec::new();
     let mut rest = blocks.as_slice();
-    let mut short = None;
     while let Some((first, _)) = rest.first() {
-        let run = neighbours(*first, rest);
-        let (here, after) = rest.split_at(run);
+        let (here, after) = rest.split_at(neighbours(*first, rest));
         rest = after;
-        match domain.buffer(here.len() * BLOCK_BYTES as usize) {
-            Ok(buffer) => writes.push(Box::pin(write_run(domain, here, buffer))),
-            Err(error) => {
-                short = Some(error);
-                finish(domain, here, false);
+        runs.push(here);
+    }
+    let mut outcome = Ok(());
+    let mut left = runs.as_slice();
+    while !left.is_empty() {
+        let (now, later) = left.split_at(left.len().min(domain.reserves.runs.count().max(1)));
+        left = later;
+        let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for run in now {
+            match domain.reserves.runs.take(run.len() * BLOCK_BYTES as usize) {
+                Ok(buffer) if outcome.is_ok() => {
+                    writes.push(Box::pin(write_run(domain, run, buffer)));
+                }
+                Ok(buffer) => {
+                    domain.reserves.runs.give(Some(buffer));
+                    finish(domain, run, false);
+                }
+                Err(error) => {
+                    finish(domain, run, false);
+                    outcome = Err(error);
+                }
             }
         }
+        for result in join_all(writes).await {
+            outcome = outcome.and(result);
+        }
     }
-    if writes.is_empty()
-        && let Some(error) = short
-    {
-        return Err(error);
-    }
-    for result in join_all(writes).await {
-        result?;
-    }
+    outcome?;
     let pressed = domain.room_wanted.get() || domain.closing.get() || domain.drain_wanted.get();
     if pressed && domain.ram.borrow().unflushed() > 0 {
         flush(domain).await?;
@@ -88,7 +98,7 @@ fn neighbours(first: Place, blocks: &[(Place, RamBlock)]) -> usize {
     let same = |(n, (place, _)): &(usize, &(Place, RamBlock))| {
         place.disk() == first.disk() && place.block() == first.block() + *n as u64
     };
-    blocks.iter().take(WRITE_BLOCKS).enumerate().take_while(same).count()
+    blocks.iter().take(RUN_BLOCKS).enumerate().take_while(same).count()
 }
 
 async fn write_run(
@@ -102,7 +112,8 @@ async fn write_run(
     let (place, _) = &blocks[0];
     let request = Request::write(domain.disk, Domain::offset_of(*place), buffer);
     let completion = domain.port.submit(request.with_priority(domain.cleaning_priority())).await;
-    let (result, _) = completion.into_parts();
+    let (result, buffer) = completion.into_parts();
+    domain.reserves.runs.give(buffer);
     finish(domain, blocks, result.is_ok());
     result.map_err(|error| StoreError::Write { source: error.into() })?;
     domain.counters.borrow_mut().write_back_bytes += blocks.len() as u64 * BLOCK_BYTES;

@@ -48,6 +48,10 @@ impl Scratch {
         Scratch(path.canonicalize().unwrap())
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// A sparse file of this many bytes.
     pub(crate) fn file(&self, name: &str, bytes: u64) -> PathBuf {
         let path = self.0.join(name);

@@ -127,7 +127,8 @@ fn nonsense_that_verifies_is_an_error_and_no_panic() {
     };
     assert!(resealed(&|_, _| ()).is_ok());
     assert_eq!(resealed(&|head, _| head.version = 2), Err(RecordError::Version { found: 2 }));
-    let nonsense: [&dyn Fn(&mut Head, &mut [u8]); 9] = [
+    type Change<'a> = &'a dyn Fn(&mut Head, &mut [u8]);
+    let nonsense: [Change<'_>; 9] = [
         &|head, _| head.kind = 77,
         &|head, _| head.length = 4097,
         &|head, _| head.length = 2 << 20,

@@ -15,7 +15,7 @@ use nix::sys::statvfs::statvfs;
 use super::info::file_system_name;
 use super::mounts;
 use super::sysfs::DeviceNumber;
-use super::{DeviceError, io_error};
+use super::{Access, Device, DeviceError, OpenOptions, io_error};
 
 /// Sizes are a multiple of this, so that any logical block of a disk divides them.
 const SIZE_UNIT_BYTES: u64 = 4096;
@@ -139,6 +139,23 @@ fn fill(
         Err(nix::errno::Errno::EOPNOTSUPP) => {}
         Err(error) => return Err(error.into()),
     }
+    write_zeros(&created.file, size_bytes, progress)
+}
+
+/// Writes a file that is there already over with zeros, all of it, so that every block of it was
+/// written once. Nothing is asked: pass the write gate first.
+///
+/// # Errors
+/// As opening it exclusively for writing, and when writing fails.
+pub fn zero_file(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<(), DeviceError> {
+    let device = Device::open(path, &OpenOptions::new(Access::ReadWrite))?;
+    let whole = device.info.size_bytes / SIZE_UNIT_BYTES * SIZE_UNIT_BYTES;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    write_zeros(&device.file, whole, progress)
+        .map_err(|error| full_or_failed(path, directory, whole, error))
+}
+
+fn write_zeros(file: &File, size_bytes: u64, progress: &mut dyn FnMut(u64)) -> io::Result<()> {
     let memory = vec![0u8; CHUNK_BYTES + SIZE_UNIT_BYTES as usize];
     let start = memory.as_ptr().align_offset(SIZE_UNIT_BYTES as usize);
     let zeros = memory
@@ -148,11 +165,11 @@ fn fill(
     while written < size_bytes {
         let left = usize::try_from(size_bytes - written).unwrap_or(CHUNK_BYTES);
         let chunk = zeros.get(..left.min(CHUNK_BYTES)).unwrap_or(zeros);
-        created.file.write_all_at(chunk, written)?;
+        file.write_all_at(chunk, written)?;
         written += chunk.len() as u64;
         progress(written);
     }
-    created.file.sync_all()
+    file.sync_all()
 }
 
 fn check_space(path: &Path, directory: &Path, needed_bytes: u64) -> Result<(), DeviceError> {

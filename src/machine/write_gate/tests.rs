@@ -149,16 +149,19 @@ fn a_file_must_be_named_and_may_be_named_through_a_link() {
 }
 
 #[test]
-fn a_label_of_ours_at_either_place_is_seen_and_can_be_forced() {
+fn a_label_of_ours_at_any_place_is_seen_named_and_can_be_forced() {
     if !has_blkid() {
         return;
     }
     let dir = ScratchDir::new();
-    for offset in [0, 4096] {
-        let path = dir.file("image", 1 << 20);
-        File::options().write(true).open(&path).unwrap().write_at(&LABEL_MAGIC, offset).unwrap();
-        let refusal = check(&path, Some(&path)).unwrap_err();
-        assert!(refusal.to_string().contains("dynamicfs pool's label"), "{refusal}");
+    let mut head = [7; 48];
+    head[..LABEL_MAGIC.len()].copy_from_slice(&LABEL_MAGIC);
+    for offset in [0, 1 << 20, 6 << 20, 7 << 20] {
+        let path = dir.file("image", 8 << 20);
+        File::options().write(true).open(&path).unwrap().write_at(&head, offset).unwrap();
+        let refusal = check(&path, Some(&path)).unwrap_err().to_string();
+        let named = "dynamicfs pool 07070707-0707-0707-0707-070707070707";
+        assert!(refusal.contains(named), "{refusal}");
         let forced = WriteGate::check(&path, Some(&path), ForceSignatures::Yes).unwrap();
         assert_eq!(forced.overridden().len(), 1);
     }

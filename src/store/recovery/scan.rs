@@ -10,7 +10,8 @@
 //! | a head at L+2 or later | any | corruption: L+1 was acknowledged before that was written |
 //! | an unreadable block where L+1 could start | any | undecidable: refused |
 //!
-//! and whatever is accepted must be one chain from the tail that L names to L, every body of it whole.
+//! and whatever is accepted must be one chain from the tail that L names to L, every body of it
+//! whole.
 
 use crate::format::checksum::block_checksum;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};

@@ -4,8 +4,9 @@ use crate::format::layout::BLOCK_BYTES;
 use crate::format::page::{CHILDREN_PER_PAGE, Child, Page, PageAddress, PageKind};
 use crate::format::record::CheckpointBody;
 use crate::memory::DmaBuf;
+use crate::store::port::join_all;
 use crate::store::recovery::{Recovery, RecoveryError};
-use crate::store::table::Table;
+use crate::store::table::{Table, TableError};
 
 /// A page that was read, to be looked at twice.
 struct Read {
@@ -13,6 +14,14 @@ struct Read {
     address: PageAddress,
     bytes: DmaBuf,
     checksum: u64,
+}
+
+/// Pages that are read at a time.
+const WINDOW: usize = 64;
+
+/// Children in windows, each with the number of its first.
+fn windows(children: &[Child]) -> impl Iterator<Item = (u32, &[Child])> {
+    children.chunks(WINDOW).enumerate().map(|(n, some)| ((n * WINDOW) as u32, some))
 }
 
 impl Recovery<'_> {
@@ -28,15 +37,17 @@ impl Recovery<'_> {
         let mut parents: Vec<Vec<Child>> = Vec::new();
         for level in (1..counts.len()).rev() {
             let mut below = Vec::new();
-            for (number, child) in children.iter().enumerate() {
-                let read = self.read_page(level as u32, number as u32, *child).await?;
-                pages += u64::from(read.is_some());
-                match &read {
-                    Some(read) => {
-                        let page = self.open(read)?;
-                        below.extend((0..CHILDREN_PER_PAGE).map(|index| page.child(index)));
+            for (first, some) in windows(&children) {
+                for read in self.read_pages(level as u32, first, some).await {
+                    let read = read?;
+                    pages += u64::from(read.is_some());
+                    match &read {
+                        Some(read) => {
+                            let page = self.open(read)?;
+                            below.extend((0..CHILDREN_PER_PAGE).map(|index| page.child(index)));
+                        }
+                        None => below.extend([Child::NONE; CHILDREN_PER_PAGE]),
                     }
-                    None => below.extend([Child::NONE; CHILDREN_PER_PAGE]),
                 }
             }
             below.truncate(counts[level - 1]);
@@ -73,39 +84,48 @@ impl Recovery<'_> {
         Ok(counts)
     }
 
-    /// Pages of inodes first, so that groups find theirs.
     async fn load_leaves(
         &self,
         children: &[Child],
         table: &mut Table,
     ) -> Result<u64, RecoveryError> {
-        let mut extents = Vec::new();
         let mut pages = 0;
-        let no_memory = |error: crate::store::table::TableError| RecoveryError::NoMemory {
+        let no_memory = |error: TableError| RecoveryError::NoMemory {
             domain: self.seed.domain,
             what: error.to_string(),
         };
-        for (number, child) in children.iter().enumerate() {
-            let number = number as u32;
-            let read = self.read_page(0, number, *child).await?;
-            let page = read.as_ref().map(|read| self.open(read)).transpose()?;
-            pages += u64::from(page.is_some());
-            let kind = page.as_ref().map_or(PageKind::Inodes, |page| page.kind);
-            table.load_page(number, *child, kind).map_err(no_memory)?;
-            match kind {
-                PageKind::Inodes => {
-                    let loaded = table.load_inodes(number, page.as_ref());
-                    loaded.map_err(|error| self.corrupt(self.id.start, error.to_string()))?;
+        for (first, some) in windows(children) {
+            let reads = self.read_pages(0, first, some).await;
+            for (number, (read, child)) in (first..).zip(reads.into_iter().zip(some)) {
+                let read = read?;
+                let page = read.as_ref().map(|read| self.open(read)).transpose()?;
+                pages += u64::from(page.is_some());
+                let kind = page.as_ref().map_or(PageKind::Inodes, |page| page.kind);
+                table.load_page(number, *child, kind).map_err(no_memory)?;
+                match &page {
+                    Some(page) if kind == PageKind::Extents => table.load_extents(number, page),
+                    page => {
+                        let loaded = table.load_inodes(number, page.as_ref());
+                        loaded.map_err(|error| self.corrupt(self.id.start, error.to_string()))?;
+                    }
                 }
-                _ => extents.push((number, *child)),
             }
         }
-        for (number, child) in extents {
-            let read = self.read_page(0, number, child).await?;
-            let page = read.as_ref().map(|read| self.open(read)).transpose()?;
-            table.load_extents(number, page.as_ref());
-        }
         Ok(pages)
+    }
+
+    /// Reads pages of a level, all at a time.
+    async fn read_pages(
+        &self,
+        level: u32,
+        first: u32,
+        children: &[Child],
+    ) -> Vec<Result<Option<Read>, RecoveryError>> {
+        let mut reads: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for (number, child) in (first..).zip(children) {
+            reads.push(Box::pin(self.read_page(level, number, *child)));
+        }
+        join_all(reads).await
     }
 
     async fn read_page(

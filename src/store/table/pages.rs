@@ -1,8 +1,8 @@
 //! Which pages there are, which of them a checkpoint must write, and where each lies.
 //!
-//! Two answers to "where": in the tree that is durable, and in the one that a running checkpoint is
-//! building. A page is written to the home that the durable tree does not name, so that a checkpoint
-//! that never ends has harmed nothing.
+//! Two answers to "where": in the tree that is durable, and in the one that a running checkpoint
+//! is building. A page is written to the home that the durable tree does not name, so that a
+//! checkpoint that never ends has harmed nothing.
 
 use crate::format::fragment::Fragment;
 use crate::format::page::{CHILDREN_PER_PAGE, Child, INODES_PER_PAGE, PageKind};
@@ -19,6 +19,8 @@ pub(crate) struct Page {
     content: u32,
     /// It has changed since it was last copied.
     dirty: bool,
+    /// The tree that is being built was to have it as it was then.
+    taken: bool,
     /// Both homes; none before its first checkpoint.
     homes: Option<[Fragment; 2]>,
     /// As the durable tree has it.
@@ -46,16 +48,30 @@ pub(crate) type PageNumber = (usize, u32);
 pub(crate) struct Pages {
     /// Level 0 first.
     levels: Vec<Vec<Page>>,
-    /// Pages of all levels that will want homes: those with content and those above them.
+    /// Pages without homes that will want some: those with content, and all parents.
     homeless: u64,
-    dirty: u64,
 }
 
 impl Page {
     fn new(kind: PageKind, frame: u32) -> Page {
         let inodes = if kind == PageKind::Inodes { vec![0; INODES_PER_PAGE] } else { Vec::new() };
         let (durable, built) = (Child::NONE, None);
-        Page { kind, frame, inodes, content: 0, dirty: false, homes: None, durable, built }
+        Page {
+            kind,
+            frame,
+            inodes,
+            content: 0,
+            dirty: false,
+            taken: false,
+            homes: None,
+            durable,
+            built,
+        }
+    }
+
+    /// Whether a checkpoint will have to give it homes.
+    fn is_homeless(&self) -> bool {
+        self.homes.is_none() && (self.content > 0 || self.kind == PageKind::Parent)
     }
 
     fn child(&self) -> Child {
@@ -74,11 +90,6 @@ impl Pages {
         self.levels.len()
     }
 
-    /// Pages of level 0 that have changed since they were copied.
-    pub(crate) fn dirty(&self) -> u64 {
-        self.dirty
-    }
-
     /// Blocks that the next checkpoints need for homes that are not there yet.
     pub(crate) fn blocks_wanted(&self) -> u64 {
         2 * self.homeless
@@ -92,6 +103,16 @@ impl Pages {
         &mut self.levels[level][number as usize]
     }
 
+    /// Changes a page, and counts it as what it is then.
+    fn alter<R>(&mut self, number: PageNumber, change: impl FnOnce(&mut Page) -> R) -> R {
+        let page = self.page_mut(number);
+        let before = page.is_homeless();
+        let result = change(page);
+        let after = page.is_homeless();
+        self.homeless = self.homeless + u64::from(after) - u64::from(before);
+        result
+    }
+
     /// A new page of level 0, and the parents that it makes necessary.
     pub(crate) fn add(&mut self, kind: PageKind, frame: u32) -> u32 {
         self.add_on(0, Page::new(kind, frame));
@@ -102,7 +123,7 @@ impl Pages {
         if self.levels.len() == level {
             self.levels.push(Vec::new());
         }
-        self.homeless += u64::from(page.homes.is_none());
+        self.homeless += u64::from(page.is_homeless());
         self.levels[level].push(page);
         let pages = self.levels[level].len();
         let parents = if pages > 1 { pages.div_ceil(CHILDREN_PER_PAGE) } else { 0 };
@@ -113,18 +134,15 @@ impl Pages {
 
     /// A page of level 0 has changed.
     pub(crate) fn touch(&mut self, number: u32) {
-        let page = self.page_mut((0, number));
-        if !std::mem::replace(&mut page.dirty, true) {
-            self.dirty += 1;
-        }
+        self.page_mut((0, number)).dirty = true;
     }
 
     pub(crate) fn add_content(&mut self, number: u32) {
-        self.page_mut((0, number)).content += 1;
+        self.alter((0, number), |page| page.content += 1);
     }
 
     pub(crate) fn remove_content(&mut self, number: u32) {
-        self.page_mut((0, number)).content -= 1;
+        self.alter((0, number), |page| page.content -= 1);
     }
 
     /// Who is at a place, which is the page times 31 plus the place on it.
@@ -178,18 +196,14 @@ impl Pages {
             Some([first, second]) if page.durable.homes[0] == first => PageImage::Write(second),
             Some([first, _]) => PageImage::Write(first),
         };
-        if std::mem::replace(&mut page.dirty, false) {
-            self.dirty -= 1;
-        }
+        (page.dirty, page.taken) = (false, true);
         image
     }
 
     /// Gives a page its homes.
     pub(crate) fn settle(&mut self, number: PageNumber, homes: [Fragment; 2]) {
-        let page = self.page_mut(number);
-        let before = page.homes.replace(homes);
+        let before = self.alter(number, |page| page.homes.replace(homes));
         assert!(before.is_none(), "a page is settled once");
-        self.homeless -= 1;
     }
 
     /// The children that a parent has in the tree that is being built.
@@ -221,12 +235,13 @@ impl Pages {
     pub(crate) fn adopt(&mut self) -> Vec<Fragment> {
         let mut left = Vec::new();
         for page in self.levels.iter_mut().flatten() {
+            page.taken = false;
             let Some(built) = page.built.take() else { continue };
             page.durable = built;
             if built.is_none()
                 && let Some(homes) = page.homes.take()
             {
-                self.homeless += 1;
+                self.homeless += u64::from(page.is_homeless());
                 left.extend(homes);
             }
         }
@@ -237,10 +252,8 @@ impl Pages {
     pub(crate) fn give_up(&mut self) {
         for (level, pages) in self.levels.iter_mut().enumerate() {
             for page in pages {
-                if page.built.take().is_some() && level == 0 && !page.dirty {
-                    page.dirty = true;
-                    self.dirty += 1;
-                }
+                page.built = None;
+                page.dirty |= std::mem::take(&mut page.taken) && level == 0;
             }
         }
     }
@@ -251,12 +264,11 @@ impl Pages {
             self.levels.push(Vec::new());
         }
         let mut page = Page::new(kind, frame);
-        if child.is_none() {
-            self.homeless += 1;
-        } else {
+        if !child.is_none() {
             page.homes = Some(child.homes);
             page.durable = child;
         }
+        self.homeless += u64::from(page.is_homeless());
         self.levels[level].push(page);
         self.count(level) - 1
     }
@@ -264,7 +276,6 @@ impl Pages {
     /// What was loaded is what is durable: nothing has to be written.
     pub(crate) fn clean(&mut self) {
         self.levels.iter_mut().flatten().for_each(|page| page.dirty = false);
-        self.dirty = 0;
     }
 
     /// Homes of all pages.

@@ -1,5 +1,7 @@
 //! Crashes at any moment: what was acknowledged is there, what was not is whole or absent.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::sim::{Random, for_each_seed};
 use crate::store::tests::model::{Model, Running};
 use crate::store::tests::world::{Setup, World};
@@ -48,6 +50,9 @@ pub(super) fn run_workload(world: &mut World, model: &mut Model, random: &mut Ra
     }
 }
 
+/// Openings after a crash, those that were interrupted included, of this process.
+static RECOVERIES: AtomicU64 = AtomicU64::new(0);
+
 fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
     let mut random = Random::new(seed);
     let mut model = Model::default();
@@ -59,9 +64,11 @@ fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
         // Recovery is interrupted as well, a few times.
         while random.below(3) == 0 {
             let steps = random.below(200);
+            RECOVERIES.fetch_add(1, Ordering::Relaxed);
             let (next, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
             disks = next;
         }
+        RECOVERIES.fetch_add(1, Ordering::Relaxed);
         world = World::open(setup, random.next_u64(), disks)
             .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
         model.check(&mut world);
@@ -69,10 +76,18 @@ fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
         if random.below(3) == 0 {
             // The verdict stays.
             let disks = world.sim.crash(random.next_u64());
+            RECOVERIES.fetch_add(1, Ordering::Relaxed);
             world = World::open(setup, random.next_u64(), disks).unwrap();
             model.check_same(&mut world);
         }
     }
+}
+
+/// Says how many there were, where as many are asked for: `DYNAMICFS_RECOVERIES_MIN`.
+fn enough_recoveries(setup: &str) {
+    let Ok(wanted) = std::env::var("DYNAMICFS_RECOVERIES_MIN") else { return };
+    let (wanted, found) = (wanted.parse::<u64>().unwrap(), RECOVERIES.load(Ordering::Relaxed));
+    assert!(found >= wanted, "{setup}: {found} recoveries, {wanted} are asked for");
 }
 
 #[test]
@@ -80,10 +95,12 @@ fn crashes_of_one_domain() {
     for_each_seed("crashes_of_one_domain", 40, |seed| {
         crash_and_go_on(seed, &Setup::default(), 6);
     });
+    enough_recoveries("one domain");
 }
 
 #[test]
 fn crashes_of_two_domains() {
     let setup = Setup { domains: 2, reactors: 2, ..Setup::default() };
     for_each_seed("crashes_of_two_domains", 20, |seed| crash_and_go_on(seed, &setup, 6));
+    enough_recoveries("two domains");
 }

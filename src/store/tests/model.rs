@@ -177,8 +177,8 @@ impl Model {
         }
     }
 
-    /// After an opening everything that was acknowledged is there, and what was not is whole or absent.
-    /// What was found is what is from then on.
+    /// After an opening everything that was acknowledged is there, and what was not is whole or
+    /// absent. What was found is what is from then on.
     pub(super) fn check(&mut self, world: &mut World) {
         for (domain, acknowledged) in &self.acknowledged {
             let accepted = world.reports[*domain].accepted;

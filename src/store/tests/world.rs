@@ -7,6 +7,7 @@ use crate::format::layout::Layout;
 use crate::io::op::{DiskId, Priority};
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
+use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::{Random, SimConfig, SimDisk, SimDiskConfig, Simulation};
 use crate::store::batch::Committed;
 use crate::store::call::{Audit, Call, Durability, Payload, Reply, Step};
@@ -29,6 +30,7 @@ pub(super) struct Setup {
     pub(super) domains: u16,
     pub(super) reactors: usize,
     pub(super) config: DomainConfig,
+    pub(super) scheduler: SchedulerConfig,
     pub(super) arena: Arc<Arena>,
 }
 
@@ -48,8 +50,15 @@ impl Default for Setup {
             write_back_bytes: 128 << 10,
             ..DomainConfig::default()
         };
-        let arena = Arena::new(3 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
-        Setup { disk, domains: 1, reactors: 1, config, arena }
+        let arena = Arena::new(6 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
+        Setup {
+            disk,
+            domains: 1,
+            reactors: 1,
+            config,
+            scheduler: SchedulerConfig::default(),
+            arena,
+        }
     }
 }
 
@@ -63,6 +72,7 @@ impl Setup {
             disks: vec![self.disk.clone()],
             reactors: self.reactors,
             lanes: vec![(0..self.reactors).collect()],
+            scheduler: self.scheduler.clone(),
             arena: Some(Arc::clone(&self.arena)),
             ..SimConfig::default()
         }
@@ -120,6 +130,8 @@ pub(super) fn start_format(sim: &mut Simulation, setup: &Setup) -> Result<(), Po
 
 /// Why a pool did not open.
 #[derive(Debug)]
+// Looked at by what a failing test prints.
+#[allow(dead_code)]
 pub(super) enum OpenFailure {
     Pool(PoolError),
     Recovery(RecoveryError),

@@ -1,0 +1,331 @@
+//! `dynamicfs format` and `dynamicfs status`: pools as a whole.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use dynamicfs::engine::config::{DiskAccess, DiskConfig};
+use dynamicfs::engine::engine_config::EngineConfig;
+use dynamicfs::engine::storage_engine::{
+    DomainReport, EngineMetrics, EngineStatus, FormatOptions, FormatPlan, Overwrite, PoolReport,
+    StorageEngine,
+};
+use serde_json::{Value, json};
+
+use super::table::{or_dash, size, table};
+use super::{Exit, Failure, Report};
+
+/// How long a disk may take to end what is under way.
+pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Which pool, and how to open it.
+#[derive(Debug, Args)]
+pub(crate) struct PoolArguments {
+    /// Block device or file of the pool.
+    #[arg(value_name = "POOL")]
+    path: PathBuf,
+    /// Read settings from this file; its disks do not matter but for the settings of this one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl PoolArguments {
+    pub(crate) fn engine_config(&self) -> Result<EngineConfig, Failure> {
+        let mut config = match &self.config {
+            Some(file) => EngineConfig::from_file(file)
+                .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?,
+            None => EngineConfig::default(),
+        };
+        let known = config.io.disks.iter().find(|disk| disk.path == self.path).cloned();
+        let disk = known
+            .unwrap_or_else(|| DiskConfig { path: self.path.clone(), ..DiskConfig::default() });
+        config.io.disks = vec![DiskConfig { access: DiskAccess::ReadWrite, ..disk }];
+        Ok(config)
+    }
+
+    /// Opens the pool, lets `work` use it, and closes it.
+    pub(crate) fn with_engine<T>(
+        &self,
+        work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let engine = StorageEngine::open(self.engine_config()?)?;
+        let outcome = work(&engine);
+        let closed = engine.close(CLOSE_DEADLINE);
+        let value = outcome?;
+        closed?;
+        Ok(value)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FormatArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// Make a new file of this size: bytes, or with K, M, G or T.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: Option<u64>,
+    /// Commit domains; by default one for each core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    domains: Option<u32>,
+    /// Destroy the file systems, partition tables or pools that it carries.
+    #[arg(long)]
+    overwrite: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `4096`, `256M`, `1GiB`: powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text} is not a size such as 4096, 256M or 1GiB");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
+    let mut config = arguments.pool.engine_config()?;
+    config.pool.domains = arguments.domains.or(config.pool.domains);
+    let overwrite = if arguments.overwrite { Overwrite::Yes } else { Overwrite::No };
+    let options =
+        FormatOptions { overwrite, create_bytes: arguments.size, ..FormatOptions::default() };
+    let plan = StorageEngine::plan_format(&config, &options)?;
+    if !plan.is_new && arguments.size.is_some() {
+        let path = plan.path.display();
+        let message = format!("{path} is there already, and --size is for new files");
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    if !plan.carries.is_empty() && overwrite == Overwrite::No {
+        let message = format!("{} holds data: {}", plan.path.display(), plan.carries.join("; "));
+        let help = Some("--overwrite destroys it".to_owned());
+        return Err(Failure { exit: Exit::Refused, message, help });
+    }
+    if !arguments.yes {
+        confirm(&plan)?;
+    }
+    let report = StorageEngine::format(&config, options)?;
+    let text = match arguments.json {
+        true => super::json(&json!({ "did": plan, "pool": report }))?,
+        false => format!("{}\n{}", describe_plan(&plan), describe_pool(&report)),
+    };
+    Ok(text.into())
+}
+
+/// Asks on the terminal; where there is none, only `--yes` will do.
+fn confirm(plan: &FormatPlan) -> Result<(), Failure> {
+    let name = plan.path.display().to_string();
+    let refused = |message: String| {
+        let help = Some("add --yes to go on without being asked".to_owned());
+        Failure { exit: Exit::Refused, message, help }
+    };
+    let mut out = io::stderr().lock();
+    // The question is for a reader who may be gone; then there is no answer either.
+    let _ = out.write_all(describe_plan(plan).as_bytes());
+    if !io::stdin().is_terminal() {
+        return Err(refused(format!("{name} was not formatted: nobody is there to be asked")));
+    }
+    let _ = write!(out, "All that {name} holds will be lost. Type its name to go on: ");
+    let _ = out.flush();
+    let mut answer = String::new();
+    match io::stdin().read_line(&mut answer) {
+        Ok(_) if answer.trim() == name => Ok(()),
+        _ => Err(refused(format!("{name} was not formatted"))),
+    }
+}
+
+fn lines(title: &str, lines: &[(&str, String)]) -> String {
+    let mut text = format!("{title}\n");
+    for (name, value) in lines {
+        text.push_str(&format!("  {name:<20}{value}\n"));
+    }
+    text
+}
+
+fn describe_plan(plan: &FormatPlan) -> String {
+    let device = plan.device.as_ref();
+    let model = or_dash(device.and_then(|device| device.model.as_ref()));
+    let carries = match plan.carries.as_slice() {
+        [] => "nothing known".to_owned(),
+        found => found.join("; "),
+    };
+    let title = match plan.is_new {
+        true => format!("a pool on the new file {}", plan.path.display()),
+        false => format!("a pool on {}", plan.path.display()),
+    };
+    let layout = [
+        ("size", format!("{} ({} bytes)", size(plan.disk_bytes), plan.disk_bytes)),
+        ("model", model),
+        ("carries", carries),
+        ("domains", plan.domains.to_string()),
+        ("journal of each", size(plan.journal_bytes)),
+        ("for data", size(plan.data_bytes)),
+    ];
+    lines(&title, &layout)
+}
+
+fn describe_pool(pool: &PoolReport) -> String {
+    let whole = pool.labels.iter().filter(|label| *label == "whole").count();
+    let damaged = pool.labels.iter().enumerate().filter(|(_, label)| *label != "whole");
+    let mut labels = format!("{whole} of {} copies whole", pool.labels.len());
+    damaged.for_each(|(copy, label)| labels.push_str(&format!("; copy {copy}: {label}")));
+    let facts = [
+        ("pool", pool.pool.to_string()),
+        ("disk", pool.disk.to_string()),
+        ("size", format!("{} ({} bytes)", size(pool.disk_bytes), pool.disk_bytes)),
+        ("domains", pool.domains.to_string()),
+        ("journal of each", size(pool.journal_bytes)),
+        ("for data", size(pool.data_bytes)),
+        ("labels", labels),
+    ];
+    lines(&pool.path.display().to_string(), &facts)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// Open the pool, which recovers it, and show what that found, how full it is, and counters.
+    #[arg(long)]
+    metrics: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn status(arguments: &StatusArguments) -> Result<Report, Failure> {
+    if !arguments.metrics {
+        let pool = StorageEngine::inspect(&arguments.pool.path)?;
+        return match arguments.json {
+            true => super::json(&json!({ "pool": pool })).map(Report::from),
+            false => Ok(describe_pool(&pool).into()),
+        };
+    }
+    let (status, metrics) =
+        arguments.pool.with_engine(|engine| Ok((engine.status()?, engine.metrics()?)))?;
+    let text = match arguments.json {
+        true => super::json(&as_json(&status, &metrics))?,
+        false => describe_status(&status, &metrics),
+    };
+    Ok(text.into())
+}
+
+fn describe_status(status: &EngineStatus, metrics: &EngineMetrics) -> String {
+    let mut text = describe_pool(&status.pool);
+    let facts = [
+        ("capacity", size(status.capacity_bytes())),
+        ("free", size(status.free_bytes())),
+        ("inodes", status.inodes().to_string()),
+        ("I/O requests", metrics.io.io_ops_completed().to_string()),
+    ];
+    facts.iter().for_each(|(name, value)| text.push_str(&format!("  {name:<20}{value}\n")));
+    let heading = [
+        "DOMAIN",
+        "REACTOR",
+        "FREE",
+        "INODES",
+        "EXTENTS",
+        "SEQUENCE",
+        "RECORDS",
+        "REPLAYED",
+        "WRITTEN HOME",
+        "DROPPED",
+    ];
+    let row = |domain: &DomainReport| {
+        let (now, recovery) = (&domain.now, &domain.recovery);
+        vec![
+            now.domain.to_string(),
+            domain.reactor.to_string(),
+            size(now.free_blocks * 4096),
+            now.inodes.to_string(),
+            now.extents.to_string(),
+            now.sequence.to_string(),
+            recovery.records.to_string(),
+            recovery.replayed.to_string(),
+            recovery.written_home.to_string(),
+            recovery
+                .dropped
+                .as_ref()
+                .map_or("-".into(), |(record, why)| format!("{record}: {why}")),
+        ]
+    };
+    text.push('\n');
+    text.push_str(&table(&heading, &status.domains.iter().map(row).collect::<Vec<_>>()));
+    status.io.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
+    text
+}
+
+fn as_json(status: &EngineStatus, metrics: &EngineMetrics) -> Value {
+    let domains = status.domains.iter().map(|domain| {
+        let (now, recovery) = (&domain.now, &domain.recovery);
+        let counters = &now.counters;
+        json!({
+            "domain": now.domain,
+            "reactor": domain.reactor,
+            "blocks": now.blocks,
+            "free_blocks": now.free_blocks,
+            "inodes": now.inodes,
+            "extents": now.extents,
+            "sequence": now.sequence,
+            "journal_bytes": now.journal_bytes,
+            "journal_used_bytes": now.journal_used_bytes,
+            "stopped": now.stopped,
+            "recovery": {
+                "records": recovery.records,
+                "replayed": recovery.replayed,
+                "written_home": recovery.written_home,
+                "pages": recovery.pages,
+                "accepted": recovery.accepted,
+                "dropped": recovery.dropped,
+            },
+            "counters": {
+                "group_commits": counters.group_commits,
+                "group_commit_ops": counters.group_commit_ops,
+                "commit_flushes": counters.commit_flushes,
+                "other_flushes": counters.other_flushes,
+                "checkpoints": counters.checkpoints,
+            },
+            "lock_contention_ratio": now.locks.lock_contention_ratio(),
+        })
+    });
+    json!({
+        "pool": status.pool,
+        "capacity_bytes": status.capacity_bytes(),
+        "free_bytes": status.free_bytes(),
+        "inodes": status.inodes(),
+        "domains": domains.collect::<Vec<_>>(),
+        "io": {
+            "status": status.io,
+            "requests_completed": metrics.io.io_ops_completed(),
+            "queue_length": metrics.io.io_queue_length(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        for (text, bytes) in [("4096", 4096), ("1K", 1024), ("256MiB", 256 << 20), ("2T", 2 << 40)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for text in ["", "M", "1.5G", "-1", "1KB", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! [`StorageEngine`]: a crash-consistent pool of inodes on a disk, for threads and tasks.
+//!
+//! It is thin: an operation becomes a [`Call`] to the commit domain that its inode belongs to, and
+//! the domain's answer comes back in a [`StoreTicket`]. An inode belongs to domain `id % domains`;
+//! creations go round. The domains are tasks on the reactors of an [`IoScheduler`], which has the
+//! pool's disk for itself.
+//!
+//! What can fail at the pool as a whole is an [`EngineError`]; an operation fails with a
+//! [`StoreError`], which says what is certain. Full is a value: see [`StoreTicket::taken`].
+
+mod engine_error;
+mod engine_status;
+mod format;
+mod labels;
+mod opening;
+mod operations;
+mod store_ticket;
+mod transaction;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::concurrency::thread_wait::on_reactor_thread;
+use crate::engine::engine_config::EngineConfig;
+use crate::engine::io_scheduler::IoScheduler;
+use crate::memory::{Arena, BufferUnavailable, DmaBuf};
+use crate::store::call::Call;
+use crate::store::error::StoreError;
+use crate::store::recovery::RecoveryReport;
+use crate::store::service::Doorstep;
+
+pub use engine_error::{CloseReport, EngineError};
+pub use engine_status::{DomainReport, EngineMetrics, EngineStatus};
+pub use format::{Fill, FormatOptions, FormatPlan, Overwrite};
+pub use labels::PoolReport;
+pub use operations::{Acknowledged, InodeId, InodeInfo, InodeOptions, ReadOptions};
+pub use store_ticket::{QueueFull, StoreTicket};
+pub use transaction::Transaction;
+
+/// How long an engine that is dropped without a close waits for its domains, and then for its disk.
+const DROP_DEADLINE: Duration = Duration::from_secs(10);
+/// Least time for the disk, whatever the domains used up.
+const DISK_TIME_MIN: Duration = Duration::from_millis(100);
+
+/// One commit domain as the engine holds it.
+struct DomainHandle {
+    doorstep: Arc<Doorstep>,
+    /// Memory of the reactor that it runs on.
+    arena: Arc<Arena>,
+    reactor: usize,
+    recovery: RecoveryReport,
+}
+
+/// A pool that is open. It is `Sync`: share it behind an `Arc` between any threads and tasks.
+///
+/// ```no_run
+/// use dynamicfs::{EngineConfig, FormatOptions, InodeOptions, StorageEngine};
+///
+/// let config = EngineConfig::on_disk("/dev/nvme0n1");
+/// StorageEngine::format(&config, FormatOptions::default())?;
+///
+/// let engine = StorageEngine::open(config)?;
+/// let inode = engine.create_inode(InodeOptions::default()).wait()?;
+/// engine.write(inode, 0, b"durable when this returns").wait()?;
+/// assert_eq!(&engine.read(inode, 0..7).wait()?[..], b"durable");
+/// engine.close(std::time::Duration::from_secs(30))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct StorageEngine {
+    io: IoScheduler,
+    domains: Vec<DomainHandle>,
+    pool: PoolReport,
+    /// Creations so far: their domains take turns.
+    creations: AtomicUsize,
+    closed: AtomicBool,
+}
+
+impl std::fmt::Debug for StorageEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StorageEngine({}, {} domains)", self.pool.path.display(), self.domains.len())
+    }
+}
+
+impl StorageEngine {
+    /// What [`StorageEngine::format`] would do. Nothing is written.
+    ///
+    /// # Errors
+    /// Whatever would make the format impossible, but for data that the disk carries: that is in
+    /// the plan.
+    pub fn plan_format(
+        config: &EngineConfig,
+        options: &FormatOptions,
+    ) -> Result<FormatPlan, EngineError> {
+        format::plan(config, options)
+    }
+
+    /// Makes a pool on the disk of `config`: all that was there is gone.
+    ///
+    /// # Errors
+    /// The disk is in use, or carries data and `options` does not say [`Overwrite::Yes`]; it is too
+    /// small; or it fails. Afterwards there is the new pool or, after a failure, none.
+    pub fn format(
+        config: &EngineConfig,
+        options: FormatOptions,
+    ) -> Result<PoolReport, EngineError> {
+        format::format(config, &options, &mut |_| ())
+    }
+
+    /// As [`StorageEngine::format`]; `progress` is told how many bytes of a file were written over.
+    ///
+    /// # Errors
+    /// As [`StorageEngine::format`].
+    pub fn format_with_progress(
+        config: &EngineConfig,
+        options: FormatOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<PoolReport, EngineError> {
+        format::format(config, &options, progress)
+    }
+
+    /// What the labels of a disk say. Nothing is written, and the pool may be open elsewhere.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or carries no pool.
+    pub fn inspect(path: impl AsRef<Path>) -> Result<PoolReport, EngineError> {
+        labels::inspect(path.as_ref())
+    }
+
+    /// Opens a pool and recovers it, whatever ended its last use.
+    ///
+    /// A disk that is still held, as by a process that was killed a moment ago, is waited for: at
+    /// least two seconds, longer if `busy_wait_ms` says so. The domains' own memory, for data that
+    /// waits for its home write, comes on top of `memory.arena_mib_per_node`.
+    ///
+    /// # Errors
+    /// [`EngineError`]. It is all or nothing: after an error nothing is open.
+    pub fn open(config: EngineConfig) -> Result<StorageEngine, EngineError> {
+        opening::open(&config)
+    }
+
+    /// A buffer of `bytes` (up to 16 MiB), for [`StorageEngine::write_buffer`].
+    ///
+    /// # Errors
+    /// When the memory for buffers is lent out.
+    pub fn buffer(&self, bytes: usize) -> Result<DmaBuf, BufferUnavailable> {
+        self.io.buffer(bytes)
+    }
+
+    /// Closes: what was asked before is finished and made durable, a checkpoint is written, later
+    /// requests are answered [`StoreError::Closing`]. A second close does nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::NotClosed`]: what could not be made durable, and which disk did not answer
+    /// before the deadline. Everything is let go all the same.
+    pub fn close(&self, deadline: Duration) -> Result<CloseReport, EngineError> {
+        if on_reactor_thread() {
+            let reason = "a reactor's own thread cannot close the engine: it would wait for itself";
+            return Err(EngineError::Reactor(reason.into()));
+        }
+        let report = self.shut(deadline);
+        if report.is_clean() { Ok(report) } else { Err(EngineError::NotClosed(Box::new(report))) }
+    }
+
+    fn shut(&self, deadline: Duration) -> CloseReport {
+        let mut report = CloseReport::default();
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return report;
+        }
+        let now = Instant::now();
+        // A deadline beyond the clock is a year.
+        let until = now.checked_add(deadline).unwrap_or(now + Duration::from_secs(31_536_000));
+        let closing = self
+            .domains
+            .iter()
+            .map(|domain| StoreTicket::one(&domain.doorstep, Call::Close, operations::done));
+        let closing: Vec<StoreTicket<()>> = closing.collect();
+        for (number, ticket) in closing.into_iter().enumerate() {
+            match ticket.wait_until(until) {
+                Ok(Ok(())) => {}
+                // Its reactor has failed, and says so itself.
+                Ok(Err(StoreError::Closing)) => {}
+                Ok(Err(error)) => report.domains.push((number as u16, error)),
+                Err(_) => report.silent.push(number as u16),
+            }
+        }
+        let left = until.saturating_duration_since(Instant::now()).max(DISK_TIME_MIN);
+        report.io = self.io.shut(left).err();
+        report
+    }
+}
+
+impl Drop for StorageEngine {
+    fn drop(&mut self) {
+        // On a reactor's own thread nothing can be waited for; what was acknowledged is durable.
+        if !on_reactor_thread() {
+            let _ = self.shut(DROP_DEADLINE);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What a storage engine is made of, and what it has counted.
+
+use std::ops::Add;
+
+use crate::engine::status::Status;
+use crate::engine::storage_engine::StorageEngine;
+use crate::engine::storage_engine::labels::PoolReport;
+use crate::engine::storage_engine::operations::InodeId;
+use crate::engine::storage_engine::store_ticket::{Replies, StoreTicket};
+use crate::format::layout::BLOCK_BYTES;
+use crate::io::metrics::Metrics;
+use crate::store::call::{Call, Reply};
+use crate::store::domain::{DomainCounters, DomainStatus};
+use crate::store::error::StoreError;
+use crate::store::recovery::RecoveryReport;
+
+/// One commit domain.
+#[derive(Clone, Debug)]
+pub struct DomainReport {
+    /// Its reactor, by number.
+    pub reactor: usize,
+    /// What the opening of the pool found and did.
+    pub recovery: RecoveryReport,
+    /// What it is doing.
+    pub now: DomainStatus,
+}
+
+/// A storage engine at one moment.
+#[derive(Clone, Debug)]
+pub struct EngineStatus {
+    /// The pool's label.
+    pub pool: PoolReport,
+    /// The domains, by number.
+    pub domains: Vec<DomainReport>,
+    /// Disks, reactors, lanes, memory.
+    pub io: Status,
+}
+
+impl EngineStatus {
+    /// Bytes for data and metadata pages.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.domains.iter().map(|domain| domain.now.blocks).sum::<u64>() * BLOCK_BYTES
+    }
+
+    /// Of these, bytes that nothing uses.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        self.domains.iter().map(|domain| domain.now.free_blocks).sum::<u64>() * BLOCK_BYTES
+    }
+
+    /// Inodes of all domains.
+    #[must_use]
+    pub fn inodes(&self) -> u64 {
+        self.domains.iter().map(|domain| domain.now.inodes).sum()
+    }
+}
+
+/// Counters since the pool was opened.
+#[derive(Clone, Debug)]
+pub struct EngineMetrics {
+    /// Domains, with their counters and locks.
+    pub domains: Vec<DomainStatus>,
+    /// Disks and reactors.
+    pub io: Metrics,
+}
+
+impl EngineMetrics {
+    fn sum<T: Add<Output = T> + Default>(&self, of: impl Fn(&DomainCounters) -> T) -> T {
+        self.domains.iter().fold(T::default(), |sum, domain| sum + of(&domain.counters))
+    }
+
+    /// Commits that are durable.
+    #[must_use]
+    pub fn group_commits(&self) -> u64 {
+        self.sum(|counters| counters.group_commits)
+    }
+
+    /// Requests that those made durable.
+    #[must_use]
+    pub fn group_commit_ops(&self) -> u64 {
+        self.sum(|counters| counters.group_commit_ops)
+    }
+
+    /// Requests of a commit on average, 0 when there were none.
+    #[must_use]
+    pub fn avg_group_commit_ops(&self) -> f64 {
+        match self.group_commits() {
+            0 => 0.0,
+            commits => self.group_commit_ops() as f64 / commits as f64,
+        }
+    }
+
+    /// Flushes that made commits durable.
+    #[must_use]
+    pub fn commit_flushes(&self) -> u64 {
+        self.sum(|counters| counters.commit_flushes)
+    }
+
+    /// Bytes that went to the disk for each byte that callers wrote, 0 when they wrote none.
+    #[must_use]
+    pub fn write_amplification(&self) -> f64 {
+        let written = self.sum(|counters| {
+            counters.journal_bytes
+                + counters.data_bytes
+                + counters.write_back_bytes
+                + counters.page_bytes
+        });
+        match self.sum(|counters| counters.caller_bytes) {
+            0 => 0.0,
+            callers => written as f64 / callers as f64,
+        }
+    }
+
+    /// Contentions for each acquisition of the engine's own extent locks, 0 when there were none.
+    #[must_use]
+    pub fn lock_contention_ratio(&self) -> f64 {
+        let locks = self.domains.iter().map(|domain| &domain.locks);
+        let (taken, waited) = locks.fold((0, 0), |(taken, waited), locks| {
+            (taken + locks.lock_acquisitions, waited + locks.lock_contentions)
+        });
+        if taken == 0 { 0.0 } else { waited as f64 / taken as f64 }
+    }
+}
+
+impl StorageEngine {
+    /// What each domain is doing. A task awaits this where a thread calls
+    /// [`StorageEngine::metrics`] or [`StorageEngine::status`].
+    pub fn domains(&self) -> StoreTicket<Vec<DomainStatus>> {
+        let doorsteps = self.domains.iter().map(|domain| &domain.doorstep);
+        StoreTicket::all(doorsteps, || Call::Status, (statuses, 0))
+    }
+
+    /// Counters at this moment. It asks every domain and waits for the answers.
+    ///
+    /// # Errors
+    /// As any request: [`StoreError::Closing`], [`StoreError::WaitOnReactor`].
+    pub fn metrics(&self) -> Result<EngineMetrics, StoreError> {
+        Ok(EngineMetrics { domains: self.domains().wait()?, io: self.io.metrics() })
+    }
+
+    /// What the engine is made of, and how full it is. It asks every domain and waits.
+    ///
+    /// # Errors
+    /// As [`StorageEngine::metrics`].
+    pub fn status(&self) -> Result<EngineStatus, StoreError> {
+        let now = self.domains().wait()?;
+        let domains = self.domains.iter().zip(now).map(|(domain, now)| DomainReport {
+            reactor: domain.reactor,
+            recovery: domain.recovery.clone(),
+            now,
+        });
+        Ok(EngineStatus {
+            pool: self.pool.clone(),
+            domains: domains.collect(),
+            io: self.io.status(),
+        })
+    }
+
+    /// The domain of an inode, by number.
+    #[must_use]
+    pub fn domain_number(&self, inode: InodeId) -> u16 {
+        (inode.0 % self.domains.len() as u64) as u16
+    }
+}
+
+fn statuses(replies: Replies<'_>, _: usize) -> Result<Vec<DomainStatus>, StoreError> {
+    let each = replies.map(|reply| match reply {
+        Reply::Status(status) => Ok(*status),
+        Reply::Failed(error) => Err(error),
+        other => unreachable!("a domain answers the question it was asked, not with {other:?}"),
+    });
+    each.collect()
+}

@@ -1,0 +1,128 @@
+//! Looking at a disk's labels without opening the pool.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::engine::storage_engine::EngineError;
+use crate::format::label::{LABEL_BYTES, Label};
+use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
+use crate::machine::device::{DeviceError, probe};
+use crate::store::pool::LabelCopies;
+
+/// Least bytes of a disk that has four copies at four places.
+const DISK_BYTES_MIN: u64 = 4 << 20;
+
+/// What a pool of one disk is, as its label says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PoolReport {
+    /// The disk.
+    pub path: PathBuf,
+    /// Id of the pool.
+    pub pool: Uuid,
+    /// Id of the disk.
+    pub disk: Uuid,
+    /// Bytes of the disk that the pool was made for.
+    pub disk_bytes: u64,
+    /// Commit domains.
+    pub domains: u16,
+    /// Bytes of each domain's journal.
+    pub journal_bytes: u64,
+    /// Bytes of an allocation group.
+    pub group_bytes: u64,
+    /// Bytes for data and metadata pages, of all domains.
+    pub data_bytes: u64,
+    /// The four copies of the label: `whole`, or what is wrong with each.
+    pub labels: Vec<String>,
+}
+
+impl PoolReport {
+    pub(super) fn new(path: &Path, label: &Label, copies: &LabelCopies) -> PoolReport {
+        let layout = &label.layout;
+        let labels = copies.0.iter().map(|copy| match copy {
+            Ok(_) => "whole".to_owned(),
+            Err(reason) => reason.clone(),
+        });
+        PoolReport {
+            path: path.to_path_buf(),
+            pool: Uuid::from_bytes(label.pool),
+            disk: Uuid::from_bytes(label.disk),
+            disk_bytes: layout.disk_bytes(),
+            domains: layout.domains(),
+            journal_bytes: layout.journal_bytes(),
+            group_bytes: layout.group_blocks() * BLOCK_BYTES,
+            data_bytes: u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES,
+            labels: labels.collect(),
+        }
+    }
+}
+
+pub(super) fn inspect(path: &Path) -> Result<PoolReport, EngineError> {
+    let (copies, disk_bytes) = peek(path)?;
+    let label = copies.verdict(&path.to_string_lossy().into(), disk_bytes)?;
+    Ok(PoolReport::new(path, &label, &copies))
+}
+
+/// Reads the copies through the page cache: they change only while nobody has a pool.
+pub(super) fn peek(path: &Path) -> Result<(LabelCopies, u64), EngineError> {
+    let failed = |source| DeviceError::Io { path: path.to_path_buf(), doing: "read", source };
+    let info = probe(path)?;
+    let mut file = File::open(&info.resolved_path).map_err(|source| DeviceError::Io {
+        path: path.to_path_buf(),
+        doing: "open",
+        source,
+    })?;
+    let block = u64::from(info.logical_block_bytes);
+    let disk_bytes = file.seek(SeekFrom::End(0)).map_err(failed)? / block * block;
+    let mut copies: [Result<Label, String>; LABEL_COPIES] =
+        std::array::from_fn(|_| Err("no label".to_owned()));
+    if disk_bytes < DISK_BYTES_MIN {
+        return Ok((LabelCopies(copies), disk_bytes));
+    }
+    for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {
+        let mut bytes = [0; LABEL_BYTES];
+        copies[copy] = match file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => LabelCopies::decode(copy, disk_bytes, &bytes),
+            Err(error) => Err(error.to_string()),
+        };
+    }
+    Ok((LabelCopies(copies), disk_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::layout::Layout;
+    use crate::machine::device::scratch::ScratchDir;
+    use crate::machine::write_gate::{ForceSignatures, LABEL_MAGIC, WriteGate, WriteRefusal};
+
+    /// The gate is below the format and has its own copy of where labels are and how they begin.
+    #[test]
+    fn the_write_gate_recognises_what_the_format_writes() {
+        let disk_bytes = (64 << 20) + 4096 * 3 + 512;
+        let layout = Layout::plan(disk_bytes, 1, 1 << 20).unwrap();
+        let (pool, disk) = ([0xab; 16], [2; 16]);
+        let label = Label { pool, disk, slot: 0, members: 1, epoch: 1, layout };
+        assert_eq!(label.encode(0)[..LABEL_MAGIC.len()], LABEL_MAGIC);
+        let scratch = ScratchDir::new();
+        for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {
+            let path = scratch.file(&format!("disk-{copy}"), disk_bytes);
+            let file = File::options().write(true).open(&path).unwrap();
+            file.write_all_at(&label.encode(copy), offset).unwrap();
+            match WriteGate::check(&path, Some(&path), ForceSignatures::No) {
+                Err(WriteRefusal::HoldsData { found, .. }) => {
+                    let named = "abababab-abab-abab-abab-abababababab";
+                    assert!(found[0].kind.contains(named), "{found:?}");
+                }
+                Err(WriteRefusal::ProberMissing { .. }) => return,
+                other => panic!("copy {copy}: {other:?}"),
+            }
+            let (copies, _) = peek(&path).unwrap();
+            assert_eq!(copies.0[copy], Ok(label));
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Opening a pool: labels, reactors, one domain after another beside each other; all or nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use crate::engine::config::IoConfig;
+use crate::engine::engine_config::{CommitDurability, CommitMode, EngineConfig, ReadOnly};
+use crate::engine::io_scheduler::IoScheduler;
+use crate::engine::storage_engine::format::the_disk;
+use crate::engine::storage_engine::labels::{PoolReport, peek};
+use crate::engine::storage_engine::{DomainHandle, EngineError, StorageEngine};
+use crate::format::label::Label;
+use crate::io::op::DiskId;
+use crate::machine::random;
+use crate::machine::topology::Topology;
+use crate::memory::Arena;
+use crate::store::batch::Mechanism;
+use crate::store::domain::{Closing, DomainConfig};
+use crate::store::errand::{LocalFuture, errand};
+use crate::store::pool::{LabelCopies, read_labels};
+use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
+use crate::store::service::{Doorstep, StoreCalls, domain_task};
+
+/// The disk of a pool.
+const DISK: DiskId = DiskId(0);
+/// How long a disk in use is waited for at least: a process that was killed lets go of it when its
+/// last I/O has ended.
+const BUSY_WAIT_MS_MIN: u64 = 2_000;
+/// How long an opening that failed waits for its disk.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// MiB of each domain beside its write-back: checkpoint pages, records, blocks read in part.
+const DOMAIN_MIB: u64 = 24;
+
+/// Reactors that this machine and configuration can have.
+pub(super) fn reactors_possible(config: &IoConfig) -> Result<u32, EngineError> {
+    let reactors = &config.reactors;
+    if let Some(cpus) = &reactors.cpus {
+        return Ok(cpus.len() as u32);
+    }
+    if let Some(count) = reactors.count {
+        return Ok(count);
+    }
+    let topology = Topology::detect()?;
+    let places = match reactors.all_hardware_threads {
+        true => topology.cpus().len(),
+        false => topology.cores.len(),
+    };
+    Ok(places as u32)
+}
+
+/// What a domain is told of the configuration.
+fn domain_config(config: &EngineConfig) -> DomainConfig {
+    let (journal, commit, checkpoint) = (&config.journal, &config.commit, &config.checkpoint);
+    let nanoseconds = |time: Duration| time.as_nanos() as u64;
+    DomainConfig {
+        requests_max: config.operations.in_flight_max as usize,
+        closing: match commit.mode {
+            CommitMode::Adaptive => Closing::Adaptive,
+            CommitMode::Linger => {
+                Closing::Linger { delay_ns: nanoseconds(commit.batch_delay_max()) }
+            }
+        },
+        batch_ops_max: commit.batch_ops_max(),
+        batch_bytes_max: commit.batch_bytes_max(),
+        inline_bytes_per_write: journal.inline_bytes_per_write(),
+        inline_bytes_per_batch: journal.inline_bytes_per_batch(),
+        write_back_bytes: journal.writeback_bytes_max(),
+        mechanism: match commit.durability {
+            CommitDurability::Auto | CommitDurability::Flush => Mechanism::Flush,
+            CommitDurability::Dsync => Mechanism::Dsync,
+        },
+        seal_idle_ns: nanoseconds(commit.seal_idle()),
+        checkpoint_percent: checkpoint.start_fill_percent.into(),
+        urgent_percent: checkpoint.urgent_fill_percent.into(),
+        checkpoint_pages: checkpoint.pages_in_flight as usize,
+        gather_extents: config.batcher.max_extents as usize,
+        gather_bytes: config.batcher.bytes_max() as usize,
+        pages: config.io.memory.pages,
+        ..DomainConfig::default()
+    }
+}
+
+/// Refuses what a configuration may say and this version does not do.
+fn check_supported(config: &EngineConfig) -> Result<(), EngineError> {
+    if config.pool.read_only == ReadOnly::Yes {
+        return Err(EngineError::Unfit {
+            field: "pool.read_only",
+            value: "true".to_owned(),
+            reason: "pools can only be opened for writing; `inspect` reads the labels of one",
+        });
+    }
+    match config.table.mib {
+        None => Ok(()),
+        Some(mib) => Err(EngineError::Unfit {
+            field: "table.mib",
+            value: mib.to_string(),
+            reason: "the table's memory cannot be limited; leave the field out",
+        }),
+    }
+}
+
+/// The raw engine below a pool of so many domains.
+fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineError> {
+    let mut io = config.io.clone();
+    let disk = &mut io.disks[0];
+    if disk.lanes.is_none() {
+        disk.lanes = Some(reactors_possible(&config.io)?.clamp(1, domains.max(1).into()));
+    }
+    disk.busy_wait_ms = disk.busy_wait_ms.max(BUSY_WAIT_MS_MIN);
+    let each = u64::from(config.journal.writeback_mib) + DOMAIN_MIB;
+    let own = u32::try_from(each * u64::from(domains)).unwrap_or(u32::MAX);
+    io.memory.arena_mib_per_node = io.memory.arena_mib_per_node.saturating_add(own);
+    Ok(io)
+}
+
+pub(super) fn open(config: &EngineConfig) -> Result<StorageEngine, EngineError> {
+    let path = the_disk(config)?.path.clone();
+    check_supported(config)?;
+    let name: Arc<str> = path.to_string_lossy().into();
+    // Only to know how many lanes to open; what counts is read again once the disk is ours.
+    let (copies, bytes) = peek(&path)?;
+    let domains = copies.verdict(&name, bytes)?.layout.domains();
+    let io = IoScheduler::open(&io_config(config, domains)?)?;
+    match start(&io, config, (&path, &name)) {
+        Ok((domains, pool)) => Ok(StorageEngine {
+            io,
+            domains,
+            pool,
+            creations: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        }),
+        Err(error) => {
+            let closed = io.shut(CLOSE_DEADLINE);
+            // A reactor's own words say more than that it did not answer.
+            match (error, closed) {
+                (EngineError::Reactor(_), Err(why)) => Err(EngineError::Reactor(why.to_string())),
+                (error, _) => Err(error),
+            }
+        }
+    }
+}
+
+fn start(
+    io: &IoScheduler,
+    config: &EngineConfig,
+    (path, name): (&Path, &Arc<str>),
+) -> Result<(Vec<DomainHandle>, PoolReport), EngineError> {
+    let copies = labels(io)?;
+    let label = copies.verdict(name, io.disks()[0].size_bytes)?;
+    let (told, reports) = channel();
+    let mut domains = Vec::new();
+    for domain in 0..label.layout.domains() {
+        domains.push(start_domain(io, config, (&label, domain, name), told.clone())?);
+    }
+    drop(told);
+    collect(&reports, &mut domains)?;
+    Ok((domains, PoolReport::new(path, &label, &copies)))
+}
+
+/// Reads the labels through the engine that has the disk.
+fn labels(io: &IoScheduler) -> Result<LabelCopies, EngineError> {
+    let facts = &io.disks()[0];
+    let (bytes, sector) = (facts.size_bytes, facts.logical_block_bytes as usize);
+    let reactor = io.reactors_of(DISK)[0];
+    let arena = arena_of(io, reactor);
+    let (told, result) = channel();
+    let work = move |port: std::rc::Rc<_>| -> LocalFuture<_> {
+        Box::pin(async move { read_labels(&port, &arena, DISK, bytes, sector).await })
+    };
+    // The receiver waits for it: it is there.
+    io.spawn_seed(reactor, errand(work, move |copies| drop(told.send(copies))));
+    let ended = |_| EngineError::Reactor("it ended while the labels were read".to_owned());
+    Ok(result.recv().map_err(ended)??)
+}
+
+fn arena_of(io: &IoScheduler, reactor: usize) -> Arc<Arena> {
+    let node = io.placement.reactors[reactor].node;
+    let found = io.arenas.iter().find(|arena| arena.status().node_wanted == node);
+    Arc::clone(found.unwrap_or(&io.arenas[0]))
+}
+
+type Told = (u16, Result<RecoveryReport, RecoveryError>);
+
+fn start_domain(
+    io: &IoScheduler,
+    config: &EngineConfig,
+    (label, domain, path): (&Label, u16, &Arc<str>),
+    told: Sender<Told>,
+) -> Result<DomainHandle, EngineError> {
+    let reactors = io.reactors_of(DISK);
+    let reactor = reactors[usize::from(domain) % reactors.len()];
+    let Some(bell) = io.bell(reactor) else {
+        unreachable!("a pool has no more domains than a reactor has bells")
+    };
+    let calls = Arc::new(StoreCalls::new(config.operations.in_flight_max));
+    let doorstep = Arc::new(Doorstep::new(calls, bell.clone()));
+    let arena = arena_of(io, reactor);
+    let seed = DomainSeed {
+        disk: DISK,
+        slot: label.slot,
+        path: Arc::clone(path),
+        layout: label.layout,
+        pool: label.pool,
+        domain,
+        incarnation: u64::from_le_bytes(random::bytes().map_err(EngineError::Random)?),
+        config: domain_config(config),
+        arena: Arc::clone(&arena),
+    };
+    let (at_door, answer) =
+        (Arc::clone(&doorstep), move |result| drop(told.send((domain, result))));
+    let make = Box::new(move || domain_task(seed, at_door, Box::new(answer)));
+    io.spawn_seed_with_bell(&bell, make);
+    Ok(DomainHandle { doorstep, arena, reactor, recovery: RecoveryReport::default() })
+}
+
+/// Waits until every domain is open.
+fn collect(reports: &Receiver<Told>, domains: &mut [DomainHandle]) -> Result<(), EngineError> {
+    let mut errors = Vec::new();
+    for _ in 0..domains.len() {
+        match reports.recv() {
+            Ok((domain, Ok(report))) => domains[usize::from(domain)].recovery = report,
+            Ok((_, Err(error))) => errors.push(error),
+            Err(_) => {
+                return Err(EngineError::Reactor("it ended while a domain was recovered".into()));
+            }
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(EngineError::Recovery(errors)) }
+}
+
+const _: () =
+    assert!(crate::format::layout::DOMAINS_MAX as u32 <= crate::reactor::bell::Bell::PER_REACTOR);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each field that a domain has is told what the configuration says, not its own default.
+    #[test]
+    fn every_field_reaches_the_domain() {
+        let text = "
+            memory.pages = \"normal\"
+            operations.in_flight_max = 7
+            batcher = { max_extents = 3, max_kib = 12 }
+            checkpoint = { start_fill_percent = 21, urgent_fill_percent = 43, pages_in_flight = 5 }
+            [journal]
+            inline_kib_per_batch = 40
+            inline_kib_per_write = 20
+            writeback_mib = 9
+            [commit]
+            mode = \"linger\"
+            max_batch_ops = 11
+            max_batch_kib = 100
+            max_batch_delay_ms = 13
+            durability = \"dsync\"
+            seal_idle_ms = 17
+        ";
+        let told = domain_config(&EngineConfig::from_toml(text).unwrap());
+        let wanted = DomainConfig {
+            requests_max: 7,
+            closing: Closing::Linger { delay_ns: 13_000_000 },
+            batch_ops_max: 11,
+            batch_bytes_max: 100 << 10,
+            inline_bytes_per_write: 20 << 10,
+            inline_bytes_per_batch: 40 << 10,
+            write_back_bytes: 9 << 20,
+            mechanism: Mechanism::Dsync,
+            seal_idle_ns: 17_000_000,
+            checkpoint_percent: 21,
+            urgent_percent: 43,
+            checkpoint_pages: 5,
+            gather_extents: 3,
+            gather_bytes: 12 << 10,
+            pages: crate::machine::mapping::PagePolicy::Normal,
+            ..DomainConfig::default()
+        };
+        assert_eq!(format!("{told:?}"), format!("{wanted:?}"));
+    }
+
+    #[test]
+    fn what_a_pool_cannot_do_is_refused_before_the_disk_is_touched() {
+        let mut config = EngineConfig::on_disk("/nonexistent");
+        config.pool.read_only = ReadOnly::Yes;
+        assert!(open(&config).unwrap_err().to_string().contains("pool.read_only = true"));
+        config.pool.read_only = ReadOnly::No;
+        config.table.mib = Some(3);
+        assert!(open(&config).unwrap_err().to_string().contains("table.mib = 3"));
+        config.table.mib = None;
+        assert!(open(&config).unwrap_err().to_string().contains("no such device"));
+    }
+}
