@@ -52,6 +52,10 @@ use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, Zone};
 use crate::format::page::{Child, InodeRecord};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"dynfsREC");
+/// Most that a sequence can be: generations are sequences, and have 63 bits.
+pub const SEQUENCE_MAX: u64 = (1 << 63) - 2;
+/// Extents of the largest inode.
+pub const EXTENTS_MAX: u64 = 1 << 34;
 /// Bytes of a head.
 pub const HEAD_BYTES: usize = 256;
 
@@ -414,9 +418,13 @@ pub fn decode_head(
     let fits = length >= BLOCK_BYTES
         && length.is_multiple_of(BLOCK_BYTES)
         && offset + length <= journal.bytes
-        && head.position.checked_add(length).is_some();
+        && head.position.checked_add(length).is_some()
+        && u64::from(head.skipped) <= head.position
+        && head.tail <= head.position
+        && head.checkpoint <= head.position
+        && head.sequence <= SEQUENCE_MAX;
     if !fits {
-        return Err(RecordError::Malformed("it does not end inside the journal"));
+        return Err(RecordError::Malformed("its place, tail or sequence cannot be"));
     }
     Ok(RecordHead {
         kind,
@@ -535,6 +543,9 @@ impl Reader<'_> {
     fn extent(&mut self) -> Result<ExtentPut, RecordError> {
         let (inode, index): (u64, u64) = (self.take()?, self.take()?);
         let [mask, fragments, fresh, inline]: [u16; 4] = self.take()?;
+        if index >= EXTENTS_MAX {
+            return Err(RecordError::Malformed("an extent past the end of any inode"));
+        }
         if fresh & !mask != 0 || inline & !fresh != 0 {
             return Err(RecordError::Malformed("blocks that are fresh and do not exist"));
         }

@@ -179,6 +179,7 @@ pub(crate) async fn recover(
     report.pages = recovery.load_tree(&checkpoint, &mut table).await?;
     let inline = recovery.replay(&scan, &checkpoint, &mut table, &mut report).await?;
     table.finish_replay();
+    recovery.check_inodes(&table)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
     let mut space = Space::new(seed.layout, seed.domain, seed.slot);
     recovery.claim(&table, &mut space)?;
@@ -352,6 +353,20 @@ impl Recovery<'_> {
                 RecoveryError::NoMemory { domain: self.seed.domain, what: error.to_string() }
             }
             other => self.corrupt(self.id.offset(position), other.to_string()),
+        }
+    }
+
+    /// Every inode is of this domain: another could not be asked for by its id.
+    fn check_inodes(&self, table: &Table) -> Result<(), RecoveryError> {
+        let domains = u64::from(self.seed.layout.domains());
+        let own = u64::from(self.seed.domain);
+        let inodes = table.inodes(0, usize::MAX);
+        match inodes.iter().find(|inode| inode.id % domains != own) {
+            None => Ok(()),
+            Some(inode) => {
+                let what = format!("inode {} is of another domain", inode.id);
+                Err(self.corrupt(self.id.start, what))
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use bytemuck::Zeroable;
 
-use crate::concurrency::generation::{CellIndex, GenerationTable};
+use crate::concurrency::generation::{CellIndex, GENERATION_MAX, GenerationTable};
 use crate::format::extent::Extent;
 use crate::format::page as format;
 use crate::format::page::{
@@ -54,6 +54,8 @@ pub(crate) struct ExtentSnapshot {
 pub(crate) enum TableError {
     #[error("the table cannot grow: {0}")]
     Memory(#[from] MappingError),
+    #[error("an extent of inode {inode} has generation {generation}, which cannot be")]
+    Generation { inode: u64, generation: u64 },
     #[error("inode {inode} is on two pages")]
     TwiceInode { inode: u64 },
 }
@@ -265,7 +267,7 @@ impl Table {
     }
 
     fn put_inode(&mut self, record: &InodeRecord) -> Result<(), TableError> {
-        self.next_inode = self.next_inode.max(record.id + 1);
+        self.next_inode = self.next_inode.max(record.id.saturating_add(1));
         let place = match self.inodes.get_mut(&record.id) {
             Some(inode) if record.generation >= inode.record.generation => {
                 inode.record = *record;
@@ -516,13 +518,17 @@ impl Table {
                 return Err(TableError::TwiceInode { inode: record.id });
             }
             self.pages.set_inode(place, record.id);
-            self.next_inode = self.next_inode.max(record.id + 1);
+            self.next_inode = self.next_inode.max(record.id.saturating_add(1));
         }
         Ok(())
     }
 
     /// The groups of a page that was read; whose they are is settled when all pages are there.
-    pub(crate) fn load_extents(&mut self, number: u32, page: &format::Page<'_>) {
+    pub(crate) fn load_extents(
+        &mut self,
+        number: u32,
+        page: &format::Page<'_>,
+    ) -> Result<(), TableError> {
         let first = self.pages.page((0, number)).frame * GROUPS_PER_PAGE as u32;
         for index in (0..GROUPS_PER_PAGE).rev() {
             let group = first + index as u32;
@@ -535,9 +541,14 @@ impl Table {
             self.loaded.push(group);
             for slot in 0..EXTENTS_PER_GROUP {
                 let value: FirstSlot = page.slot(index, slot);
+                if value.generation > GENERATION_MAX {
+                    let (inode, generation) = (header.inode, value.generation);
+                    return Err(TableError::Generation { inode, generation });
+                }
                 self.write_slot(group, slot as u32, &value);
             }
         }
+        Ok(())
     }
 
     /// Gives the loaded groups to their inodes. One without an inode, or with a place that

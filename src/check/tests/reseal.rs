@@ -13,7 +13,7 @@ use crate::format::checksum::{Context, metadata_checksum};
 use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, Zone, label_offsets};
 use crate::format::page::CHILDREN_PER_PAGE;
-use crate::format::record::{JournalId, RecordHead, RecordKind, decode_head};
+use crate::format::record::{JournalId, RecordHead, RecordKind, SEQUENCE_MAX, decode_head};
 use crate::sim::{Random, for_each_seed};
 
 const LABEL_CHECKED: usize = 112;
@@ -216,11 +216,16 @@ fn the_last_sequence_that_there_can_be_is_no_panic() {
     let label = Label::decode(0, image.len() as u64, &image).unwrap();
     let view = view_of(&image, &label, 0);
     let last = view.journal.last.unwrap();
-    put(&mut image, view.journal.id.offset(last.position) as usize + 32, u64::MAX);
+    let sequence = view.journal.id.offset(last.position) as usize + 32;
+    put(&mut image, sequence, SEQUENCE_MAX);
     seal_records(&mut image, &view.journal.id, &last);
     let report = check_bounded(&image, Depth::Data);
-    assert_eq!(report.domains[0].last_sequence, u64::MAX);
+    assert_eq!(report.domains[0].last_sequence, SEQUENCE_MAX);
     assert!(!report.is_consistent());
+    // One above it is no sequence, and its record none.
+    put(&mut image, sequence, u64::MAX);
+    seal_records(&mut image, &view.journal.id, &last);
+    assert!(!check_bounded(&image, Depth::Data).is_consistent());
 }
 
 #[test]

@@ -72,6 +72,10 @@ impl Recovery<'_> {
         if checkpoint.pages == 0 {
             return Ok(Vec::new());
         }
+        if u64::from(checkpoint.pages) > self.seed.layout.space_blocks() {
+            let what = format!("{} pages are more than there are blocks", checkpoint.pages);
+            return Err(self.corrupt(self.id.start, what));
+        }
         while let Some(last) = counts.last()
             && *last > 1
         {
@@ -103,7 +107,10 @@ impl Recovery<'_> {
                 let kind = page.as_ref().map_or(PageKind::Inodes, |page| page.kind);
                 table.load_page(number, *child, kind).map_err(no_memory)?;
                 match &page {
-                    Some(page) if kind == PageKind::Extents => table.load_extents(number, page),
+                    Some(page) if kind == PageKind::Extents => {
+                        let loaded = table.load_extents(number, page);
+                        loaded.map_err(|error| self.corrupt(self.id.start, error.to_string()))?;
+                    }
                     page => {
                         let loaded = table.load_inodes(number, page.as_ref());
                         loaded.map_err(|error| self.corrupt(self.id.start, error.to_string()))?;
