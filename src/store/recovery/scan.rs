@@ -55,8 +55,9 @@ impl Recovery<'_> {
         };
         let (mut last, mut dropped, mut dropped_at) = (newest, None, None);
         let mut body = self.try_body(&newest).await?;
-        // Its own head is whole, what follows is not, and it was the last: torn. One whose checksums are
-        // right was written whole, and may have been acknowledged, whatever it says.
+        // Its own head is whole, what follows is not, and it was the last: torn. One whose
+        // checksums are right was written whole, and may have been acknowledged, whatever it
+        // says.
         if let Err(error @ RecordError::Body { .. }) = &body {
             dropped = Some((newest.sequence, error.to_string()));
             dropped_at = Some((newest.position, newest.skipped));
