@@ -24,6 +24,8 @@
 //!   is free; else at the next place that suits. So what is written in order lies in order.
 //! - Fewer blocks go into mixed words first, with a place of their own to continue from, so that
 //!   whole words stay whole.
+//! - Many small requests that are to lie one after another share a stretch that is taken for them
+//!   all ([`Allocator::take_stretch`]).
 //! - No call walks the bitmap: where a search could be long it looks at a fixed number of
 //!   candidates. What it promises to find nevertheless is said at [`Allocator::take_exact`].
 //!
@@ -43,6 +45,9 @@ pub use free_runs::FreeRuns;
 
 /// Blocks of the largest allocator: 256 TiB of 4 KiB.
 pub const BLOCKS_MAX: u64 = 1 << 36;
+
+/// Small requests get whole words while more than this part of the space is in such: one in 8.
+const PLENTY: u64 = 8;
 
 /// Blocks that lie one after another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +199,20 @@ impl Allocator {
         let start = self.find_exact(blocks.into())?;
         let run = Run { start, blocks };
         self.take_run(run, blocks);
+        Some(run)
+    }
+
+    /// Takes a run for small requests that come one by one and are to be neighbours: 64 blocks
+    /// while an eighth of the space is in words that are wholly free, else 16 of a mixed word.
+    /// Nothing when there is neither, though there may be blocks.
+    #[must_use]
+    pub fn take_stretch(&mut self) -> Option<Run> {
+        if self.whole_free_blocks() > self.blocks / PLENTY {
+            return self.take_exact(WORD_BLOCKS as u32);
+        }
+        let start = self.find_mixed_quarter()?;
+        let run = Run { start, blocks: QUARTER_BLOCKS as u32 };
+        self.take_run(run, run.blocks);
         Some(run)
     }
 

@@ -52,11 +52,18 @@ impl Domain {
     fn checkpoint_is_due(&self) -> bool {
         let journal = self.journal.borrow();
         let since = journal.last.end() - journal.replay_from;
-        drop(journal);
-        // Room that the last checkpoint has made already is waited for, not asked for again.
-        let filled = self.journal_fill() >= self.config.checkpoint_percent
-            && since * 100 / self.layout.journal_bytes() >= self.config.checkpoint_percent / 4;
-        self.checkpoint_wanted.get() || filled || (self.room_wanted.get() && since > BLOCK_BYTES)
+        // Where a block that is not at home holds the tail, a checkpoint would make no room.
+        let holds = self.ram.borrow().oldest().is_none_or(|oldest| journal.replay_from <= oldest);
+        let filled = since * 100 / journal.id.bytes >= self.config.checkpoint_percent;
+        let wanted = self.room_wanted.get() && holds && since > BLOCK_BYTES;
+        self.checkpoint_wanted.get() || filled || wanted
+    }
+
+    /// Percent of the journal that blocks hold which are not at home.
+    pub(crate) fn deferred_fill(&self) -> u64 {
+        let journal = self.journal.borrow();
+        let oldest = self.ram.borrow().oldest().unwrap_or(journal.last.end());
+        (journal.last.end() - oldest) * 100 / journal.id.bytes
     }
 
     /// The class of writes that make room in the journal.

@@ -36,6 +36,8 @@ pub(crate) struct Space {
     domain: u16,
     disk: u16,
     promised: u64,
+    /// Free blocks for the next small requests that are to be neighbours.
+    stretch: Option<Run>,
     scratch: Vec<Run>,
 }
 
@@ -43,12 +45,12 @@ impl Space {
     /// All of it is free.
     pub(crate) fn new(layout: Layout, domain: u16, disk: u16) -> Space {
         let allocator = Allocator::new_free(layout.space_blocks());
-        Space { allocator, layout, domain, disk, promised: 0, scratch: Vec::new() }
+        Space { allocator, layout, domain, disk, promised: 0, stretch: None, scratch: Vec::new() }
     }
 
     /// Blocks that have no owner.
     pub(crate) fn free_blocks(&self) -> u64 {
-        self.allocator.free_blocks()
+        self.allocator.free_blocks() + self.stretch.map_or(0, |run| u64::from(run.blocks))
     }
 
     /// All blocks.
@@ -80,8 +82,40 @@ impl Space {
     pub(crate) fn take(&mut self, blocks: u32) -> Option<Vec<DiskRun>> {
         self.scratch.clear();
         if !self.allocator.take(blocks, &mut self.scratch) {
-            return None;
+            self.close_stretch();
+            if !self.allocator.take(blocks, &mut self.scratch) {
+                return None;
+            }
         }
+        Some(self.on_disk())
+    }
+
+    /// As [`Space::take`], behind what the last call took as far as space allows: what small
+    /// requests write home later goes in one write.
+    pub(crate) fn take_beside(&mut self, blocks: u32) -> Option<Vec<DiskRun>> {
+        if self.stretch.is_none_or(|run| run.blocks < blocks) {
+            self.close_stretch();
+            self.stretch = self.allocator.take_stretch();
+        }
+        let Some(run) = self.stretch.filter(|run| run.blocks >= blocks) else {
+            return self.take(blocks);
+        };
+        let rest = Run { start: run.start + u64::from(blocks), blocks: run.blocks - blocks };
+        self.stretch = (rest.blocks > 0).then_some(rest);
+        self.scratch.clear();
+        self.scratch.push(Run { start: run.start, blocks });
+        Some(self.on_disk())
+    }
+
+    /// What is left of the stretch belongs to everybody.
+    fn close_stretch(&mut self) {
+        let Some(run) = self.stretch.take() else { return };
+        let given = self.allocator.give(run);
+        assert!(given.is_ok(), "{run:?} was taken: {given:?}");
+    }
+
+    /// The runs that were taken, as the disk has them.
+    fn on_disk(&self) -> Vec<DiskRun> {
         let mut runs: Vec<DiskRun> = Vec::with_capacity(self.scratch.len());
         for run in &self.scratch {
             let (mut start, mut left) = (run.start, run.blocks);
@@ -98,7 +132,7 @@ impl Space {
                 left -= blocks;
             }
         }
-        Some(runs)
+        runs
     }
 
     /// Two homes for a page, which need not be neighbours.
@@ -115,6 +149,8 @@ impl Space {
     /// When it was: two owners would be next.
     pub(crate) fn give(&mut self, place: Place) {
         let start = self.number(place).unwrap_or_else(|error| unreachable!("{error}"));
+        let free = self.stretch.is_some_and(|run| (run.start..run.end()).contains(&start));
+        assert!(!free, "{place:?} was given and nobody had it");
         let given = self.allocator.give(Run { start, blocks: 1 });
         assert!(given.is_ok(), "{place:?} was given twice: {given:?}");
     }

@@ -46,7 +46,7 @@ impl Domain {
         // Only flushed home writes move the tail, and with room wanted no commit brings a flush.
         let pressed = self.room_wanted.get() || self.closing.get() || self.drain_wanted.get();
         waiting > self.config.write_back_bytes
-            || waiting > 0 && (pressed || self.journal_fill() >= self.config.checkpoint_percent)
+            || waiting > 0 && (pressed || self.deferred_fill() >= self.config.checkpoint_percent)
             || unflushed > 0 && pressed
     }
 }

@@ -24,6 +24,12 @@ impl Allocator {
         }
     }
 
+    /// The next quarter of a mixed word.
+    pub(super) fn find_mixed_quarter(&self) -> Option<u64> {
+        let index = self.quarter.next_around(word_of(self.large_cursor))?;
+        Some(self.quarter_of(index))
+    }
+
     /// Mixed words first, then the quarter of one, then a whole one.
     fn find_small(&self, blocks: u64) -> Option<u64> {
         let cursor = word_of(self.small_cursor);
