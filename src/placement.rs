@@ -8,6 +8,7 @@
 //! 2. `Auto` makes one reactor per disk lane, at most one per core. Every node with disks gets a
 //!    reactor first, as far as they go; the rest follow the number of lanes per node. Within a node
 //!    they spread over its last-level caches.
+//!    They sit on the CPUs that take the interrupts of their disks, where those are known and few.
 //! 3. A lane goes to a reactor on its disk's node if there is one, always the one with the fewest
 //!    lanes, the first of equals. Lanes of one disk have different reactors; those that find no
 //!    reactor left on the node go elsewhere, and a note says so.
@@ -27,7 +28,7 @@ use serde::Serialize;
 use crate::machine::topology::{Topology, ranges};
 
 /// One disk to be placed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskRequest {
     /// The kernel's name for it, or a file's path.
     pub name: String,
@@ -37,6 +38,8 @@ pub struct DiskRequest {
     pub rotational: bool,
     /// How many lanes (reactors driving it at the same time). `None` means one.
     pub lanes: Option<u32>,
+    /// CPUs that take the interrupts of its queues; empty where all of them do, or none is known.
+    pub interrupt_cpus: Vec<u32>,
 }
 
 /// How many reactors, and where.
@@ -188,6 +191,7 @@ pub enum PlacementError {
 struct Disk {
     node: Option<u32>,
     lanes: u32,
+    interrupt_cpus: Vec<u32>,
 }
 
 /// Plans. See the module's rules.
@@ -200,7 +204,7 @@ struct Disk {
 /// use dynamicfs::machine::topology::Topology;
 /// use dynamicfs::placement::{DiskRequest, PlacementRequest, plan};
 /// let disk =
-///     DiskRequest { name: "nvme0n1".into(), node: None, rotational: false, lanes: None };
+///     DiskRequest { name: "nvme0n1".into(), ..DiskRequest::default() };
 /// let request = PlacementRequest { disks: vec![disk], ..PlacementRequest::default() };
 /// let plan = plan(&Topology::detect()?, &request)?;
 /// assert_eq!((plan.reactors.len(), plan.lanes.len()), (1, 1));
@@ -243,7 +247,8 @@ fn resolve_disks(
         if lanes == 0 {
             return Err(PlacementError::NoLanes { disk: disk.name.clone() });
         }
-        disks.push(Disk { node: disk.node.or_else(|| topology.node_of_disk(&disk.name)), lanes });
+        let node = disk.node.or_else(|| topology.node_of_disk(&disk.name));
+        disks.push(Disk { node, lanes, interrupt_cpus: disk.interrupt_cpus.clone() });
     }
     Ok(disks)
 }

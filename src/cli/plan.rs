@@ -108,19 +108,16 @@ fn probed_disks(topology: &Topology, devices: &[PathBuf]) -> Result<Vec<DiskRequ
             QueueOwner::Itself | QueueOwner::ParentDisk(_) => (info.name.clone(), &*info.name),
         };
         let node = info.numa_node.or_else(|| topology.node_of_disk(disk));
-        Ok(DiskRequest { name, node, rotational: info.is_rotational(), lanes: None })
+        let rotational = info.is_rotational();
+        let interrupt_cpus = info.interrupt_cpus;
+        Ok(DiskRequest { name, node, rotational, interrupt_cpus, ..DiskRequest::default() })
     });
     disks.collect()
 }
 
 /// Disks of a recorded machine, by name; `/dev/` before the name is allowed.
 fn recorded_disks(topology: &Topology, devices: &[PathBuf]) -> Result<Vec<DiskRequest>, Failure> {
-    let request = |name: &str| DiskRequest {
-        name: name.to_owned(),
-        node: None,
-        rotational: false,
-        lanes: None,
-    };
+    let request = |name: &str| DiskRequest { name: name.to_owned(), ..DiskRequest::default() };
     if devices.is_empty() {
         return Ok(topology.disk_names_in_order().into_iter().map(request).collect());
     }

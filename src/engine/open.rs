@@ -193,6 +193,9 @@ fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
         node: device.as_ref().and_then(|device| device.info().numa_node),
         rotational: device.as_ref().is_some_and(|device| device.info().is_rotational()),
         lanes: disk.lanes,
+        interrupt_cpus: device
+            .as_ref()
+            .map_or_else(Vec::new, |device| device.info().interrupt_cpus.clone()),
     });
     let reactors = match (&config.reactors.cpus, config.reactors.count) {
         (Some(cpus), _) => ReactorChoice::Cpus(cpus.clone()),

@@ -14,6 +14,8 @@ struct Candidate<'a> {
     /// How many threads of its core come before it.
     sibling: usize,
     core: &'a Core,
+    /// It takes interrupts of a disk.
+    interrupted: bool,
 }
 
 /// The reactors' places, by node and CPU, or in the user's order.
@@ -25,7 +27,7 @@ pub(super) fn choose(
     if let ReactorChoice::Cpus(cpus) = &request.reactors {
         return take_listed(topology, cpus);
     }
-    let candidates = candidates(topology, request.hardware_threads);
+    let candidates = candidates(topology, request.hardware_threads, disks);
     let available = u32::try_from(candidates.len()).unwrap_or(u32::MAX);
     let count = match request.reactors {
         ReactorChoice::Count(0) => return Err(PlacementError::NoReactors),
@@ -73,7 +75,13 @@ fn slot(cpu: u32, core: &Core) -> ReactorSlot {
     ReactorSlot { cpu, node: core.node, package: core.package }
 }
 
-fn candidates(topology: &Topology, threads: HardwareThreads) -> Vec<Candidate<'_>> {
+fn candidates<'a>(
+    topology: &'a Topology,
+    threads: HardwareThreads,
+    disks: &[Disk],
+) -> Vec<Candidate<'a>> {
+    let interrupted: BTreeSet<u32> =
+        disks.iter().flat_map(|disk| disk.interrupt_cpus.iter().copied()).collect();
     let limit = match threads {
         HardwareThreads::OnePerCore => 1,
         HardwareThreads::All => usize::MAX,
@@ -82,8 +90,15 @@ fn candidates(topology: &Topology, threads: HardwareThreads) -> Vec<Candidate<'_
         .cores
         .iter()
         .flat_map(|core| {
-            let cpus = core.cpus.iter().take(limit).enumerate();
-            cpus.map(move |(sibling, &cpu)| Candidate { cpu, sibling, core })
+            let mut cpus = core.cpus.clone();
+            // The thread that is interrupted is the core's first choice.
+            cpus.sort_by_key(|cpu| !interrupted.contains(cpu));
+            let cpus = cpus.into_iter().take(limit).enumerate();
+            let taken = cpus.map(|(sibling, cpu)| {
+                let interrupted = interrupted.contains(&cpu);
+                Candidate { cpu, sibling, core, interrupted }
+            });
+            taken.collect::<Vec<_>>()
         })
         .collect()
 }
@@ -139,8 +154,8 @@ fn by_need(a: (u64, u32), b: (u64, u32)) -> Ordering {
     weight(b.0, a.1).cmp(&weight(a.0, b.1)).then(a.1.cmp(&b.1))
 }
 
-/// Takes threads of one node: first threads of cores before second ones, then from the last-level
-/// cache that has fewest reactors, then the lowest number.
+/// Takes threads of one node: first threads of cores before second ones, then those that disks
+/// interrupt, then from the last-level cache that has fewest reactors, then the lowest number.
 fn take_spread(candidates: &[Candidate<'_>], node: Option<u32>, share: u32) -> Vec<ReactorSlot> {
     let mut left: Vec<&Candidate<'_>> =
         candidates.iter().filter(|candidate| candidate.core.node == node).collect();
@@ -150,10 +165,9 @@ fn take_spread(candidates: &[Candidate<'_>], node: Option<u32>, share: u32) -> V
         let used = |candidate: &Candidate<'_>| {
             per_cache.get(&candidate.core.l3_group).copied().unwrap_or(0)
         };
-        let best = left
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, candidate)| (candidate.sibling, used(candidate), candidate.cpu));
+        let best = left.iter().enumerate().min_by_key(|(_, candidate)| {
+            (candidate.sibling, !candidate.interrupted, used(candidate), candidate.cpu)
+        });
         let Some(index) = best.map(|(index, _)| index) else { break };
         let candidate = left.swap_remove(index);
         *per_cache.entry(candidate.core.l3_group).or_default() += 1;

@@ -7,7 +7,7 @@ use super::{Disk, LaneSlot, Locality, ReactorSlot};
 /// Three passes, so that lanes which may go anywhere fill up what the bound ones left: lanes with a
 /// reactor on their disk's node; lanes of placed disks that must go elsewhere; lanes of disks
 /// without a node. Within a pass the least loaded reactor is taken, which keeps equal candidates
-/// within one lane of each other.
+/// within one lane of each other; of those the one that the disk interrupts.
 pub(super) fn assign(reactors: &[ReactorSlot], disks: &[Disk]) -> Vec<LaneSlot> {
     let mut desk = Desk {
         reactors,
@@ -42,7 +42,9 @@ impl Desk<'_> {
         while mine.len() < disk.lanes as usize {
             let free = self.reactors.iter().zip(&mut self.load).enumerate();
             let open = free.filter(|(at, (reactor, _))| may(reactor) && !mine.contains(at));
-            let Some((at, (_, load))) = open.min_by_key(|(at, (_, load))| (**load, *at)) else {
+            let far = |slot: &ReactorSlot| !disk.interrupt_cpus.contains(&slot.cpu);
+            let best = open.min_by_key(|(at, (slot, load))| (**load, far(slot), *at));
+            let Some((at, (_, load))) = best else {
                 return;
             };
             *load = load.saturating_add(1);

@@ -32,7 +32,7 @@ fn machine(nodes: u32, cores: u32, threads: u32) -> Topology {
 }
 
 fn disk(name: &str, node: Option<u32>) -> DiskRequest {
-    DiskRequest { name: name.to_owned(), node, rotational: false, lanes: None }
+    DiskRequest { name: name.to_owned(), node, ..DiskRequest::default() }
 }
 
 fn request(disks: &[DiskRequest]) -> PlacementRequest {
@@ -56,6 +56,21 @@ fn one_reactor_per_lane_on_the_disks_nodes() {
     assert_eq!(pairs(&plan), [(0, 1), (1, 0), (2, 2)]);
     assert!(plan.lanes.iter().all(|lane| lane.local == Locality::Local));
     assert_eq!(plan.notes, [] as [&str; 0]);
+}
+
+#[test]
+fn reactors_sit_where_their_disks_interrupt() {
+    let single =
+        |name: &str, cpu: u32| DiskRequest { interrupt_cpus: vec![cpu], ..disk(name, Some(0)) };
+    // CPU 7 is the second thread of the core of CPU 3.
+    let own = plan(&machine(1, 4, 2), &request(&[single("a", 7)])).unwrap();
+    assert_eq!(cpus_of(&own), [7]);
+    let two = plan(&machine(1, 4, 2), &request(&[single("a", 2), single("b", 1)])).unwrap();
+    assert_eq!(cpus_of(&two), [1, 2]);
+    assert_eq!(pairs(&two), [(0, 1), (1, 0)], "each has its disk's");
+    // Two disks with one CPU: the other reactor is anywhere else.
+    let same = plan(&machine(1, 4, 2), &request(&[single("a", 3), single("b", 3)])).unwrap();
+    assert_eq!(cpus_of(&same), [0, 3]);
 }
 
 #[test]
@@ -243,8 +258,8 @@ fn any_request() -> impl Strategy<Value = (Topology, PlacementRequest)> {
             let disks = disks.into_iter().enumerate().map(|(index, (node, lanes))| DiskRequest {
                 name: format!("disk{index}"),
                 node: node.filter(|node| nodes > 1 || *node == 0),
-                rotational: false,
                 lanes: Some(lanes).filter(|lanes| *lanes > 1),
+                ..DiskRequest::default()
             });
             let hardware_threads =
                 if all { HardwareThreads::All } else { HardwareThreads::OnePerCore };

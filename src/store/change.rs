@@ -399,7 +399,8 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
         true => {
             let mut space = domain.space.borrow_mut();
             space.release(blocks);
-            let runs = if blocks == 0 { Some(Vec::new()) } else { space.take_beside(blocks as u32) };
+            let runs =
+                if blocks == 0 { Some(Vec::new()) } else { space.take_beside(blocks as u32) };
             Ok(runs.unwrap_or_else(|| unreachable!("as many blocks are free")))
         }
         false => write_direct(domain, draft).await,

@@ -74,6 +74,8 @@ pub struct DeviceInfo {
     pub model: Option<String>,
     /// The serial number; of the backing disk for a file.
     pub serial: Option<String>,
+    /// As [`BlockNode::interrupt_cpus`]; of the backing disk for a file.
+    pub interrupt_cpus: Vec<u32>,
 }
 
 impl DeviceInfo {
@@ -172,6 +174,7 @@ fn describe_block(
         numa_node: node.numa_node,
         model: node.model,
         serial: node.serial,
+        interrupt_cpus: node.interrupt_cpus,
     })
 }
 
@@ -220,6 +223,7 @@ fn describe_file(
         numa_node: backing.as_ref().and_then(|node| node.numa_node),
         model: backing.as_ref().and_then(|node| node.model.clone()),
         serial: backing.as_ref().and_then(|node| node.serial.clone()),
+        interrupt_cpus: backing.as_ref().map_or_else(Vec::new, |node| node.interrupt_cpus.clone()),
         queue: backing.map(|node| node.queue),
     })
 }

@@ -118,6 +118,9 @@ pub struct BlockNode {
     pub model: Option<String>,
     /// Its serial number.
     pub serial: Option<String>,
+    /// The CPUs that take the interrupts of its queues, where those are not all there are: a
+    /// thread on one of these sees completions without another CPU being told first.
+    pub interrupt_cpus: Vec<u32>,
 }
 
 /// A loop device and what it is bound to.
@@ -133,18 +136,22 @@ pub(crate) struct LoopBinding {
 #[derive(Clone, Debug)]
 pub struct Sysfs {
     root: PathBuf,
+    /// The tree of processes and interrupts beside it.
+    proc: PathBuf,
 }
 
 impl Sysfs {
     /// The running kernel's.
     #[must_use]
     pub fn system() -> Self {
-        Sysfs::at("/sys")
+        Sysfs { root: "/sys".into(), proc: "/proc".into() }
     }
 
-    /// A tree elsewhere: a recording, or one that a test built.
+    /// A tree elsewhere: a recording, or one that a test built. What belongs to `/proc` is in its
+    /// `proc`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Sysfs { root: root.into() }
+        let root = root.into();
+        Sysfs { proc: root.join("proc"), root }
     }
 
     /// Reads everything about one device.
@@ -168,6 +175,7 @@ impl Sysfs {
             numa_node: self.numa_node_of(disk_dir, 0),
             model: text_in(&disk_dir.join("device/model")),
             serial: serial_of(disk_dir),
+            interrupt_cpus: self.interrupt_cpus(disk_dir),
         })
     }
 
@@ -274,6 +282,25 @@ impl Sysfs {
         if nodes.len() == 1 { nodes.into_iter().next().flatten() } else { None }
     }
 
+    /// See [`BlockNode::interrupt_cpus`].
+    fn interrupt_cpus(&self, disk_dir: &Path) -> Vec<u32> {
+        let Ok(device) = fs::canonicalize(disk_dir.join("device")) else { return Vec::new() };
+        let vectors = device.ancestors().map(|dir| dir.join("msi_irqs")).find(|dir| dir.exists());
+        let numbers = vectors.and_then(|dir| entry_names(&dir).ok()).unwrap_or_default();
+        let queues = numbers.iter().filter(|number| {
+            let actions = self.root.join("kernel/irq").join(number).join("actions");
+            text_in(&actions).is_some_and(|actions| is_queue(&actions))
+        });
+        let cpus = queues.filter_map(|number| {
+            let affinity = self.proc.join("irq").join(number).join("effective_affinity_list");
+            cpu_list(&text_in(&affinity)?)
+        });
+        let cpus: BTreeSet<u32> = cpus.flatten().collect();
+        let online = text_in(&self.root.join("devices/system/cpu/online"));
+        let online = online.and_then(|text| cpu_list(&text)).unwrap_or_default();
+        if cpus.len() >= online.len() { Vec::new() } else { cpus.into_iter().collect() }
+    }
+
     /// What a disk without a parent bus is made of: NVMe controllers, or its slaves' disks.
     fn lower_dirs(&self, disk_dir: &Path) -> Vec<PathBuf> {
         if let Some(subsystem) = disk_dir.parent()
@@ -347,6 +374,26 @@ fn serial_of(disk_dir: &Path) -> Option<String> {
             Some(text).filter(|text| !text.is_empty())
         },
     )
+}
+
+/// Whether an interrupt is that of a queue of requests: `virtio1-req.0`, `nvme0q3`; the first
+/// queue of NVMe is for administration.
+fn is_queue(actions: &str) -> bool {
+    let nvme = |name: &str| {
+        let queue = name.strip_prefix("nvme").and_then(|rest| rest.split_once('q'));
+        queue.is_some_and(|(_, queue)| queue.parse::<u32>().is_ok_and(|queue| queue > 0))
+    };
+    actions.split(',').any(|name| name.contains("-req.") || nvme(name))
+}
+
+/// The CPUs of `0-3,8`.
+fn cpu_list(text: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        cpus.extend(first.trim().parse::<u32>().ok()?..=last.trim().parse().ok()?);
+    }
+    Some(cpus)
 }
 
 fn text_in(file: &Path) -> Option<String> {

@@ -171,3 +171,36 @@ fn loops_name_their_backing_file() {
     assert_eq!(bindings[0].name, "loop1");
     assert_eq!(bindings[0].backing, Path::new("/var/image one"));
 }
+
+#[test]
+fn the_cpus_of_queues_interrupts_are_found_where_they_are_not_all() {
+    let tree = nvme_tree();
+    let root = tree.path();
+    let node = || Sysfs::at(root).block_node(DeviceNumber { major: 259, minor: 0 }).unwrap();
+    assert_eq!(node().interrupt_cpus, [] as [u32; 0], "nothing is known of its interrupts");
+    put(root, "devices/system/cpu/online", "0-3\n");
+    for (number, action, cpus) in [(40, "nvme0q0", "3"), (41, "nvme0q1", "2"), (42, "nvme0q2", "1")]
+    {
+        put(root, &format!("devices/pci0000:00/0000:00:04.0/msi_irqs/{number}"), "msix\n");
+        put(root, &format!("kernel/irq/{number}/actions"), &format!("{action}\n"));
+        put(root, &format!("proc/irq/{number}/effective_affinity_list"), &format!("{cpus}\n"));
+    }
+    // Another device's.
+    put(root, "kernel/irq/43/actions", "nvme1q1\n");
+    put(root, "proc/irq/43/effective_affinity_list", "0\n");
+    assert_eq!(node().interrupt_cpus, [1, 2]);
+    put(root, "devices/system/cpu/online", "1-2\n");
+    assert_eq!(node().interrupt_cpus, [] as [u32; 0], "every CPU has a queue: none is better");
+    put(root, "proc/irq/42/effective_affinity_list", "none\n");
+    assert_eq!(node().interrupt_cpus, [2]);
+}
+
+#[test]
+fn queues_are_told_from_other_interrupts() {
+    let queues = ["virtio1-req.0", "nvme0q1", "ahci,nvme12q34"];
+    let others = ["virtio1-config", "nvme0q0", "nvme", "eth0-rx-0", ""];
+    assert!(queues.iter().all(|name| is_queue(name)));
+    assert!(!others.iter().any(|name| is_queue(name)));
+    assert_eq!(cpu_list("0-2,7"), Some(vec![0, 1, 2, 7]));
+    assert_eq!((cpu_list(""), cpu_list("3-x")), (None, None));
+}
