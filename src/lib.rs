@@ -75,6 +75,7 @@ pub use engine::{
 pub use io::metrics::Metrics;
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};
 pub use memory::{BufferList, DmaBuf};
-pub use store::batch::{Committed, Mechanism};
+pub use store::batch::Committed;
 pub use store::call::{Durability, ReadBytes};
 pub use store::error::{Certainty, StoreError};
+pub use store::mechanism::Mechanism;

@@ -15,6 +15,7 @@ pub(crate) mod errand;
 pub mod error;
 mod executor;
 mod journal;
+pub mod mechanism;
 pub mod pool;
 mod port;
 mod ram;

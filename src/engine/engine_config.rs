@@ -77,6 +77,18 @@ impl PoolConfig {
     }
 }
 
+/// When small data rides in the record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InlineWhen {
+    /// While no commit is on its way: else the batch waits for that one anyway, and the data's own
+    /// write ends meanwhile, the only one it needs.
+    #[default]
+    Idle,
+    /// Whenever there is room in the batch.
+    Always,
+}
+
 /// The journal of each domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -88,6 +100,8 @@ pub struct JournalConfig {
     /// KiB of data that ride in one batch's record, 0 to 1,024: they cost no write and no flush
     /// of their own, but are written once more, to their home, later. 0: none rides.
     pub inline_kib_per_batch: u32,
+    /// When small data rides.
+    pub inline_when: InlineWhen,
     /// KiB of the largest single write that rides, 0 to 64. Above it, writing twice costs more
     /// than one write in parallel.
     pub inline_kib_per_write: u32,
@@ -101,6 +115,7 @@ impl Default for JournalConfig {
         JournalConfig {
             mib_per_domain: None,
             inline_kib_per_batch: 64,
+            inline_when: InlineWhen::Idle,
             inline_kib_per_write: 16,
             writeback_mib: 64,
         }
@@ -156,8 +171,8 @@ pub enum CommitMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommitDurability {
-    /// The write that is its own flush where a batch is one record on one disk and calibration
-    /// shows that to be faster; the linked flush everywhere else.
+    /// The write that is its own flush where a batch is one record on one disk and that is
+    /// faster, as is measured all the time; the linked flush everywhere else.
     #[default]
     Auto,
     /// The record, then a linked `fdatasync`. Always.

@@ -14,15 +14,7 @@ use crate::format::fragment::Fragment;
 use crate::format::page::InodeRecord;
 use crate::format::record::{Changes, Cut, ExtentPut};
 use crate::store::error::StoreError;
-
-/// How a commit became durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mechanism {
-    /// By one flush of the device's cache, linked to the record's write.
-    Flush,
-    /// By a write that bypasses the device's cache (RWF_DSYNC, FUA).
-    Dsync,
-}
+use crate::store::mechanism::Mechanism;
 
 /// What became of a batch.
 pub(crate) type Outcome = Result<Committed, StoreError>;

@@ -20,7 +20,7 @@ use crate::format::record::{Cut, ExtentPut};
 use crate::memory::DmaBuf;
 use crate::store::batch::{Change, Committed, Fate, Put};
 use crate::store::call::{Durability, Payload, Step};
-use crate::store::domain::{Domain, INODE_BYTES_MAX, fragments, places};
+use crate::store::domain::{Domain, INODE_BYTES_MAX, Inline, fragments, places};
 use crate::store::error::StoreError;
 use crate::store::ram::RamBlock;
 use crate::store::read::{lock_name, no_lock, parts, read_block};
@@ -427,7 +427,8 @@ impl Domain {
     fn takes_inline(&self, blocks: u64) -> bool {
         let bytes = blocks * BLOCK_BYTES;
         let limit = self.config.inline_bytes_per_batch.min(self.batch_limits().bytes / 2);
-        bytes <= self.config.inline_bytes_per_write
+        (self.config.inline_when == Inline::Always || !self.committing.get())
+            && bytes <= self.config.inline_bytes_per_write
             && self.pipe.borrow().open_inline_bytes(&self.batch_limits()) + bytes <= limit
     }
 }

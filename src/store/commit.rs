@@ -19,10 +19,14 @@ use crate::format::record::{
 use crate::io::error::IoError;
 use crate::io::op::{OpKind, Request};
 use crate::memory::DmaBuf;
-use crate::store::batch::{Batch, Committed, Mechanism};
+use crate::store::batch::{Batch, Committed};
 use crate::store::domain::{Closing, Domain, Health};
 use crate::store::error::{Certainty, StoreError};
+use crate::store::mechanism::Mechanism;
 use crate::store::port::{Either, either};
+
+/// Records up to this many bytes tell which mechanism is faster; longer ones tell of bandwidth.
+const MEASURED_BYTES_MAX: usize = 64 << 10;
 
 /// What makes a batch close.
 enum Trigger {
@@ -201,8 +205,14 @@ async fn send_batch(domain: &Domain) -> Result<(RecordHead, Changes, Mechanism),
     let mut memory = domain.reserves.records.take(bytes)?;
     let Body::Changes(changes) = &body else { unreachable!("a batch is changes") };
     domain.copy_inline(changes, &mut memory[start..]);
-    let mechanism = domain.mechanism_for(changes);
+    // One write that is durable by itself serves a batch whose data is all in the record.
+    let either_way = changes.extents.iter().all(|put| put.fresh == put.inline);
+    let mechanism = if either_way { domain.mechanisms.choose() } else { Mechanism::Flush };
+    let begun_ns = domain.port.now_ns();
     let (sent, memory) = write_record(domain, RecordKind::Batch, &body, memory, mechanism).await;
+    if either_way && sent.is_ok() && bytes <= MEASURED_BYTES_MAX {
+        domain.mechanisms.note(mechanism, domain.port.now_ns() - begun_ns);
+    }
     domain.reserves.records.give(memory);
     let head = sent?;
     assert_eq!(head.sequence, sequence, "one record at a time");
@@ -211,12 +221,6 @@ async fn send_batch(domain: &Domain) -> Result<(RecordHead, Changes, Mechanism),
 }
 
 impl Domain {
-    /// One write that is durable by itself serves a batch whose data is all in the record.
-    fn mechanism_for(&self, changes: &Changes) -> Mechanism {
-        let whole = changes.extents.iter().all(|put| put.fresh == put.inline);
-        if whole { self.config.mechanism } else { Mechanism::Flush }
-    }
-
     fn copy_inline(&self, changes: &Changes, out: &mut [u8]) {
         let ram = self.ram.borrow();
         let mut blocks = out.chunks_exact_mut(BLOCK_BYTES as usize);

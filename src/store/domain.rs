@@ -23,9 +23,10 @@ use crate::format::page::InodeRecord;
 use crate::io::op::DiskId;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
-use crate::store::batch::{BatchLimits, Change, Fate, Mechanism, Pending, Pipe};
+use crate::store::batch::{BatchLimits, Change, Fate, Pending, Pipe};
 use crate::store::error::StoreError;
 use crate::store::journal::{self, Journal};
+use crate::store::mechanism::{Mechanism, MechanismChoice, MechanismChooser};
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
 use crate::store::reserve::Reserves;
@@ -48,6 +49,16 @@ pub enum Closing {
     },
 }
 
+/// When small data goes into the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inline {
+    /// While no commit is on its way: else the batch waits for that one anyway, and the data's own
+    /// write ends meanwhile and is the only one.
+    Idle,
+    /// Whenever there is room.
+    Always,
+}
+
 /// What can be set of a domain.
 #[derive(Clone, Debug)]
 pub struct DomainConfig {
@@ -65,8 +76,10 @@ pub struct DomainConfig {
     pub inline_bytes_per_batch: u64,
     /// Bytes that wait in memory for their home write before it is begun.
     pub write_back_bytes: u64,
-    /// How commits become durable.
-    pub mechanism: Mechanism,
+    /// When data goes into the record.
+    pub inline_when: Inline,
+    /// How commits become durable that may be so either way.
+    pub mechanism: MechanismChoice,
     /// Nanoseconds without a commit before a seal is written.
     pub seal_idle_ns: u64,
     /// Percent of the journal in use at which a checkpoint begins.
@@ -97,7 +110,8 @@ impl Default for DomainConfig {
             inline_bytes_per_write: 16 << 10,
             inline_bytes_per_batch: 64 << 10,
             write_back_bytes: 32 << 20,
-            mechanism: Mechanism::Flush,
+            inline_when: Inline::Idle,
+            mechanism: MechanismChoice::Fixed(Mechanism::Flush),
             seal_idle_ns: 50_000_000,
             checkpoint_percent: 50,
             urgent_percent: 80,
@@ -261,6 +275,7 @@ pub(crate) struct Domain {
     pub(crate) closing: Cell<bool>,
     /// A buffered change was lost: every sync says so.
     pub(crate) lost: RefCell<Option<StoreError>>,
+    pub(crate) mechanisms: MechanismChooser,
     pub(crate) last_commit_ns: Cell<u64>,
 }
 

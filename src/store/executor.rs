@@ -98,6 +98,17 @@ impl<F: Future<Output = ()>> Executor<F> {
         self.wakers[self.requests.len() + self.residents.len() - 1].wake_by_ref();
     }
 
+    /// Polls the tasks of the domain that are ready, once each.
+    pub(crate) fn run_residents(&mut self) {
+        for task in self.requests.len()..self.requests.len() + self.residents.len() {
+            let (word, bit) = (&self.ready.words[task / 64], 1 << (task % 64));
+            if word.load(Ordering::Relaxed) & bit != 0 {
+                word.fetch_and(!bit, Ordering::AcqRel);
+                self.poll(task);
+            }
+        }
+    }
+
     /// Polls what is ready until nothing is.
     pub(crate) fn run(&mut self) {
         loop {

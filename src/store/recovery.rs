@@ -38,6 +38,7 @@ use crate::store::domain::{
     Domain, DomainConfig, DomainCounters, Health, places, record_bytes_max,
 };
 use crate::store::journal::{Journal, spot_after};
+use crate::store::mechanism::MechanismChooser;
 use crate::store::port::{Changed, Port, join_all};
 use crate::store::ram::RamBlocks;
 use crate::store::recovery::scan::Scan;
@@ -254,6 +255,7 @@ fn assemble(
         drain_wanted: Cell::new(false),
         closing: Cell::new(false),
         lost: RefCell::new(None),
+        mechanisms: MechanismChooser::new(seed.config.mechanism),
     })
 }
 

@@ -63,13 +63,14 @@ struct Shared {
     wakers: RefCell<Vec<Waker>>,
 }
 
-/// Turns after which callers are woken when a request was handed over in the same turn: by then the
-/// reactor has given it to the device, and waking many takes longer than that.
-const TURNS_TO_WAKE: u32 = 2;
+/// Turns until requests are served and callers woken when the domain's own tasks have handed
+/// something over: by then the reactor has given it to the device, and answering many takes longer
+/// than that.
+const TURNS_HELD: u32 = 2;
 
 struct Service<F> {
-    /// Turns until the callers are woken.
-    wake_in: u32,
+    /// Turns in which the domain's own tasks run and nothing else.
+    held: u32,
     shared: Rc<Shared>,
     executor: Executor<F>,
     serve: fn(Rc<Shared>, Rc<Domain>, ServerKey, Call) -> F,
@@ -113,13 +114,12 @@ fn make<F: Future<Output = ()> + 'static>(
             }
         }
     }));
-    Box::new(Service { wake_in: 0, shared, executor, serve })
+    Box::new(Service { held: 0, shared, executor, serve })
 }
 
 impl<F> Service<F> {
     /// Wakes the callers that were answered.
     fn wake(&mut self) {
-        self.wake_in = 0;
         // Out of the cell: a waker is foreign code. The memory of the list stays.
         let mut wakers = std::mem::take(&mut *self.shared.wakers.borrow_mut());
         wakers.drain(..).for_each(Waker::wake);
@@ -128,16 +128,28 @@ impl<F> Service<F> {
 }
 
 impl<F: Future<Output = ()>> Service<F> {
-    fn turn(&mut self, io: &mut LocalIo<'_>) -> TaskState {
-        let had_domain = self.shared.domain.borrow().is_some();
+    /// `released`: after a hold, when everybody has their turn.
+    fn turn(&mut self, io: &mut LocalIo<'_>, released: bool) -> TaskState {
         self.shared.port.begin(io);
         self.shared.port.take_handed_over();
+        // A commit that has ended, and the next one, before all who wait for it: the device works
+        // while they are answered.
+        self.executor.run_residents();
+        self.shared.port.hand_over(io);
+        if self.held == 0 && !released && self.shared.port.take_handed_over() > 0 {
+            self.held = TURNS_HELD;
+        }
+        if self.held > 0 {
+            return TaskState::RunAgain;
+        }
+        self.serve_all(io)
+    }
+
+    fn serve_all(&mut self, io: &mut LocalIo<'_>) -> TaskState {
         loop {
             self.take_mail();
             self.executor.run();
-            if !had_domain && self.shared.domain.borrow().is_some() {
-                self.settle_in();
-            }
+            self.settle_in();
             if !self.shared.port.hand_over(io) {
                 break;
             }
@@ -149,16 +161,16 @@ impl<F: Future<Output = ()>> Service<F> {
             self.wake();
             return self.state();
         }
-        self.wake_in = TURNS_TO_WAKE;
+        self.held = TURNS_HELD;
         TaskState::RunAgain
     }
 
-    /// The tasks of an open domain.
+    /// The tasks of an open domain, once.
     fn settle_in(&mut self) {
-        let Some(domain) = self.shared.domain.borrow().clone() else { return };
         if self.executor.residents() > 1 {
             return;
         }
+        let Some(domain) = self.shared.domain.borrow().clone() else { return };
         let coordinator = GroupCommitCoordinator::new(Rc::clone(&domain));
         self.executor.reside(Box::pin(coordinator.run()));
         self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
@@ -200,14 +212,13 @@ impl<F: Future<Output = ()>> Service<F> {
 
 impl<F: Future<Output = ()>> LocalTask for Service<F> {
     fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState {
-        if self.wake_in > 0 {
-            self.wake_in -= 1;
-            if self.wake_in == 0 {
-                self.wake();
-            }
+        let held = self.held > 0;
+        self.held = self.held.saturating_sub(1);
+        let released = held && self.held == 0;
+        if released {
+            self.wake();
         }
-        let state = self.turn(io);
-        if self.wake_in > 0 { TaskState::RunAgain } else { state }
+        self.turn(io, released)
     }
 
     fn complete(
@@ -217,8 +228,7 @@ impl<F: Future<Output = ()>> LocalTask for Service<F> {
         completion: Completion,
     ) -> Option<TaskState> {
         self.shared.port.complete(tag, completion);
-        let state = self.turn(io);
-        Some(if self.wake_in > 0 { TaskState::RunAgain } else { state })
+        Some(self.turn(io, false))
     }
 }
 

@@ -189,6 +189,7 @@ const POOL: &[Field] = &[number("domains", 1, 64, "domains"), field("read_only",
 const JOURNAL: &[Field] = &[
     number("mib_per_domain", 1, 4096, "MiB"),
     number("inline_kib_per_batch", 0, 1024, "KiB"),
+    field("inline_when", Kind::Words(&["idle", "always"])),
     number("inline_kib_per_write", 0, 64, "KiB"),
     number("writeback_mib", 1, 4096, "MiB"),
 ];

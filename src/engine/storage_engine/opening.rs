@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use crate::engine::config::IoConfig;
-use crate::engine::engine_config::{CommitDurability, CommitMode, EngineConfig, ReadOnly};
+use crate::engine::engine_config::{
+    CommitDurability, CommitMode, EngineConfig, InlineWhen, ReadOnly,
+};
 use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::format::the_disk;
 use crate::engine::storage_engine::labels::{PoolReport, peek};
@@ -17,9 +19,9 @@ use crate::io::op::DiskId;
 use crate::machine::random;
 use crate::machine::topology::Topology;
 use crate::memory::Arena;
-use crate::store::batch::Mechanism;
-use crate::store::domain::{Closing, DomainConfig};
+use crate::store::domain::{Closing, DomainConfig, Inline};
 use crate::store::errand::{LocalFuture, errand};
+use crate::store::mechanism::{Mechanism, MechanismChoice};
 use crate::store::pool::{LabelCopies, read_labels};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
@@ -67,10 +69,15 @@ fn domain_config(config: &EngineConfig) -> DomainConfig {
         batch_bytes_max: commit.batch_bytes_max(),
         inline_bytes_per_write: journal.inline_bytes_per_write(),
         inline_bytes_per_batch: journal.inline_bytes_per_batch(),
+        inline_when: match journal.inline_when {
+            InlineWhen::Idle => Inline::Idle,
+            InlineWhen::Always => Inline::Always,
+        },
         write_back_bytes: journal.writeback_bytes_max(),
         mechanism: match commit.durability {
-            CommitDurability::Auto | CommitDurability::Flush => Mechanism::Flush,
-            CommitDurability::Dsync => Mechanism::Dsync,
+            CommitDurability::Auto => MechanismChoice::Measured,
+            CommitDurability::Flush => MechanismChoice::Fixed(Mechanism::Flush),
+            CommitDurability::Dsync => MechanismChoice::Fixed(Mechanism::Dsync),
         },
         seal_idle_ns: nanoseconds(commit.seal_idle()),
         checkpoint_percent: checkpoint.start_fill_percent.into(),
@@ -267,7 +274,7 @@ mod tests {
             inline_bytes_per_write: 20 << 10,
             inline_bytes_per_batch: 40 << 10,
             write_back_bytes: 9 << 20,
-            mechanism: Mechanism::Dsync,
+            mechanism: MechanismChoice::Fixed(Mechanism::Dsync),
             seal_idle_ns: 17_000_000,
             checkpoint_percent: 21,
             urgent_percent: 43,

@@ -8,8 +8,8 @@ mod rot;
 use crate::check::digest::{InodeDigest, PoolDigest};
 use crate::check::{Depth, Image, Report, check};
 use crate::sim::{Random, SimDisk, for_each_seed};
-use crate::store::batch::Mechanism;
 use crate::store::domain::DomainConfig;
+use crate::store::mechanism::{Mechanism, MechanismChoice};
 use crate::store::recovery::RecoveryReport;
 use crate::store::tests::crashes::run_workload;
 use crate::store::tests::model::Model;
@@ -148,7 +148,10 @@ fn checkpoints_under_way_are_consistent() {
 
 #[test]
 fn two_domains_are_consistent() {
-    let config = DomainConfig { mechanism: Mechanism::Dsync, ..Setup::default().config };
+    let config = DomainConfig {
+        mechanism: MechanismChoice::Fixed(Mechanism::Dsync),
+        ..Setup::default().config
+    };
     let setup = Setup { domains: 2, reactors: 2, config, ..Setup::default() };
     for_each_seed("two_domains_are_consistent", 8, |seed| {
         crash_check_and_go_on(seed, &setup, 6);
