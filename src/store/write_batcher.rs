@@ -1,11 +1,15 @@
 //! The write batcher: data of several requests goes to the disk in few large writes.
 //!
 //! Whoever has data to write leaves it here and waits. The first to come lets every task that is
-//! ready run before it looks again: what came meanwhile goes with it. At `gather_extents` extents
-//! or `gather_bytes` bytes nobody waits for more. What was gathered gets neighbouring blocks, and
+//! ready run before it looks again, and if it has less than an extent also waits for the write
+//! that is on its way: what came meanwhile goes with it. At `gather_extents` extents nobody waits
+//! for a task, at `gather_bytes` bytes for nothing. What was gathered gets neighbouring blocks, and
 //! is written run by run, each run in one vectored write where whole buffers fill it.
+//!
+//! A write that is on its way costs the others no time, because their batch waits for the commit
+//! before it anyway; that each write carries more does save time of processor and device.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,10 +38,17 @@ struct Gathered {
 #[derive(Debug, Default)]
 pub(crate) struct WriteBatcher {
     waiting: RefCell<Vec<Gathered>>,
+    /// Gathered writes on their way.
+    writes: Cell<u32>,
     ended: Changed,
 }
 
 impl WriteBatcher {
+    /// Whether the request with this outcome still waits.
+    fn has(&self, outcome: &Rc<RefCell<Option<Outcome>>>) -> bool {
+        self.waiting.borrow().iter().any(|gathered| Rc::ptr_eq(&gathered.outcome, outcome))
+    }
+
     /// Blocks that wait, and extents that they make at least.
     fn size(&self) -> (usize, usize) {
         let waiting = self.waiting.borrow();
@@ -53,7 +64,7 @@ pub(crate) async fn write_gathered(
     domain: &Domain,
     buffers: Vec<DmaBuf>,
 ) -> Result<Vec<DiskRun>, StoreError> {
-    let blocks = buffers.iter().map(|buffer| (buffer.len() / BLOCK) as u32).sum();
+    let blocks: u32 = buffers.iter().map(|buffer| (buffer.len() / BLOCK) as u32).sum();
     let outcome = Rc::new(RefCell::new(None));
     let batcher = &domain.batcher;
     let leads = {
@@ -62,13 +73,19 @@ pub(crate) async fn write_gathered(
         waiting.len() == 1
     };
     let (bytes, extents) = batcher.size();
-    let full = bytes >= domain.config.gather_bytes || extents >= domain.config.gather_extents;
+    let alone = batcher.writes.get() == 0 || blocks as usize >= EXTENT_BLOCKS;
+    let full = bytes >= domain.config.gather_bytes
+        || alone && extents >= domain.config.gather_extents;
     if leads && !full {
         domain.port.step_aside().await;
+        let free = || (alone || batcher.writes.get() == 0 || !batcher.has(&outcome)).then_some(());
+        batcher.ended.until(free).await;
     }
-    if leads || full {
+    if full || leads && batcher.has(&outcome) {
         let gathered = std::mem::take(&mut *batcher.waiting.borrow_mut());
+        batcher.writes.set(batcher.writes.get() + 1);
         write_all(domain, gathered).await;
+        batcher.writes.set(batcher.writes.get() - 1);
         batcher.ended.notify();
     }
     let found = || outcome.borrow_mut().take();
