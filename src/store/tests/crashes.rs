@@ -55,6 +55,7 @@ static RECOVERIES: AtomicU64 = AtomicU64::new(0);
 
 fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
     let mut random = Random::new(seed);
+    let setup = &setup.varied(&mut random);
     let mut model = Model::default();
     let mut world = World::new(setup, seed);
     for round in 0..rounds {

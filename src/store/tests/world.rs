@@ -11,9 +11,10 @@ use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::{Random, SimConfig, SimDisk, SimDiskConfig, Simulation};
 use crate::store::batch::Committed;
 use crate::store::call::{Audit, Call, Durability, Payload, Reply, Step};
-use crate::store::domain::{DomainConfig, DomainStatus};
+use crate::store::domain::{Closing, DomainConfig, DomainStatus, Inline};
 use crate::store::errand::errand;
 use crate::store::error::StoreError;
+use crate::store::mechanism::{Mechanism, MechanismChoice};
 use crate::store::pool::{PoolError, PoolPlan, format, read_labels};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
@@ -48,6 +49,7 @@ impl Default for Setup {
             locks_max: 1 << 10,
             batch_bytes_max: 256 << 10,
             write_back_bytes: 128 << 10,
+            inline_when: Inline::Always,
             ..DomainConfig::default()
         };
         let arena = Arena::new(6 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
@@ -65,6 +67,27 @@ impl Default for Setup {
 impl Setup {
     pub(super) fn layout(&self) -> Layout {
         Layout::plan(self.disk.size_bytes, self.domains, JOURNAL_BYTES).unwrap()
+    }
+
+    /// With the choices that change the way of a write left to chance.
+    pub(super) fn varied(&self, random: &mut Random) -> Setup {
+        let mut setup = self.clone();
+        let config = &mut setup.config;
+        let choices = [
+            MechanismChoice::Fixed(Mechanism::Flush),
+            MechanismChoice::Fixed(Mechanism::Dsync),
+            MechanismChoice::Measured,
+        ];
+        config.mechanism = choices[random.below(3) as usize];
+        config.inline_when = [Inline::Always, Inline::Idle][random.below(2) as usize];
+        config.gather_extents = 1 + random.below(12) as usize;
+        config.checkpoint_percent = 20 + random.below(60);
+        config.write_back_bytes = 4096 << random.below(6);
+        if random.below(4) == 0 {
+            config.closing = Closing::Linger { delay_ns: 1000 << random.below(12) };
+            config.batch_ops_max = 1 + random.below(10) as u32;
+        }
+        setup
     }
 
     fn sim_config(&self) -> SimConfig {
