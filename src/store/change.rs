@@ -123,13 +123,29 @@ async fn draft_and_join(
     steps: Vec<Step>,
     how: (Durability, Sharing),
 ) -> Result<Rc<Fate>, StoreError> {
-    let mut draft =
-        Draft { inode: domain.newest_inode(inode)?, extents: BTreeMap::new(), cuts: Vec::new() };
+    let setbacks = domain.setbacks.get();
     let written = steps.iter().map(|step| match step {
         Step::Write(payload) => payload.len as u64,
         Step::Zero { .. } | Step::Truncate { .. } => 0,
     });
     let written: u64 = written.sum();
+    // What it built on, or read, may have been taken back meanwhile: then that is what is said.
+    let placed = draft_and_place(domain, inode, steps).await;
+    let (draft, placed) =
+        placed.map_err(|error| domain.set_back_since(setbacks).unwrap_or(error))?;
+    let fate = join(domain, draft, placed, (setbacks, how))?;
+    domain.counters.borrow_mut().caller_bytes += written;
+    Ok(fate)
+}
+
+/// What the steps make of an inode, its data written to its places.
+async fn draft_and_place(
+    domain: &Rc<Domain>,
+    inode: u64,
+    steps: Vec<Step>,
+) -> Result<(Draft, Placed), StoreError> {
+    let mut draft =
+        Draft { inode: domain.newest_inode(inode)?, extents: BTreeMap::new(), cuts: Vec::new() };
     for step in steps {
         match step {
             Step::Write(payload) => draft.write(domain, payload).await?,
@@ -139,9 +155,7 @@ async fn draft_and_join(
     }
     domain.check_fits(&draft)?;
     let placed = place(domain, &mut draft).await?;
-    let fate = join(domain, draft, placed, how)?;
-    domain.counters.borrow_mut().caller_bytes += written;
-    Ok(fate)
+    Ok((draft, placed))
 }
 
 impl Draft {
@@ -372,7 +386,6 @@ struct Placed {
     /// Checksums of the blocks, in their order.
     checksums: Vec<u32>,
     promised: u64,
-    flush_failures: u64,
 }
 
 /// Takes space for a draft's blocks and writes them there, unless they are few enough for the
@@ -382,7 +395,6 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
         draft.blocks().map(|(_, _, content)| block_checksum(content.bytes())).collect();
     let blocks = checksums.len() as u64;
     let promised = draft.promise();
-    let flush_failures = domain.flush_failures.get();
     {
         let mut space = domain.space.borrow_mut();
         let available = space.available(domain.table.borrow().pages.blocks_wanted());
@@ -409,7 +421,7 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
     if !inline {
         domain.counters.borrow_mut().data_bytes += blocks * BLOCK_BYTES;
     }
-    Ok(Placed { runs, inline, checksums, promised, flush_failures })
+    Ok(Placed { runs, inline, checksums, promised })
 }
 
 impl Domain {
@@ -470,16 +482,10 @@ fn join(
     domain: &Rc<Domain>,
     draft: Draft,
     placed: Placed,
-    (durability, sharing): (Durability, Sharing),
+    (setbacks, (durability, sharing)): (u64, (Durability, Sharing)),
 ) -> Result<Rc<Fate>, StoreError> {
-    let outcome = domain.check_writable().and_then(|()| {
-        if domain.flush_failures.get() == placed.flush_failures {
-            return Ok(());
-        }
-        let reason = "a flush failed while its data was on the way".into();
-        let certainty = crate::store::error::Certainty::Out;
-        Err(StoreError::CommitFailed { reason, certainty })
-    });
+    let set_back = || domain.set_back_since(setbacks).map_or(Ok(()), Err);
+    let outcome = domain.check_writable().and_then(|()| set_back());
     if let Err(error) = outcome {
         give_back(domain, &placed);
         return Err(error);

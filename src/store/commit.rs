@@ -11,6 +11,7 @@
 //! opened again.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::record::{
@@ -39,6 +40,8 @@ enum Trigger {
 enum Next {
     Commit(Trigger),
     Seal,
+    /// What has joined will not be sent, for this reason.
+    GiveUp(Arc<str>),
     End,
 }
 
@@ -66,6 +69,10 @@ impl GroupCommitCoordinator {
                     // A seal that fails is a record that fails: what follows from it was done.
                     let _ = append(domain, RecordKind::Seal, &Body::Nothing).await;
                 }
+                Next::GiveUp(reason) => {
+                    let certainty = Certainty::Out;
+                    fail_batches(domain, StoreError::CommitFailed { reason, certainty });
+                }
                 Next::End => return,
             }
         }
@@ -76,6 +83,11 @@ async fn next(domain: &Domain) -> Next {
     loop {
         let now = domain.port.now_ns();
         let mut wake_at = None;
+        if let Health::Stopped(reason) = &*domain.health.borrow()
+            && domain.pipe.borrow().first().is_some()
+        {
+            return Next::GiveUp(Arc::clone(reason));
+        }
         if domain.pipe.borrow().first().is_some() && domain.is_serving() {
             match domain.may_close(now) {
                 Ok(trigger) => return Next::Commit(trigger),
@@ -330,6 +342,7 @@ impl Domain {
     /// What has completed and no flush has covered may be lost.
     pub(crate) fn flush_failed(&self) {
         self.flush_failures.set(self.flush_failures.get() + 1);
+        self.setbacks.set(self.setbacks.get() + 1);
         self.ram.borrow_mut().flush_failed();
     }
 
@@ -418,6 +431,7 @@ fn behind(error: &StoreError) -> StoreError {
 fn fail_batches(domain: &Domain, mut error: StoreError) {
     loop {
         let Some(batch) = domain.pipe.borrow_mut().end_first() else { break };
+        domain.setbacks.set(domain.setbacks.get() + 1);
         fail_batch(domain, &batch, &error);
         error = behind(&error);
     }

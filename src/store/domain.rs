@@ -264,8 +264,11 @@ pub(crate) struct Domain {
     pub(crate) journal_busy: Cell<bool>,
     /// A batch waits for room in the journal.
     pub(crate) room_wanted: Cell<bool>,
-    /// Flushes that failed: who wrote before one and has not joined must not join after it.
+    /// Flushes that failed.
     pub(crate) flush_failures: Cell<u64>,
+    /// Flushes and batches that failed: who began before one and has not joined must not join
+    /// after it. Its data may be lost, and what it built on may have been taken back.
+    pub(crate) setbacks: Cell<u64>,
     /// Somebody waits for what has joined: a lingering batch closes at once.
     pub(crate) hurry: Cell<bool>,
     /// A checkpoint is wanted whatever the journal's fill.
@@ -316,6 +319,14 @@ impl Domain {
             }
             Health::Stopped(reason) => Err(StoreError::ReadOnly { reason: Arc::clone(reason) }),
         }
+    }
+
+    /// What to say to a change that was begun after so many setbacks, if there was one since.
+    pub(crate) fn set_back_since(&self, setbacks: u64) -> Option<StoreError> {
+        let reason = "a commit or a flush failed while it was being prepared";
+        let certainty = crate::store::error::Certainty::Out;
+        (self.setbacks.get() != setbacks)
+            .then(|| StoreError::CommitFailed { reason: reason.into(), certainty })
     }
 
     /// A buffer, when there is one.

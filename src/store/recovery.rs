@@ -250,6 +250,7 @@ fn assemble(
         journal_busy: Cell::new(false),
         room_wanted: Cell::new(false),
         flush_failures: Cell::new(0),
+        setbacks: Cell::new(0),
         hurry: Cell::new(false),
         checkpoint_wanted: Cell::new(false),
         drain_wanted: Cell::new(false),

@@ -7,4 +7,5 @@ mod exhaustive;
 mod faults;
 mod limits;
 mod model;
+mod sharers;
 mod world;

@@ -1,0 +1,230 @@
+//! Many writers and readers of one inode at a time, with a journal and memory that are always
+//! short, and flushes that fail.
+//!
+//! The inode is cut into slots of a block, each with one writer at a time. A slot holds a version,
+//! repeated all over it: whoever reads must find one version, whole, not older than what was
+//! acknowledged before the read began and not newer than what was begun before it ended.
+
+use crate::io::op::{DiskId, OpKind};
+use crate::sim::{Fault, FaultRule, Random, for_each_seed};
+use crate::store::call::{Call, Durability, Reply, Step};
+use crate::store::domain::Inline;
+use crate::store::error::Certainty;
+use crate::store::tests::world::{Asked, Setup, World};
+
+const SLOTS: u64 = 48;
+/// Slots are as many bytes apart: five in an extent, and holes between them.
+const STRIDE: u64 = 3 * 4096;
+const WRITERS: usize = 8;
+const READERS: usize = 4;
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    /// The newest acknowledged version; 0 is a hole.
+    acknowledged: u64,
+    /// Begun, and neither acknowledged nor certainly out.
+    begun: Option<u64>,
+}
+
+struct Write {
+    slot: u64,
+    version: u64,
+    asked: Asked,
+}
+
+struct Read {
+    slot: u64,
+    /// Acknowledged before it began.
+    oldest: u64,
+    asked: Asked,
+}
+
+struct Sharers {
+    inode: u64,
+    slots: Vec<Slot>,
+    versions: u64,
+    writes: Vec<Write>,
+    reads: Vec<Read>,
+    failed: u64,
+}
+
+fn block(slot: u64, version: u64) -> Vec<u8> {
+    (slot << 32 | version).to_le_bytes().repeat(512)
+}
+
+/// The version that a block holds, all over.
+fn version_in(slot: u64, bytes: &[u8]) -> u64 {
+    let mut words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+    let first = words.next().unwrap();
+    assert!(words.all(|word| word == first), "slot {slot} is torn");
+    assert!(first == 0 || first >> 32 == slot, "slot {slot} holds {first:#x}");
+    first & 0xffff_ffff
+}
+
+impl Sharers {
+    fn new(world: &mut World) -> Sharers {
+        let inode = world.create(0).unwrap();
+        let slots = vec![Slot::default(); SLOTS as usize];
+        let (writes, reads) = (Vec::new(), Vec::new());
+        Sharers { inode, slots, versions: 0, writes, reads, failed: 0 }
+    }
+
+    fn begin_write(&mut self, world: &mut World, random: &mut Random) {
+        let slot = random.below(SLOTS);
+        if self.slots[slot as usize].begun.is_some() {
+            return;
+        }
+        self.versions += 1;
+        let version = self.versions;
+        self.slots[slot as usize].begun = Some(version);
+        let payload = world.payload(slot * STRIDE, &block(slot, version));
+        let (steps, durability) = (vec![Step::Write(payload)], Durability::Committed);
+        let asked = world.ask(0, Call::Change { inode: self.inode, steps, durability });
+        self.writes.push(Write { slot, version, asked });
+    }
+
+    fn begin_read(&mut self, world: &mut World, random: &mut Random) {
+        let slot = random.below(SLOTS);
+        let call = world.read_call(self.inode, slot * STRIDE, 4096);
+        let oldest = self.slots[slot as usize].acknowledged;
+        self.reads.push(Read { slot, oldest, asked: world.ask(0, call) });
+    }
+
+    /// Takes the answers that are there.
+    fn settle(&mut self, world: &mut World) {
+        for mut read in std::mem::take(&mut self.reads) {
+            match world.answer(&mut read.asked) {
+                None => self.reads.push(read),
+                Some(Reply::Read(bytes)) => self.check_read(&read, &bytes),
+                Some(other) => panic!("slot {}: {other:?}", read.slot),
+            }
+        }
+        for mut write in std::mem::take(&mut self.writes) {
+            let slot = &mut self.slots[write.slot as usize];
+            match world.answer(&mut write.asked) {
+                None => self.writes.push(write),
+                Some(Reply::Changed(Some(_))) => {
+                    *slot = Slot { acknowledged: write.version, begun: None };
+                }
+                Some(Reply::Failed(error)) => {
+                    self.failed += 1;
+                    if error.certainty() == Certainty::Out {
+                        slot.begun = None;
+                    }
+                }
+                Some(other) => panic!("slot {}: {other:?}", write.slot),
+            }
+        }
+    }
+
+    fn check_read(&self, read: &Read, bytes: &[u8]) {
+        // What is beyond the size is not there.
+        let found = if bytes.is_empty() { 0 } else { version_in(read.slot, bytes) };
+        let slot = self.slots[read.slot as usize];
+        let newest = slot.begun.unwrap_or(0).max(slot.acknowledged);
+        let fits = (read.oldest..=newest).contains(&found);
+        assert!(fits, "slot {}: {found} is not in {}..={newest}", read.slot, read.oldest);
+    }
+
+    fn run(&mut self, world: &mut World, random: &mut Random, steps: u64) {
+        for _ in 0..steps {
+            if self.writes.len() < WRITERS && random.below(3) == 0 {
+                self.begin_write(world, random);
+            }
+            if self.reads.len() < READERS && random.below(3) == 0 {
+                self.begin_read(world, random);
+            }
+            if !world.sim.step() {
+                let now = world.sim.now_ns();
+                world.sim.run_until(now + 100_000, |_| false);
+            }
+            self.settle(world);
+        }
+    }
+
+    /// Runs until all is answered. What is served then has one owner for every block.
+    fn finish(&mut self, world: &mut World) {
+        let until = world.sim.now_ns() + 60_000_000_000;
+        while !(self.writes.is_empty() && self.reads.is_empty()) {
+            let waiting = (self.writes.len(), self.reads.len());
+            assert!(world.sim.now_ns() < until, "{waiting:?} hang: {:?}", world.status(0));
+            let now = world.sim.now_ns();
+            world.sim.run_until(now + 1_000_000, |_| false);
+            self.settle(world);
+        }
+        if world.status(0).stopped.is_none() {
+            self.check(world);
+            world.audit();
+        }
+    }
+
+    /// Reads everything; what may be there or not is decided by that.
+    fn check(&mut self, world: &mut World) {
+        let size = world.size(self.inode).unwrap();
+        for number in 0..SLOTS {
+            let bytes = world.read(self.inode, number * STRIDE, 4096).unwrap();
+            let found = if bytes.is_empty() { 0 } else { version_in(number, &bytes) };
+            let slot = &mut self.slots[number as usize];
+            let fits = found == slot.acknowledged || Some(found) == slot.begun;
+            assert!(fits, "slot {number}: {found}, not {} or {:?}", slot.acknowledged, slot.begun);
+            *slot = Slot { acknowledged: found, begun: None };
+            let end = number * STRIDE + 4096;
+            assert!(found == 0 || end <= size, "slot {number} ends behind the size {size}");
+        }
+    }
+}
+
+fn short_of_everything(seed: u64, random: &mut Random) -> Setup {
+    let mut setup = Setup::default().varied(random);
+    let config = &mut setup.config;
+    config.checkpoint_percent = 2 + random.below(10);
+    config.write_back_bytes = 4096 * (1 + random.below(40));
+    if seed.is_multiple_of(4) {
+        config.inline_when = Inline::Idle;
+    }
+    setup
+}
+
+fn share(seed: u64, flushes_fail: bool) -> u64 {
+    let mut random = Random::new(seed);
+    let setup = short_of_everything(seed, &mut random);
+    let mut world = World::new(&setup, seed);
+    let mut sharers = Sharers::new(&mut world);
+    for round in 0..4 {
+        if flushes_fail {
+            let fault = Fault::Errno(libc::EIO);
+            let kind = if random.coin() { OpKind::Flush } else { OpKind::Write };
+            let rule = FaultRule::nth(kind, random.below(60), fault);
+            world.sim.with_faults(DiskId(0), |faults| faults.rules.push(rule));
+        }
+        let steps = 50 + random.below(1500);
+        sharers.run(&mut world, &mut random, steps);
+        if random.coin() {
+            sharers.finish(&mut world);
+        }
+        sharers.writes.clear();
+        sharers.reads.clear();
+        let disks = world.sim.crash(random.next_u64());
+        world = World::open(&setup, random.next_u64(), disks)
+            .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        sharers.check(&mut world);
+        world.audit();
+    }
+    sharers.failed
+}
+
+#[test]
+fn writers_and_readers_share_an_inode_through_crashes() {
+    for_each_seed("writers_and_readers_share_an_inode", 60, |seed| {
+        assert_eq!(share(seed, false), 0, "nothing fails");
+    });
+}
+
+#[test]
+fn writers_and_readers_share_an_inode_while_flushes_fail() {
+    let failed = std::cell::Cell::new(0);
+    for_each_seed("writers_and_readers_share_an_inode_while", 60, |seed| {
+        failed.set(failed.get() + share(seed, true));
+    });
+    assert!(failed.get() > 0, "a fault hits a commit now and then");
+}
