@@ -10,6 +10,7 @@ pub mod call;
 pub mod change;
 mod checkpoint;
 mod commit;
+pub(crate) mod discard;
 pub mod domain;
 pub(crate) mod errand;
 pub mod error;

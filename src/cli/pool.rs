@@ -296,6 +296,12 @@ fn as_json(status: &EngineStatus, metrics: &EngineMetrics) -> Value {
                 "commit_flushes": counters.commit_flushes,
                 "other_flushes": counters.other_flushes,
                 "checkpoints": counters.checkpoints,
+                "seals": counters.seals,
+                "aborts": counters.aborts,
+                "throttled_ns": counters.throttled_ns,
+                "discarded_bytes": counters.discarded_bytes,
+                "discards_refused": counters.discards_refused,
+                "corrupt_blocks": counters.corrupt_blocks,
             },
             "lock_contention_ratio": now.locks.lock_contention_ratio(),
         })

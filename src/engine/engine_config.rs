@@ -67,6 +67,22 @@ pub struct PoolConfig {
     pub domains: Option<u32>,
     /// Write nothing. For looking at a pool whose disks are suspected.
     pub read_only: ReadOnly,
+    /// Whether disks are told of space that became free.
+    pub discard: DiscardWhen,
+}
+
+/// Whether disks are told of space that became free, in the background.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiscardWhen {
+    /// Devices that take such advice. A file keeps its blocks, so that writing to it needs none
+    /// of its file system.
+    #[default]
+    Auto,
+    /// Files too: they get holes, and give space back to their file system.
+    Always,
+    /// None.
+    Never,
 }
 
 impl PoolConfig {

@@ -20,6 +20,7 @@ use crate::store::domain::{Domain, Health};
 use crate::store::error::StoreError;
 use crate::store::port::join_all;
 use crate::store::table::PageImage;
+use crate::store::write_back::flush;
 
 /// Writes checkpoints until the domain is closed.
 pub(crate) async fn checkpoints(domain: Rc<Domain>) {
@@ -57,6 +58,12 @@ impl Domain {
         let filled = since * 100 / journal.id.bytes >= self.config.checkpoint_percent;
         let wanted = self.room_wanted.get() && holds && since > BLOCK_BYTES;
         self.checkpoint_wanted.get() || filled || wanted
+    }
+
+    /// Whether a checkpoint or home writes are under way, or about to be, that make room in the
+    /// journal.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.checkpoint_is_due() || self.write_back_is_due()
     }
 
     /// Percent of the journal that blocks hold which are not at home.
@@ -102,14 +109,7 @@ async fn checkpoint(domain: &Domain) -> Result<(), StoreError> {
         let next_inode = domain.next_inode.get();
         CheckpointBody { through, replay_from, next_inode, pages, levels: levels as u32, root }
     };
-    let writes = domain.ram.borrow().writes();
-    let (flushed, _) = domain.port.submit(Request::flush(domain.disk)).await.into_parts();
-    domain.counters.borrow_mut().other_flushes += 1;
-    if let Err(error) = flushed {
-        domain.flush_failed();
-        return Err(StoreError::Write { source: error.into() });
-    }
-    domain.ram.borrow_mut().flushed(writes);
+    flush(domain).await?;
     if domain.flush_failures.get() != failures {
         let reason = "a flush failed while pages were written".into();
         let certainty = crate::store::error::Certainty::Out;

@@ -26,6 +26,9 @@ use crate::store::error::{Certainty, StoreError};
 use crate::store::mechanism::Mechanism;
 use crate::store::port::{Either, either};
 
+/// How long a commit is put off when the journal is all but full.
+const PUT_OFF_NS_MAX: u64 = 1_000_000;
+
 /// Records up to this many bytes tell which mechanism is faster; longer ones tell of bandwidth.
 const MEASURED_BYTES_MAX: usize = 64 << 10;
 
@@ -152,6 +155,20 @@ impl Domain {
         }
     }
 
+    /// Puts a commit off while the journal is nearly full, the longer the fuller it is: who writes
+    /// is slowed down to what checkpoint and home writes make room for, instead of being stopped.
+    /// A batch that waits takes what comes meanwhile.
+    async fn put_off(&self) {
+        let (fill, urgent) = (self.journal_fill(), self.config.urgent_percent);
+        if fill <= urgent || self.hurry.get() || self.closing.get() || !self.makes_room() {
+            return;
+        }
+        let delay_ns = (fill - urgent) * PUT_OFF_NS_MAX / (100 - urgent).max(1);
+        let begun_ns = self.port.now_ns();
+        self.port.sleep_until(begun_ns + delay_ns).await;
+        self.counters.borrow_mut().throttled_ns += self.port.now_ns() - begun_ns;
+    }
+
     /// Waits until a record has room, publishing a tail that has moved where that makes some.
     async fn wait_for_room(&self, bytes: u64, kind: RecordKind) -> Result<(), StoreError> {
         loop {
@@ -182,6 +199,7 @@ impl Domain {
 async fn commit(domain: &Domain) {
     domain.committing.set(true);
     domain.hurry.set(false);
+    domain.put_off().await;
     let bytes = domain.pipe.borrow().first().map(Batch::record_bytes);
     let waited = domain.wait_for_room(bytes.unwrap_or(0), RecordKind::Batch).await;
     domain.room_wanted.set(false);

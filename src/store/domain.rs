@@ -92,6 +92,8 @@ pub struct DomainConfig {
     pub gather_extents: usize,
     /// Most bytes that it gathers.
     pub gather_bytes: usize,
+    /// Bytes of the parts in which the disk is told of freed space; 0: never.
+    pub discard_part_bytes: u64,
     /// Memory of the table.
     pub pages: PagePolicy,
     /// Metadata pages, 4 KiB each, by which the table's memory grows.
@@ -118,6 +120,7 @@ impl Default for DomainConfig {
             checkpoint_pages: 64,
             gather_extents: 10,
             gather_bytes: 1 << 20,
+            discard_part_bytes: 0,
             pages: PagePolicy::Huge,
             table_pages_per_chunk: 512,
             locks_max: 1 << 16,
@@ -159,6 +162,12 @@ pub struct DomainCounters {
     pub write_back_bytes: u64,
     /// Bytes of metadata pages.
     pub page_bytes: u64,
+    /// Bytes of freed space that the disk was told of.
+    pub discarded_bytes: u64,
+    /// Times that it did not want to know.
+    pub discards_refused: u64,
+    /// Nanoseconds by which commits were put off because the journal filled up.
+    pub throttled_ns: u64,
     /// Bytes that callers wrote.
     pub caller_bytes: u64,
     /// Checkpoints that are durable.

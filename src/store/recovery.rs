@@ -182,7 +182,8 @@ pub(crate) async fn recover(
     table.finish_replay();
     recovery.check_inodes(&table)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
-    let mut space = Space::new(seed.layout, seed.domain, seed.slot);
+    let part_blocks = seed.config.discard_part_bytes / BLOCK_BYTES;
+    let mut space = Space::new(seed.layout, seed.domain, seed.slot, part_blocks);
     recovery.claim(&table, &mut space)?;
     report.written_home = recovery.write_home(&inline, &table).await?;
     recovery.flush().await?;

@@ -17,6 +17,7 @@ use crate::store::call::{Audit, Call, Reply};
 use crate::store::change::{change, freed_by_cut};
 use crate::store::checkpoint::checkpoints;
 use crate::store::commit::GroupCommitCoordinator;
+use crate::store::discard::discards;
 use crate::store::domain::{Domain, Health};
 use crate::store::error::{Certainty, StoreError};
 use crate::store::executor::Executor;
@@ -174,6 +175,7 @@ impl<F: Future<Output = ()>> Service<F> {
         let coordinator = GroupCommitCoordinator::new(Rc::clone(&domain));
         self.executor.reside(Box::pin(coordinator.run()));
         self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
+        self.executor.reside(Box::pin(discards(Rc::clone(&domain))));
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();
         self.executor.run();

@@ -4,10 +4,13 @@
 //! when the disk is full. **Promises** count the pages that requests on their way may make
 //! necessary; a block that is freed belongs to nobody before the flush that made it free.
 
+mod unused;
+
 use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
 use crate::format::layout::Layout;
 use crate::store::allocator::{Allocator, Run};
+use unused::Unused;
 
 /// Blocks that data never gets: for the parents of new pages.
 const RESERVE_BLOCKS: u64 = 32;
@@ -17,6 +20,14 @@ const RESERVE_BLOCKS: u64 = 32;
 pub(crate) struct DiskRun {
     pub(crate) start: u64,
     pub(crate) blocks: u32,
+}
+
+/// A run that nobody gets while the disk is told that it is unused.
+#[derive(Debug)]
+pub(crate) struct HeldRun {
+    run: Run,
+    pub(crate) disk_block: u64,
+    pub(crate) blocks: u64,
 }
 
 /// A block that two owners claim, or none has given.
@@ -38,19 +49,35 @@ pub(crate) struct Space {
     promised: u64,
     /// Free blocks for the next small requests that are to be neighbours.
     stretch: Option<Run>,
+    /// Free blocks that the disk is being told of.
+    held: u64,
+    unused: Unused,
     scratch: Vec<Run>,
 }
 
 impl Space {
-    /// All of it is free.
-    pub(crate) fn new(layout: Layout, domain: u16, disk: u16) -> Space {
+    /// All of it is free. The disk is told of what becomes free in parts of so many blocks; 0:
+    /// never.
+    pub(crate) fn new(layout: Layout, domain: u16, disk: u16, part_blocks: u64) -> Space {
         let allocator = Allocator::new_free(layout.space_blocks());
-        Space { allocator, layout, domain, disk, promised: 0, stretch: None, scratch: Vec::new() }
+        let unused = Unused::new(layout.space_blocks(), part_blocks);
+        Space {
+            allocator,
+            layout,
+            domain,
+            disk,
+            promised: 0,
+            stretch: None,
+            held: 0,
+            unused,
+            scratch: Vec::new(),
+        }
     }
 
     /// Blocks that have no owner.
     pub(crate) fn free_blocks(&self) -> u64 {
-        self.allocator.free_blocks() + self.stretch.map_or(0, |run| u64::from(run.blocks))
+        let kept = self.stretch.map_or(0, |run| u64::from(run.blocks));
+        self.allocator.free_blocks() + kept + self.held
     }
 
     /// All blocks.
@@ -60,7 +87,7 @@ impl Space {
 
     /// Blocks that data may have, when pages want `pages` blocks.
     pub(crate) fn available(&self, pages: u64) -> u64 {
-        self.free_blocks().saturating_sub(RESERVE_BLOCKS + self.promised + pages)
+        self.free_blocks().saturating_sub(RESERVE_BLOCKS + self.promised + self.held + pages)
     }
 
     /// Blocks that requests on their way may want for pages.
@@ -153,6 +180,44 @@ impl Space {
         assert!(!free, "{place:?} was given and nobody had it");
         let given = self.allocator.give(Run { start, blocks: 1 });
         assert!(given.is_ok(), "{place:?} was given twice: {given:?}");
+        self.unused.mark(start);
+    }
+
+    /// Takes a run that was freed since the disk was told, up to so many blocks, unless somebody
+    /// could need it meanwhile. What is not wholly free is looked at again when more of it is.
+    pub(crate) fn hold_unused(&mut self, blocks_max: u64, pages: u64) -> Option<HeldRun> {
+        let part = self.unused.part_blocks();
+        // Half of what is free stays free for whoever comes.
+        let most = blocks_max.min(self.available(pages) / 2);
+        let is_free = |space: &Space, start: u64| {
+            (start..start + part).all(|block| space.allocator.is_free(block))
+                && space.layout.contiguous_from(start) >= part
+        };
+        while part > 0 && part <= most {
+            let start = self.unused.next()? * part;
+            if !is_free(self, start) {
+                continue;
+            }
+            let mut end = start + part;
+            let most = most.min(self.layout.contiguous_from(start));
+            while end + part <= start + most && is_free(self, end) && self.unused.take(end / part) {
+                end += part;
+            }
+            let run = Run { start, blocks: (end - start) as u32 };
+            let claimed = self.allocator.claim(run);
+            assert!(claimed.is_ok(), "{run:?} is free: {claimed:?}");
+            self.held += end - start;
+            let disk_block = self.layout.disk_block(self.domain, start);
+            return Some(HeldRun { run, disk_block, blocks: end - start });
+        }
+        None
+    }
+
+    /// The disk was told.
+    pub(crate) fn put_back(&mut self, held: HeldRun) {
+        let given = self.allocator.give(held.run);
+        assert!(given.is_ok(), "{held:?} was nobody's: {given:?}");
+        self.held -= held.blocks;
     }
 
     /// A block has an owner, as recovery finds.
@@ -169,5 +234,63 @@ impl Space {
             Some((found, number)) if found == domain && disk == self.disk => Ok(number),
             _ => Err(SpaceError::Elsewhere { disk, block, domain }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space() -> Space {
+        Space::new(Layout::plan(64 << 20, 1, 1 << 20).unwrap(), 0, 0, 256)
+    }
+
+    #[test]
+    fn small_requests_are_neighbours_and_what_is_left_is_free() {
+        let mut space = space();
+        let all = space.free_blocks();
+        let runs: Vec<DiskRun> = (0..20).flat_map(|_| space.take_beside(3).unwrap()).collect();
+        let neighbours = runs.windows(2).filter(|two| two[0].start + 3 == two[1].start).count();
+        assert_eq!(neighbours, 19, "{runs:?}");
+        assert_eq!(space.free_blocks(), all - 60);
+        // Every block that is free is to be had, those beside too.
+        let rest: u32 = space.take(all as u32 - 60).unwrap().iter().map(|run| run.blocks).sum();
+        assert_eq!((u64::from(rest), space.free_blocks()), (all - 60, 0));
+        assert_eq!(space.take_beside(1), None);
+        space.give(Place::new(0, runs[0].start));
+        let one = space.take_beside(1);
+        assert_eq!(one, Some(vec![DiskRun { start: runs[0].start, blocks: 1 }]));
+    }
+
+    #[test]
+    fn what_is_freed_is_held_once_when_all_of_a_part_is_free_and_enough_besides() {
+        let mut space = space();
+        let all = space.free_blocks();
+        assert!(space.hold_unused(1 << 14, 0).is_none(), "nothing was freed");
+        let runs = space.take(1024).unwrap();
+        let blocks: Vec<Place> =
+            (runs[0].start..runs[0].start + 1024).map(|block| Place::new(0, block)).collect();
+        assert_eq!(runs.len(), 1);
+        blocks[..1000].iter().for_each(|place| space.give(*place));
+        let held = space.hold_unused(512, 0).unwrap();
+        assert_eq!((held.disk_block, held.blocks), (runs[0].start, 512));
+        assert_eq!((space.free_blocks(), space.available(0)), (all - 24, all - 24 - 512 - 32));
+        // Nobody gets what is held.
+        let others = space.take((all - 24 - 512) as u32).unwrap();
+        let inside = |run: &&DiskRun| {
+            run.start < held.disk_block + 512 && held.disk_block < run.start + u64::from(run.blocks)
+        };
+        assert!(!others.iter().any(|run| inside(&run)), "{others:?}");
+        space.put_back(held);
+        assert_eq!(space.free_blocks(), 512);
+        assert!(space.hold_unused(512, 0).is_none(), "the rest is in use again");
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody had it")]
+    fn a_block_that_is_kept_for_the_next_request_has_no_owner() {
+        let mut space = space();
+        let taken = space.take_beside(1).unwrap();
+        space.give(Place::new(0, taken[0].start + 1));
     }
 }

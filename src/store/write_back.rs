@@ -38,7 +38,7 @@ pub(crate) async fn write_home(domain: Rc<Domain>) {
 }
 
 impl Domain {
-    fn write_back_is_due(&self) -> bool {
+    pub(crate) fn write_back_is_due(&self) -> bool {
         let ram = self.ram.borrow();
         let waiting = ram.waiting_bytes();
         let unflushed = ram.unflushed();
@@ -129,9 +129,16 @@ fn finish(domain: &Domain, blocks: &[(Place, RamBlock)], success: bool) {
     }
 }
 
-async fn flush(domain: &Domain) -> Result<(), StoreError> {
+/// Makes durable what was written. Never beside a record: where a flush fails, the disk may have
+/// dropped what it was to cover, and another one that succeeds at the same time says nothing of
+/// that.
+pub(crate) async fn flush(domain: &Domain) -> Result<(), StoreError> {
+    domain.changed.until(|| (!domain.journal_busy.get()).then_some(())).await;
+    domain.journal_busy.set(true);
     let writes = domain.ram.borrow().writes();
     let (result, _) = domain.port.submit(Request::flush(domain.disk)).await.into_parts();
+    domain.journal_busy.set(false);
+    domain.changed.notify();
     domain.counters.borrow_mut().other_flushes += 1;
     match result {
         Ok(_) => {

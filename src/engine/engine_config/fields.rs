@@ -184,7 +184,11 @@ const CALIBRATION: &[Field] = &[
     field("read_bytes_per_second", Kind::Fraction),
 ];
 
-const POOL: &[Field] = &[number("domains", 1, 64, "domains"), field("read_only", Kind::Switch)];
+const POOL: &[Field] = &[
+    number("domains", 1, 64, "domains"),
+    field("read_only", Kind::Switch),
+    field("discard", Kind::Words(&["auto", "always", "never"])),
+];
 
 const JOURNAL: &[Field] = &[
     number("mib_per_domain", 1, 4096, "MiB"),

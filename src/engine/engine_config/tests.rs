@@ -63,6 +63,7 @@ const EXPECTED: &[(&str, Holds)] = &[
     ("pool.read_only", Holds::Switch),
     ("journal.mib_per_domain", Holds::Number(1, 4096, "from 1 to 4,096 MiB")),
     ("journal.inline_kib_per_batch", Holds::Number(0, 1024, "from 0 to 1,024 KiB")),
+    ("pool.discard", Holds::Words(&["auto", "always", "never"])),
     ("journal.inline_when", Holds::Words(&["idle", "always"])),
     ("journal.inline_kib_per_write", Holds::Number(0, 64, "from 0 to 64 KiB")),
     ("journal.writeback_mib", Holds::Number(1, 4096, "from 1 to 4,096 MiB")),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::engine::config::IoConfig;
 use crate::engine::engine_config::{
-    CommitDurability, CommitMode, EngineConfig, InlineWhen, ReadOnly,
+    CommitDurability, CommitMode, DiscardWhen, EngineConfig, InlineWhen, ReadOnly,
 };
 use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::format::the_disk;
@@ -16,9 +16,11 @@ use crate::engine::storage_engine::labels::{PoolReport, peek};
 use crate::engine::storage_engine::{DomainHandle, EngineError, StorageEngine};
 use crate::format::label::Label;
 use crate::io::op::DiskId;
+use crate::machine::device::DeviceKind;
 use crate::machine::random;
 use crate::machine::topology::Topology;
 use crate::memory::Arena;
+use crate::store::discard::PART_BYTES;
 use crate::store::domain::{Closing, DomainConfig, Inline};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
@@ -87,6 +89,22 @@ fn domain_config(config: &EngineConfig) -> DomainConfig {
         gather_bytes: config.batcher.bytes_max() as usize,
         pages: config.io.memory.pages,
         ..DomainConfig::default()
+    }
+}
+
+/// In parts of how many bytes the disk is told of what became free; 0: it is not.
+fn discard_part_bytes(io: &IoScheduler, when: DiscardWhen) -> u64 {
+    let info = io.devices[0].as_ref();
+    let queue = info.and_then(|info| info.queue.as_ref());
+    let takes_it = queue.is_some_and(|queue| queue.discard_max_bytes > 0);
+    let is_file = info.is_some_and(|info| info.kind == DeviceKind::File);
+    let unit = queue.map_or(0, |queue| queue.discard_granularity_bytes);
+    match when {
+        DiscardWhen::Always if is_file => PART_BYTES,
+        DiscardWhen::Auto | DiscardWhen::Always if takes_it && !is_file => {
+            unit.max(1).next_multiple_of(PART_BYTES)
+        }
+        _ => 0,
     }
 }
 
@@ -213,7 +231,10 @@ fn start_domain(
         pool: label.pool,
         domain,
         incarnation: u64::from_le_bytes(random::bytes().map_err(EngineError::Random)?),
-        config: domain_config(config),
+        config: DomainConfig {
+            discard_part_bytes: discard_part_bytes(io, config.pool.discard),
+            ..domain_config(config)
+        },
         arena: Arc::clone(&arena),
     };
     let (at_door, answer) =

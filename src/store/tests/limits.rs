@@ -93,6 +93,30 @@ fn a_full_pool_refuses_cleanly_and_deleting_makes_room() {
 }
 
 #[test]
+fn the_disk_is_told_of_what_became_free_and_of_nothing_else() {
+    let mut setup = Setup::default();
+    setup.config.discard_part_bytes = 64 << 10;
+    let mut world = World::new(&setup, 1);
+    let (gone, kept) = (world.create(0).unwrap(), world.create(0).unwrap());
+    for n in 0..16 {
+        world.write(gone, n << 16, &[1; 65_536]).unwrap();
+        world.write(kept, n << 14, &[2; 16_384]).unwrap();
+    }
+    world.delete(gone).unwrap();
+    let until = world.sim.now_ns() + 1_000_000_000;
+    world.sim.run_until(until, |_| false);
+    let told = world.status(0).counters.discarded_bytes;
+    assert!((500_000..=1 << 20).contains(&told), "{told} of 1 MiB");
+    assert_eq!(read_all(&mut world, kept), vec![2; 16 << 14]);
+    world.audit();
+    // What is told is free: all of it can be had.
+    let inodes = fill(&mut world);
+    for (inode, len) in &inodes {
+        assert_eq!(read_all(&mut world, *inode), vec![*inode as u8; *len as usize]);
+    }
+}
+
+#[test]
 fn queues_of_length_one_are_no_deadlock() {
     let scheduler =
         SchedulerConfig { depth: Some(1), queue_max: Some(8), ..SchedulerConfig::default() };

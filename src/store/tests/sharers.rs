@@ -179,6 +179,7 @@ fn short_of_everything(seed: u64, random: &mut Random) -> Setup {
     let config = &mut setup.config;
     config.checkpoint_percent = 2 + random.below(10);
     config.write_back_bytes = 4096 * (1 + random.below(40));
+    config.urgent_percent = config.checkpoint_percent + random.below(20);
     if seed.is_multiple_of(4) {
         config.inline_when = Inline::Idle;
     }

@@ -80,6 +80,7 @@ impl Setup {
         ];
         config.mechanism = choices[random.below(3) as usize];
         config.inline_when = [Inline::Always, Inline::Idle][random.below(2) as usize];
+        config.discard_part_bytes = [0, 4096, 64 << 10][random.below(3) as usize];
         config.gather_extents = 1 + random.below(12) as usize;
         config.checkpoint_percent = 20 + random.below(60);
         config.write_back_bytes = 4096 << random.below(6);
