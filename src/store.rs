@@ -11,6 +11,7 @@ pub mod change;
 mod checkpoint;
 mod commit;
 pub(crate) mod discard;
+pub mod disk_flushes;
 pub mod domain;
 pub(crate) mod errand;
 pub mod error;

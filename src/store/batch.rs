@@ -112,6 +112,8 @@ pub(crate) struct Batch {
     /// Inodes with a request that was answered when it joined.
     pub(crate) buffered: BTreeSet<u64>,
     pub(crate) opened_ns: u64,
+    /// Setbacks of the domain before it was opened: after another one its data may be lost.
+    pub(crate) setbacks: u64,
     pub(crate) fate: Rc<Fate>,
 }
 
@@ -242,7 +244,12 @@ impl Pipe {
     }
 
     /// Opens a batch if the newest cannot take a change of so many bytes any more.
-    pub(crate) fn open(&mut self, bytes: usize, now_ns: u64, limits: &BatchLimits) {
+    pub(crate) fn open(
+        &mut self,
+        bytes: usize,
+        (now_ns, setbacks): (u64, u64),
+        limits: &BatchLimits,
+    ) {
         // The first batch may be on its way to the journal: nobody joins it then.
         let room = self.batches.back().is_some_and(|batch| {
             let fits = batch.record_bytes_max() + bytes as u64 <= limits.bytes;
@@ -250,7 +257,7 @@ impl Pipe {
         });
         let sealed = self.batches.len() == 1 && limits.first_is_closed;
         if !room || sealed {
-            self.batches.push_back(Batch { opened_ns: now_ns, ..Batch::default() });
+            self.batches.push_back(Batch { opened_ns: now_ns, setbacks, ..Batch::default() });
         }
     }
 

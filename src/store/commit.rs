@@ -26,6 +26,13 @@ use crate::store::error::{Certainty, StoreError};
 use crate::store::mechanism::Mechanism;
 use crate::store::port::{Either, either};
 
+/// Why a batch fails whose own writes did not.
+const OTHERS_FAILED: &str = "a flush of another commit domain failed on the disk, which may have \
+                             dropped what this one had written";
+
+/// How long to wait before looking again whether another domain's flush has ended.
+const LOOK_AGAIN_NS: u64 = 20_000;
+
 /// How long a commit is put off when the journal is all but full.
 const PUT_OFF_NS_MAX: u64 = 1_000_000;
 
@@ -224,6 +231,12 @@ async fn commit(domain: &Domain) {
 
 /// Writes the record of the first batch, and makes it durable.
 async fn send_batch(domain: &Domain) -> Result<(RecordHead, Changes, Mechanism), StoreError> {
+    domain.notice_failures();
+    let begun_after = domain.pipe.borrow().first().map(|batch| batch.setbacks);
+    if begun_after != Some(domain.setbacks.get()) {
+        let (reason, certainty) = (OTHERS_FAILED.into(), Certainty::Out);
+        return Err(StoreError::CommitFailed { reason, certainty });
+    }
     let (changes, sequence) = {
         let (pipe, journal) = (domain.pipe.borrow(), domain.journal.borrow());
         let Some(first) = pipe.first() else { unreachable!("there is a batch to commit") };
@@ -314,15 +327,21 @@ async fn write_record(
     };
     head.checksum = encode(&id, &head, body, &mut buffer);
     domain.journal_busy.set(true);
+    let failures = domain.notice_failures();
     let writes = domain.ram.borrow().writes();
     let offset = id.offset(head.position);
     let request = match mechanism {
         Mechanism::Flush => Request::write_flush(domain.disk, offset, buffer),
         Mechanism::Dsync => Request::write_dsync(domain.disk, offset, buffer),
     };
+    domain.disk_flushes.turn(id.domain);
     let completion = domain.port.submit(request).await;
     let (result, buffer) = completion.into_parts();
-    let result = settle(domain, &head, result, (writes, mechanism)).await;
+    if result.is_ok() {
+        domain.disk_flushes.turn(id.domain);
+        domain.others_have_flushed().await;
+    }
+    let result = settle(domain, &head, result, (writes, failures, mechanism)).await;
     domain.journal_busy.set(false);
     domain.changed.notify();
     (result, buffer)
@@ -332,9 +351,13 @@ async fn settle(
     domain: &Domain,
     head: &RecordHead,
     result: Result<u64, Box<IoError>>,
-    (writes, mechanism): (u64, Mechanism),
+    (writes, failures, mechanism): (u64, u64, Mechanism),
 ) -> Result<RecordHead, StoreError> {
     match result {
+        Ok(_) if domain.notice_failures() != failures => {
+            *domain.health.borrow_mut() = Health::Aborting;
+            Err(abort(domain, head, OTHERS_FAILED).await)
+        }
         Ok(_) => {
             let mut counters = domain.counters.borrow_mut();
             counters.journal_bytes += u64::from(head.length);
@@ -350,6 +373,7 @@ async fn settle(
             if error.op == OpKind::Flush || mechanism == Mechanism::Dsync {
                 domain.flush_failed();
             }
+            domain.disk_flushes.turn(domain.journal.borrow().id.domain);
             let reason = error.to_string();
             Err(abort(domain, head, &reason).await)
         }
@@ -359,9 +383,27 @@ async fn settle(
 impl Domain {
     /// What has completed and no flush has covered may be lost.
     pub(crate) fn flush_failed(&self) {
-        self.flush_failures.set(self.flush_failures.get() + 1);
-        self.setbacks.set(self.setbacks.get() + 1);
-        self.ram.borrow_mut().flush_failed();
+        self.disk_flushes.count_failure();
+        self.notice_failures();
+    }
+
+    /// Waits until the flushes of other domains have ended that are under way now.
+    pub(crate) async fn others_have_flushed(&self) {
+        let mut others = self.disk_flushes.others(self.journal.borrow().id.domain);
+        while !others.ended() {
+            self.port.sleep_until(self.port.now_ns() + LOOK_AGAIN_NS).await;
+        }
+    }
+
+    /// How many flushes of the disk have failed, of this domain or another. When it is another
+    /// number than before, what no flush of this domain had covered then may be lost.
+    pub(crate) fn notice_failures(&self) -> u64 {
+        let failures = self.disk_flushes.failures();
+        if self.flush_failures.replace(failures) != failures {
+            self.setbacks.set(self.setbacks.get() + 1);
+            self.ram.borrow_mut().flush_failed();
+        }
+        failures
     }
 
     /// The domain takes no changes until it is opened again.
@@ -389,11 +431,22 @@ async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError
     let tail = domain.journal.borrow().last.tail;
     let mut head = RecordHead { kind: RecordKind::Abort, length, tail, ..*failed };
     head.checksum = encode(&id, &head, &Body::Nothing, &mut buffer);
+    let failures = domain.notice_failures();
     let writes = domain.ram.borrow().writes();
     let request = Request::write_flush(domain.disk, id.offset(head.position), buffer);
+    domain.disk_flushes.turn(id.domain);
     let (result, buffer) = domain.port.submit(request).await.into_parts();
     domain.reserves.marks.give(buffer);
+    if result.is_err() {
+        domain.flush_failed();
+    }
+    domain.disk_flushes.turn(id.domain);
+    domain.others_have_flushed().await;
     match result {
+        Ok(_) if domain.notice_failures() != failures => {
+            domain.stop(OTHERS_FAILED);
+            unknown()
+        }
         Ok(_) => {
             domain.journal.borrow_mut().last = head;
             domain.ram.borrow_mut().flushed(writes);
@@ -401,7 +454,6 @@ async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError
             StoreError::CommitFailed { reason: reason.into(), certainty: Certainty::Out }
         }
         Err(second) => {
-            domain.flush_failed();
             domain.stop(&format!("{reason}; and it could not be taken back: {second}"));
             unknown()
         }

@@ -24,6 +24,7 @@ use crate::io::op::DiskId;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
 use crate::store::batch::{BatchLimits, Change, Fate, Pending, Pipe};
+use crate::store::disk_flushes::DiskFlushes;
 use crate::store::error::StoreError;
 use crate::store::journal::{self, Journal};
 use crate::store::mechanism::{Mechanism, MechanismChoice, MechanismChooser};
@@ -273,8 +274,10 @@ pub(crate) struct Domain {
     pub(crate) journal_busy: Cell<bool>,
     /// A batch waits for room in the journal.
     pub(crate) room_wanted: Cell<bool>,
-    /// Flushes that failed.
+    /// Flushes of the disk that failed, this domain's and others', as far as it has seen them.
     pub(crate) flush_failures: Cell<u64>,
+    /// What the domains of the disk tell each other.
+    pub(crate) disk_flushes: Arc<DiskFlushes>,
     /// Flushes and batches that failed: who began before one and has not joined must not join
     /// after it. Its data may be lost, and what it built on may have been taken back.
     pub(crate) setbacks: Cell<u64>,
@@ -332,6 +335,7 @@ impl Domain {
 
     /// What to say to a change that was begun after so many setbacks, if there was one since.
     pub(crate) fn set_back_since(&self, setbacks: u64) -> Option<StoreError> {
+        self.notice_failures();
         let reason = "a commit or a flush failed while it was being prepared";
         let certainty = crate::store::error::Certainty::Out;
         (self.setbacks.get() != setbacks)
@@ -380,7 +384,8 @@ impl Domain {
     pub(crate) fn join(&self, change: &Change, freed: Vec<Fragment>) -> Rc<Fate> {
         let limits = self.batch_limits();
         let mut pipe = self.pipe.borrow_mut();
-        pipe.open(change.encoded_bytes_max(), self.port.now_ns(), &limits);
+        let now = (self.port.now_ns(), self.setbacks.get());
+        pipe.open(change.encoded_bytes_max(), now, &limits);
         let fate = pipe.join(change, freed);
         drop(pipe);
         self.changed.notify();

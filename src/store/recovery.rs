@@ -34,6 +34,7 @@ use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
+use crate::store::disk_flushes::DiskFlushes;
 use crate::store::domain::{
     Domain, DomainConfig, DomainCounters, Health, places, record_bytes_max,
 };
@@ -69,6 +70,8 @@ pub struct DomainSeed {
     pub config: DomainConfig,
     /// Memory.
     pub arena: Arc<Arena>,
+    /// What the domains of the disk tell each other.
+    pub disk_flushes: Arc<DiskFlushes>,
 }
 
 /// What an opening found and did.
@@ -250,7 +253,8 @@ fn assemble(
         committing: Cell::new(false),
         journal_busy: Cell::new(false),
         room_wanted: Cell::new(false),
-        flush_failures: Cell::new(0),
+        flush_failures: Cell::new(seed.disk_flushes.failures()),
+        disk_flushes: Arc::clone(&seed.disk_flushes),
         setbacks: Cell::new(0),
         hurry: Cell::new(false),
         checkpoint_wanted: Cell::new(false),

@@ -135,19 +135,28 @@ fn finish(domain: &Domain, blocks: &[(Place, RamBlock)], success: bool) {
 pub(crate) async fn flush(domain: &Domain) -> Result<(), StoreError> {
     domain.changed.until(|| (!domain.journal_busy.get()).then_some(())).await;
     domain.journal_busy.set(true);
+    let failures = domain.notice_failures();
     let writes = domain.ram.borrow().writes();
+    let own = domain.journal.borrow().id.domain;
+    domain.disk_flushes.turn(own);
     let (result, _) = domain.port.submit(Request::flush(domain.disk)).await.into_parts();
+    if result.is_err() {
+        domain.flush_failed();
+    }
+    domain.disk_flushes.turn(own);
+    domain.others_have_flushed().await;
+    let others_failed = domain.notice_failures() != failures;
     domain.journal_busy.set(false);
     domain.changed.notify();
     domain.counters.borrow_mut().other_flushes += 1;
     match result {
         Ok(_) => {
-            domain.ram.borrow_mut().flushed(writes);
+            // What another domain's failure may have dropped is written again.
+            if !others_failed {
+                domain.ram.borrow_mut().flushed(writes);
+            }
             Ok(())
         }
-        Err(error) => {
-            domain.flush_failed();
-            Err(StoreError::Write { source: error.into() })
-        }
+        Err(error) => Err(StoreError::Write { source: error.into() }),
     }
 }

@@ -21,6 +21,7 @@ use crate::machine::random;
 use crate::machine::topology::Topology;
 use crate::memory::Arena;
 use crate::store::discard::PART_BYTES;
+use crate::store::disk_flushes::DiskFlushes;
 use crate::store::domain::{Closing, DomainConfig, Inline};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
@@ -176,9 +177,10 @@ fn start(
     let copies = labels(io)?;
     let label = copies.verdict(name, io.disks()[0].size_bytes)?;
     let (told, reports) = channel();
-    let mut domains = Vec::new();
+    let (mut domains, flushes) = (Vec::new(), Arc::default());
     for domain in 0..label.layout.domains() {
-        domains.push(start_domain(io, config, (&label, domain, name), told.clone())?);
+        let shared = (told.clone(), Arc::clone(&flushes));
+        domains.push(start_domain(io, config, (&label, domain, name), shared)?);
     }
     drop(told);
     collect(&reports, &mut domains)?;
@@ -213,7 +215,7 @@ fn start_domain(
     io: &IoScheduler,
     config: &EngineConfig,
     (label, domain, path): (&Label, u16, &Arc<str>),
-    told: Sender<Told>,
+    (told, disk_flushes): (Sender<Told>, Arc<DiskFlushes>),
 ) -> Result<DomainHandle, EngineError> {
     let reactors = io.reactors_of(DISK);
     let reactor = reactors[usize::from(domain) % reactors.len()];
@@ -236,6 +238,7 @@ fn start_domain(
             ..domain_config(config)
         },
         arena: Arc::clone(&arena),
+        disk_flushes,
     };
     let (at_door, answer) =
         (Arc::clone(&doorstep), move |result| drop(told.send((domain, result))));

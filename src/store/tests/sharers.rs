@@ -40,6 +40,7 @@ struct Read {
 }
 
 struct Sharers {
+    domain: usize,
     inode: u64,
     slots: Vec<Slot>,
     versions: u64,
@@ -62,11 +63,11 @@ fn version_in(slot: u64, bytes: &[u8]) -> u64 {
 }
 
 impl Sharers {
-    fn new(world: &mut World) -> Sharers {
-        let inode = world.create(0).unwrap();
+    fn new(world: &mut World, domain: usize) -> Sharers {
+        let inode = world.create(domain).unwrap();
         let slots = vec![Slot::default(); SLOTS as usize];
         let (writes, reads) = (Vec::new(), Vec::new());
-        Sharers { inode, slots, versions: 0, writes, reads, failed: 0 }
+        Sharers { domain, inode, slots, versions: 0, writes, reads, failed: 0 }
     }
 
     fn begin_write(&mut self, world: &mut World, random: &mut Random) {
@@ -79,7 +80,7 @@ impl Sharers {
         self.slots[slot as usize].begun = Some(version);
         let payload = world.payload(slot * STRIDE, &block(slot, version));
         let (steps, durability) = (vec![Step::Write(payload)], Durability::Committed);
-        let asked = world.ask(0, Call::Change { inode: self.inode, steps, durability });
+        let asked = world.ask(self.domain, Call::Change { inode: self.inode, steps, durability });
         self.writes.push(Write { slot, version, asked });
     }
 
@@ -87,7 +88,7 @@ impl Sharers {
         let slot = random.below(SLOTS);
         let call = world.read_call(self.inode, slot * STRIDE, 4096);
         let oldest = self.slots[slot as usize].acknowledged;
-        self.reads.push(Read { slot, oldest, asked: world.ask(0, call) });
+        self.reads.push(Read { slot, oldest, asked: world.ask(self.domain, call) });
     }
 
     /// Takes the answers that are there.
@@ -126,19 +127,12 @@ impl Sharers {
         assert!(fits, "slot {}: {found} is not in {}..={newest}", read.slot, read.oldest);
     }
 
-    fn run(&mut self, world: &mut World, random: &mut Random, steps: u64) {
-        for _ in 0..steps {
-            if self.writes.len() < WRITERS && random.below(3) == 0 {
-                self.begin_write(world, random);
-            }
-            if self.reads.len() < READERS && random.below(3) == 0 {
-                self.begin_read(world, random);
-            }
-            if !world.sim.step() {
-                let now = world.sim.now_ns();
-                world.sim.run_until(now + 100_000, |_| false);
-            }
-            self.settle(world);
+    fn begin(&mut self, world: &mut World, random: &mut Random) {
+        if self.writes.len() < WRITERS && random.below(3) == 0 {
+            self.begin_write(world, random);
+        }
+        if self.reads.len() < READERS && random.below(3) == 0 {
+            self.begin_read(world, random);
         }
     }
 
@@ -147,14 +141,17 @@ impl Sharers {
         let until = world.sim.now_ns() + 60_000_000_000;
         while !(self.writes.is_empty() && self.reads.is_empty()) {
             let waiting = (self.writes.len(), self.reads.len());
-            assert!(world.sim.now_ns() < until, "{waiting:?} hang: {:?}", world.status(0));
+            assert!(
+                world.sim.now_ns() < until,
+                "{waiting:?} hang: {:?}",
+                world.status(self.domain)
+            );
             let now = world.sim.now_ns();
             world.sim.run_until(now + 1_000_000, |_| false);
             self.settle(world);
         }
-        if world.status(0).stopped.is_none() {
+        if world.status(self.domain).stopped.is_none() {
             self.check(world);
-            world.audit();
         }
     }
 
@@ -186,11 +183,25 @@ fn short_of_everything(seed: u64, random: &mut Random) -> Setup {
     setup
 }
 
-fn share(seed: u64, flushes_fail: bool) -> u64 {
+/// Both or all inodes, side by side.
+fn run(world: &mut World, all: &mut [Sharers], random: &mut Random, steps: u64) {
+    for _ in 0..steps {
+        all.iter_mut().for_each(|sharers| sharers.begin(world, random));
+        if !world.sim.step() {
+            let now = world.sim.now_ns();
+            world.sim.run_until(now + 100_000, |_| false);
+        }
+        all.iter_mut().for_each(|sharers| sharers.settle(world));
+    }
+}
+
+fn share(seed: u64, domains: u16, flushes_fail: bool) -> u64 {
     let mut random = Random::new(seed);
-    let setup = short_of_everything(seed, &mut random);
+    let mut setup = short_of_everything(seed, &mut random);
+    (setup.domains, setup.reactors) = (domains, domains.into());
     let mut world = World::new(&setup, seed);
-    let mut sharers = Sharers::new(&mut world);
+    let mut all: Vec<Sharers> =
+        (0..domains.into()).map(|domain| Sharers::new(&mut world, domain)).collect();
     for round in 0..4 {
         if flushes_fail {
             let fault = Fault::Errno(libc::EIO);
@@ -199,25 +210,31 @@ fn share(seed: u64, flushes_fail: bool) -> u64 {
             world.sim.with_faults(DiskId(0), |faults| faults.rules.push(rule));
         }
         let steps = 50 + random.below(1500);
-        sharers.run(&mut world, &mut random, steps);
+        run(&mut world, &mut all, &mut random, steps);
         if random.coin() {
-            sharers.finish(&mut world);
+            all.iter_mut().for_each(|sharers| sharers.finish(&mut world));
+            let mut domains = 0..usize::from(domains);
+            if domains.all(|domain| world.status(domain).stopped.is_none()) {
+                world.audit();
+            }
         }
-        sharers.writes.clear();
-        sharers.reads.clear();
         let disks = world.sim.crash(random.next_u64());
         world = World::open(&setup, random.next_u64(), disks)
             .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
-        sharers.check(&mut world);
+        for sharers in &mut all {
+            sharers.writes.clear();
+            sharers.reads.clear();
+            sharers.check(&mut world);
+        }
         world.audit();
     }
-    sharers.failed
+    all.iter().map(|sharers| sharers.failed).sum()
 }
 
 #[test]
 fn writers_and_readers_share_an_inode_through_crashes() {
     for_each_seed("writers_and_readers_share_an_inode", 60, |seed| {
-        assert_eq!(share(seed, false), 0, "nothing fails");
+        assert_eq!(share(seed, 1, false), 0, "nothing fails");
     });
 }
 
@@ -225,7 +242,14 @@ fn writers_and_readers_share_an_inode_through_crashes() {
 fn writers_and_readers_share_an_inode_while_flushes_fail() {
     let failed = std::cell::Cell::new(0);
     for_each_seed("writers_and_readers_share_an_inode_while", 60, |seed| {
-        failed.set(failed.get() + share(seed, true));
+        failed.set(failed.get() + share(seed, 1, true));
     });
     assert!(failed.get() > 0, "a fault hits a commit now and then");
+}
+
+#[test]
+fn a_flush_that_fails_in_one_domain_loses_nothing_of_another() {
+    for_each_seed("a_flush_that_fails_in_one_domain", 60, |seed| {
+        share(seed, 2, true);
+    });
 }

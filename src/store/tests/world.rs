@@ -206,7 +206,7 @@ impl World {
 
     /// Starts the domains' tasks; they recover.
     fn start_domains(&mut self, seed: u64) {
-        let opened = Opened::default();
+        let (opened, disk_flushes) = (Opened::default(), Arc::default());
         for domain in 0..self.setup.domains {
             let reactor = usize::from(domain) % self.setup.reactors;
             let bell = self.sim.bell(reactor).unwrap();
@@ -223,6 +223,7 @@ impl World {
                 incarnation: Random::new(seed ^ u64::from(domain) << 48).next_u64(),
                 config: self.setup.config.clone(),
                 arena: self.sim.arena(),
+                disk_flushes: Arc::clone(&disk_flushes),
             };
             let opened = Arc::clone(&opened);
             let tell = Box::new(move |result| opened.lock().unwrap().push((domain, result)));
