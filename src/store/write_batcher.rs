@@ -74,8 +74,8 @@ pub(crate) async fn write_gathered(
     };
     let (bytes, extents) = batcher.size();
     let alone = batcher.writes.get() == 0 || blocks as usize >= EXTENT_BLOCKS;
-    let full = bytes >= domain.config.gather_bytes
-        || alone && extents >= domain.config.gather_extents;
+    let full =
+        bytes >= domain.config.gather_bytes || alone && extents >= domain.config.gather_extents;
     if leads && !full {
         domain.port.step_aside().await;
         let free = || (alone || batcher.writes.get() == 0 || !batcher.has(&outcome)).then_some(());
