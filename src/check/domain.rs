@@ -47,7 +47,7 @@ impl DomainView {
         let (tree, state) = match &checkpoint {
             Some((head, body)) => {
                 let tree = Tree::read(image, label, domain, body, findings);
-                let state = State::of_tree(domain, &tree, head, findings);
+                let state = State::of_tree(domain, &tree, (head, body), findings);
                 (tree, state)
             }
             None => (Tree::default(), State::default()),
@@ -68,17 +68,13 @@ impl DomainView {
             let (next, through) = (first.head.sequence, body.through);
             if from != body.replay_from || next != through.saturating_add(1) {
                 let found = format!("record {next} at position {from} after record {through}");
-                findings.error(site.clone(), expected, found);
+                findings.error(site, expected, found);
             }
-        }
-        if body.through >= head.sequence {
-            let found = format!("record {} in its pages", body.through);
-            findings.error(site, "a checkpoint of records before it", found);
         }
         for record in self.journal.needed.iter().filter(after) {
             let Some(Body::Changes(changes)) = &record.body else { continue };
             self.replayed += 1;
-            for wrong in self.state.apply(&self.label, &record.head, changes) {
+            for wrong in self.state.apply(&record.head, changes) {
                 let site = self.journal.site(&record.head);
                 findings.error(site, "a batch that fits what it changes", wrong);
             }

@@ -15,20 +15,25 @@
 //! | space | from the tail to the last end is no more than the ring |
 //! | skip | bytes are skipped only by what did not fit; marks always fit |
 //! | incarnation | changes with an `Open` alone |
-//! | `accepted`, `tail`, `checkpoint` | never fall; the first is not above the sequence |
+//! | `accepted` | the sequence before; or its own, of an `Open` that replaced an `Open` |
+//! | tail | never falls, and is not behind the newest checkpoint |
+//! | checkpoint | the newest before the record |
+//! | what a checkpoint says | never falls, and is not ahead of its record |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::check::image::Image;
 use crate::check::report::{Findings, Site};
+use crate::check::state::is_inside;
 use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
 use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, Layout, Zone};
+use crate::format::page::InodeRecord;
 use crate::format::record::{
-    Body, Changes, CheckpointBody, JournalId, RecordError, RecordHead, RecordKind, decode_body,
-    decode_head, inline_start,
+    Body, Changes, CheckpointBody, INODE_IDS_END, JournalId, RecordError, RecordHead, RecordKind,
+    decode_body, decode_head, inline_start,
 };
 
 /// Bytes that are read at a time.
@@ -104,6 +109,7 @@ impl Journal {
         };
         journal.take_needed(image, &chain, &last, findings);
         journal.judge_rules(&last, findings);
+        journal.judge_batches(label, findings);
         journal.judge_others(&last, findings);
         journal.judge_behind(image, &last, findings);
         journal
@@ -394,6 +400,12 @@ impl Journal {
         for pair in self.needed.windows(2) {
             self.judge_pair(&pair[0].head, &pair[1].head, findings);
         }
+        // What was never whole has a whole head all the same.
+        if let Some(dropped) = &self.dropped {
+            self.judge_alone(dropped, findings);
+            self.judge_pair(last, dropped, findings);
+        }
+        self.judge_checkpoints(findings);
     }
 
     fn judge_alone(&self, head: &RecordHead, findings: &mut Findings) {
@@ -411,11 +423,49 @@ impl Journal {
         };
         rule(skipped == 0 || fits, "to skip only what it did not fit in", skipped.to_string());
         let (accepted, sequence) = (head.accepted, head.sequence);
-        rule(accepted <= sequence, "accepted up to its sequence", accepted.to_string());
+        rule(sequence > 0, "a sequence from 1 on", sequence.to_string());
+        let replaced = head.kind == RecordKind::Open && accepted == sequence;
+        let all_before = accepted.checked_add(1) == Some(sequence) || replaced;
+        rule(all_before, "to accept all records before it", accepted.to_string());
         let (tail, position) = (head.tail, head.position);
-        rule(tail <= position, "a tail that is not behind it", tail.to_string());
+        let own = head.kind == RecordKind::Checkpoint;
+        let newest = if own { position } else { head.checkpoint };
+        rule(tail <= newest, "a tail that is not behind a checkpoint", tail.to_string());
         let checkpoint = head.checkpoint;
-        rule(checkpoint <= position, "a checkpoint before it", checkpoint.to_string());
+        let first = sequence == 1 && checkpoint == position;
+        rule(checkpoint < position || first, "a checkpoint before it", checkpoint.to_string());
+    }
+
+    /// What a needed checkpoint says, and the one before it.
+    fn judge_checkpoints(&self, findings: &mut Findings) {
+        let mut before: Option<CheckpointBody> = None;
+        for Record { head, body } in &self.needed {
+            let Some(Body::Checkpoint(body)) = body else { continue };
+            let start = head.position.saturating_sub(u64::from(head.skipped));
+            let (through, from, next) = (body.through, body.replay_from, body.next_inode);
+            let least = before.map_or((0, 0, 1), |b| (b.through, b.replay_from, b.next_inode));
+            for (what, number, range) in [
+                ("through", through, least.0..=head.sequence.saturating_sub(1)),
+                ("replay_from", from, least.1..=start),
+                ("next_inode", next, least.2..=INODE_IDS_END),
+            ] {
+                if !range.contains(&number) {
+                    let expected = format!("{what} of {} to {}", range.start(), range.end());
+                    findings.error(self.site(head), expected, number.to_string());
+                }
+            }
+            before = Some(*body);
+        }
+    }
+
+    /// What every needed batch says, whether a checkpoint has it or not.
+    fn judge_batches(&self, label: &Label, findings: &mut Findings) {
+        for Record { head, body } in &self.needed {
+            let Some(Body::Changes(changes)) = body else { continue };
+            for wrong in batch_faults(label, self.id.domain, head, changes) {
+                findings.error(self.site(head), "a batch that makes sense", wrong);
+            }
+        }
     }
 
     fn judge_pair(&self, before: &RecordHead, after: &RecordHead, findings: &mut Findings) {
@@ -426,13 +476,7 @@ impl Journal {
         };
         let same = after.kind == RecordKind::Open || after.incarnation == before.incarnation;
         rule(same, format!("incarnation {}", before.incarnation), after.incarnation);
-        for (name, before, after) in [
-            ("accepted", before.accepted, after.accepted),
-            ("tail", before.tail, after.tail),
-            ("checkpoint", before.checkpoint, after.checkpoint),
-        ] {
-            rule(after >= before, format!("{name} of at least {before}"), after);
-        }
+        rule(after.tail >= before.tail, format!("tail of at least {}", before.tail), after.tail);
         let newest = match before.kind {
             RecordKind::Checkpoint => before.position,
             _ => before.checkpoint,
@@ -486,6 +530,34 @@ impl Journal {
             findings.note(site, "a whole head, or none", "one that is torn or damaged");
         }
     }
+}
+
+/// An inode is of the batch that puts it, an extent comes with its inode, nothing comes twice, and
+/// every block is of the domain.
+fn batch_faults(label: &Label, domain: u16, head: &RecordHead, changes: &Changes) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let (mut inodes, mut extents) = (BTreeSet::new(), BTreeSet::new());
+    for InodeRecord { id, generation, .. } in &changes.inodes {
+        if *generation != head.sequence {
+            wrong.push(format!("inode {id} of generation {generation}"));
+        }
+        if !inodes.insert(*id) {
+            wrong.push(format!("inode {id} twice"));
+        }
+    }
+    for put in &changes.extents {
+        let (inode, index) = (put.inode, put.index);
+        if !inodes.contains(&inode) {
+            wrong.push(format!("extent {index} of inode {inode} without the inode"));
+        }
+        if !extents.insert((inode, index)) {
+            wrong.push(format!("extent {index} of inode {inode} twice"));
+        }
+        if let Some(place) = put.extent.existing().find(|place| !is_inside(label, domain, *place)) {
+            wrong.push(format!("{place:?}, outside the domain's space"));
+        }
+    }
+    wrong
 }
 
 /// Whether a block that is no head was to be the one after `last`: two of its fields say so.

@@ -6,9 +6,12 @@
 //! it names, whatever was there: so the last record that names something decides, and what no
 //! record names was the same all the time the pages were copied. Therefore:
 //!
-//! - a **doubt** that the pages raise is an error if no record settles it;
-//! - what comes from a page and is newer than `through` is an error, because a record says it
-//!   again;
+//! - a **doubt** that the pages raise is an error if no record settles it, one that is not older
+//!   than what raised it;
+//! - what comes from a page and is newer than `through` is a doubt, because the record of that
+//!   sequence says it;
+//! - where a page has nothing, since a record that is later than one that puts something there, a
+//!   still later one must say that it is gone;
 //! - what a page says for the sequence of a record is what that record says.
 
 use std::collections::BTreeMap;
@@ -18,8 +21,8 @@ use crate::check::tree::{Group, Slots, Tree};
 use crate::format::extent::Extent;
 use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
-use crate::format::page::{EXTENTS_PER_GROUP, FirstSlot, InodeRecord, SecondSlot};
-use crate::format::record::{Changes, CheckpointBody, RecordHead};
+use crate::format::page::{EXTENTS_PER_GROUP, FRAGMENTS_FIRST, FirstSlot, InodeRecord, SecondSlot};
+use crate::format::record::{Changes, CheckpointBody, INODE_IDS_END, RecordHead};
 
 /// Most bytes of an inode: the number of a group has 32 bits.
 pub const INODE_BYTES_MAX: u64 = (EXTENTS_PER_GROUP as u64) << 32 << EXTENT_BYTES.trailing_zeros();
@@ -64,8 +67,29 @@ pub struct State {
     /// By inode and index; none is a hole.
     pub extents: BTreeMap<ExtentKey, HeldExtent>,
     /// What pages say that cannot be so.
-    doubts: BTreeMap<ExtentKey, (u32, String)>,
+    doubts: BTreeMap<ExtentKey, Doubt>,
+    /// The same of inodes.
+    inode_doubts: BTreeMap<u64, Doubt>,
+    /// Slots where there is nothing since a record after the checkpoint's `through`.
+    emptied: BTreeMap<ExtentKey, Emptied>,
     domain: u16,
+}
+
+/// What no record has settled.
+#[derive(Clone, Debug)]
+struct Doubt {
+    page: u32,
+    /// Sequence of the first record that can settle it.
+    least: u64,
+    what: String,
+}
+
+/// Since when the slots of an extent are empty, and a page that says so.
+#[derive(Clone, Copy, Debug, Default)]
+struct Emptied {
+    page: u32,
+    first: u64,
+    second: u64,
 }
 
 /// The slots of one extent, on all pages.
@@ -80,21 +104,30 @@ impl State {
     pub fn of_tree(
         domain: u16,
         tree: &Tree,
-        checkpoint: &RecordHead,
+        (checkpoint, body): (&RecordHead, &CheckpointBody),
         findings: &mut Findings,
     ) -> State {
         let mut state = State { domain, ..State::default() };
         state.judge_generations(tree, checkpoint, findings);
         for (page, record) in &tree.inodes {
             let held = HeldInode { record: *record, source: Source::Page(*page) };
-            if let Some(before) = state.inodes.insert(record.id, held) {
-                let site = state.site(format!("inode {}", record.id));
+            let (id, least) = (record.id, record.generation);
+            if id >= body.next_inode {
+                let site = state.site(format!("inode {id}, on page {page}"));
+                findings.error(site, format!("an id below {}", body.next_inode), id.to_string());
+            }
+            if least > body.through {
+                let what = format!("generation {least}");
+                state.inode_doubts.insert(id, Doubt { page: *page, least, what });
+            }
+            if let Some(before) = state.inodes.insert(id, held) {
+                let site = state.site(format!("inode {id}"));
                 let found = format!("{:?} and page {page}", before.source);
                 findings.error(site, "an inode on one page", found);
             }
         }
         for (key, candidates) in candidates(&tree.groups) {
-            state.take(key, &candidates);
+            state.take(key, &candidates, body.through);
         }
         state
     }
@@ -122,54 +155,90 @@ impl State {
     }
 
     /// Takes what pages say of one extent.
-    fn take(&mut self, key: ExtentKey, candidates: &Candidates) {
+    fn take(&mut self, key: ExtentKey, candidates: &Candidates, through: u64) {
         let Candidates { first, second } = candidates;
-        let filled: Vec<&(u32, FirstSlot)> =
-            first.iter().filter(|(_, slot)| *slot != FirstSlot::empty(slot.generation)).collect();
-        // A second group may have moved for the sake of another of its extents.
-        let rests = second.iter().filter(|(_, slot)| !slot.is_empty()).count();
-        let rest = second.iter().find(|(_, slot)| !slot.is_empty());
-        let doubt = match (filled.as_slice(), rest) {
-            ([], None) => return,
-            ([], Some((page, _))) => (*page, "a second slot without its first".to_owned()),
+        let (filled, rest) = (candidates.filled(), candidates.filled_seconds());
+        for (page, slot) in first.iter().filter(|(_, slot)| !is_filled(slot)) {
+            let emptied = self.emptied.entry(key).or_default();
+            (emptied.page, emptied.first) = (*page, emptied.first.max(slot.generation));
+        }
+        for (page, slot) in second.iter().filter(|(_, slot)| slot.is_empty()) {
+            let emptied = self.emptied.entry(key).or_default();
+            (emptied.page, emptied.second) = (*page, emptied.second.max(slot.generation));
+        }
+        let generations = filled.iter().map(|(_, slot)| slot.generation);
+        let generations = generations.chain(rest.iter().map(|(_, slot)| slot.generation));
+        let Some(least) = generations.max() else { return };
+        let (page, what) = match (filled.as_slice(), rest.as_slice()) {
+            ([], _) => {
+                (rest.first().map_or(0, |(page, _)| *page), "a second slot without its first")
+            }
             ([(page, slot)], rest) => {
-                let (extent, wrong) = join(slot, rest.map(|(_, rest)| rest));
+                let (extent, wrong) = join(slot, rest.first().map(|(_, rest)| rest));
                 if let Some(extent) = extent {
                     let (generation, source) = (slot.generation, Source::Page(*page));
                     self.extents.insert(key, HeldExtent { extent, generation, source });
                 }
+                let one = first.len() == 1 && (second.len() <= 1 || rest.is_empty());
                 match wrong {
-                    None if first.len() == 1 && rests <= 1 => return,
-                    None => (*page, "its group on two pages".to_owned()),
-                    Some(what) => (*page, what.to_owned()),
+                    None if one && least > through => (*page, "newer than the checkpoint"),
+                    None if one => return,
+                    None => (*page, "its group on two pages"),
+                    Some(what) => (*page, what),
                 }
             }
-            ([(page, _), ..], _) => (*page, "it on two pages".to_owned()),
+            ([(page, _), ..], _) => (*page, "it on two pages"),
         };
-        self.doubts.insert(key, doubt);
+        self.doubts.insert(key, Doubt { page, least, what: what.to_owned() });
+    }
+
+    /// A record puts an extent where a page has nothing since a later record.
+    fn judge_emptied(&mut self, key: ExtentKey, sequence: u64, extent: &Extent) {
+        let Some(emptied) = self.emptied.get(&key) else { return };
+        let second = extent.fragments().as_slice().len() > FRAGMENTS_FIRST;
+        let since = if second { emptied.first.max(emptied.second) } else { emptied.first };
+        if since <= sequence || extent.is_hole() {
+            return;
+        }
+        let (page, least) = (emptied.page, sequence.saturating_add(1));
+        let what = format!("nothing since record {since}");
+        let doubt = self.doubts.entry(key).or_insert(Doubt { page, least, what });
+        doubt.least = doubt.least.max(least);
+    }
+
+    /// A record says something of extents: what is doubted of them is settled, as far as it is not
+    /// of later records.
+    fn settle(&mut self, sequence: u64, from: ExtentKey, to: ExtentKey) {
+        let doubts = self.doubts.range(from..to).filter(|(_, doubt)| doubt.least <= sequence);
+        for key in doubts.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.doubts.remove(&key);
+        }
+    }
+
+    fn settle_inode(&mut self, sequence: u64, id: u64) {
+        if self.inode_doubts.get(&id).is_some_and(|doubt| doubt.least <= sequence) {
+            self.inode_doubts.remove(&id);
+        }
     }
 
     /// Applies a record.
-    pub fn apply(&mut self, label: &Label, head: &RecordHead, changes: &Changes) -> Vec<String> {
-        let mut wrong = Vec::new();
+    pub fn apply(&mut self, head: &RecordHead, changes: &Changes) -> Vec<String> {
+        let sequence = head.sequence;
         for cut in &changes.cuts {
-            self.forget((cut.inode, cut.from), (cut.inode, cut.to));
+            self.forget(sequence, (cut.inode, cut.from), (cut.inode, cut.to));
         }
         for inode in &changes.deletes {
             self.inodes.remove(inode);
-            self.forget((*inode, 0), (*inode, u64::MAX));
+            self.settle_inode(sequence, *inode);
+            self.forget(sequence, (*inode, 0), (*inode, u64::MAX));
         }
-        let source = Source::Record(head.sequence);
-        for record in &changes.inodes {
-            if record.generation != head.sequence {
-                wrong.push(format!("inode {} of generation {}", record.id, record.generation));
-            }
-            self.inodes.insert(record.id, HeldInode { record: *record, source });
-        }
+        let mut wrong = self.put_inodes(sequence, &changes.inodes);
+        let source = Source::Record(sequence);
         for put in &changes.extents {
             let key = (put.inode, put.index);
-            self.doubts.remove(&key);
-            let (generation, extent) = (head.sequence, put.extent);
+            self.settle(sequence, key, (put.inode, put.index.saturating_add(1)));
+            self.judge_emptied(key, sequence, &put.extent);
+            let (generation, extent) = (sequence, put.extent);
             let before = match put.extent.is_hole() {
                 true => self.extents.remove(&key),
                 false => self.extents.insert(key, HeldExtent { extent, generation, source }),
@@ -178,16 +247,27 @@ impl State {
             if before.is_some_and(|before| before.generation == generation && !same(&before)) {
                 wrong.push(format!("extent {} of inode {} unlike its page", put.index, put.inode));
             }
-            let outside = |place| !is_inside(label, self.domain, place);
-            if let Some(place) = put.extent.existing().find(|place| outside(*place)) {
-                wrong.push(format!("{place:?}, outside the domain's space"));
+        }
+        wrong
+    }
+
+    fn put_inodes(&mut self, sequence: u64, inodes: &[InodeRecord]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let source = Source::Record(sequence);
+        for record in inodes {
+            let id = record.id;
+            self.settle_inode(sequence, id);
+            let before = self.inodes.insert(id, HeldInode { record: *record, source });
+            let same = |before: &HeldInode| before.record.generation == record.generation;
+            if before.is_some_and(|before| same(&before) && before.record != *record) {
+                wrong.push(format!("inode {id} unlike its page"));
             }
         }
         wrong
     }
 
-    /// What a record says that is gone, no doubt is left of.
-    fn forget(&mut self, from: ExtentKey, to: ExtentKey) {
+    /// Extents are gone.
+    fn forget(&mut self, sequence: u64, from: ExtentKey, to: ExtentKey) {
         if from >= to {
             return;
         }
@@ -195,11 +275,23 @@ impl State {
         for key in gone {
             self.extents.remove(&key);
         }
-        let settled: Vec<ExtentKey> = self.doubts.range(from..to).map(|(key, _)| *key).collect();
-        for key in settled {
-            self.doubts.remove(&key);
-        }
+        self.settle(sequence, from, to);
     }
+}
+
+impl Candidates {
+    fn filled(&self) -> Vec<(u32, FirstSlot)> {
+        self.first.iter().filter(|(_, slot)| is_filled(slot)).copied().collect()
+    }
+
+    fn filled_seconds(&self) -> Vec<(u32, SecondSlot)> {
+        self.second.iter().filter(|(_, slot)| !slot.is_empty()).copied().collect()
+    }
+}
+
+/// Whether a first slot says more than that nothing is there.
+fn is_filled(slot: &FirstSlot) -> bool {
+    *slot != FirstSlot::empty(slot.generation)
 }
 
 /// Whether a block is in a domain's space on the label's disk.
@@ -236,6 +328,7 @@ fn join(slot: &FirstSlot, rest: Option<&SecondSlot>) -> (Option<Extent>, Option<
         (true, Some(_)) => None,
     };
     match slot.join(rest.filter(|_| slot.needs_second())) {
+        Ok(extent) if extent.is_hole() => (None, wrong.or(Some("a slot without a block"))),
         Ok(extent) => (Some(extent), wrong),
         Err(_) => (None, wrong.or(Some("a mask that its fragments do not fit"))),
     }
@@ -251,9 +344,13 @@ impl State {
         last: &RecordHead,
         findings: &mut Findings,
     ) {
-        for ((inode, index), (page, what)) in &self.doubts {
+        for ((inode, index), Doubt { page, what, .. }) in &self.doubts {
             let site = self.site(format!("extent {index} of inode {inode}, on page {page}"));
             findings.error(site, "an extent that is whole, or said again by a record", what);
+        }
+        for (inode, Doubt { page, what, .. }) in &self.inode_doubts {
+            let site = self.site(format!("inode {inode}, on page {page}"));
+            findings.error(site, "an inode of the checkpoint, or said again by a record", what);
         }
         for (id, held) in &self.inodes {
             let wrong = inode_fault(label, self.domain, held, checkpoint, last);
@@ -316,11 +413,10 @@ fn inode_fault(
 ) -> Option<(String, String)> {
     let InodeRecord { id, generation, size_bytes, created, .. } = held.record;
     let newest = newest(held.source, checkpoint, last);
-    let next = checkpoint.next_inode;
     if id == 0 || id % u64::from(label.layout.domains()) != u64::from(domain) {
         Some((format!("an id of domain {domain}"), id.to_string()))
-    } else if matches!(held.source, Source::Page(_)) && id >= next {
-        Some((format!("an id below {next}"), id.to_string()))
+    } else if id >= INODE_IDS_END {
+        Some((format!("an id below {INODE_IDS_END}"), id.to_string()))
     } else if generation == 0 || generation > newest {
         Some((format!("generation 1 to {newest}"), generation.to_string()))
     } else if created == 0 || created > generation {

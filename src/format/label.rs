@@ -6,6 +6,19 @@
 //! [`OPEN_QUORUM`] copies agree. One copy alone proves nothing: a misdirected or lost write can
 //! make or hide one.
 //!
+//! | copies of the newest epoch | of an older one | what holds |
+//! | --- | --- | --- |
+//! | 2 to 4 that agree | any | the newest: it may have been told to somebody |
+//! | 1 | 2 or 3 that agree | the older: the newer was on fewer copies than make it hold. It is an update that was interrupted, or a stray write, and is named |
+//! | 1 | 1 | nothing: the pool is not opened |
+//! | 2 and 2 that do not agree | | nothing: the copies of one epoch are one label |
+//!
+//! An older label with two copies leaves two for the newer, less than the three that make it
+//! hold; so whatever held is seen by two copies, and two that rot at once are not taken for an
+//! older pool.
+//! A pool is made by destroying all copies, one after another, and writing the new label last, in
+//! epoch 1; nothing raises an epoch in this version.
+//!
 //! | bytes | field |
 //! | --- | --- |
 //! | 8 | magic, `dynfsLBL` |

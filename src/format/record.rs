@@ -25,6 +25,32 @@
 //! the one before, and `previous` is that one's head checksum. N+1 is written only after N was
 //! acknowledged, so only the last record of a journal can be one that nobody was told of.
 //!
+//! **Rules** that hold along the chain, beside the checksums; a record that verifies and breaks one
+//! is corruption, because nobody writes such a record:
+//!
+//! | field | what holds |
+//! | --- | --- |
+//! | sequence | 1 in the first record of a pool, at most [`SEQUENCE_MAX`]; rises by one |
+//! | incarnation | that of the record before it; an `Open` alone brings another |
+//! | position | at most [`POSITION_MAX`]; the end of the record before it, and what was skipped |
+//! | skipped | 0, or less than the length of a batch: it did not fit there. A checkpoint and a seal always fit; an open and an abort have what the record had whose place they take |
+//! | `accepted` | the sequence before its own, because that one was acknowledged; its own sequence, too, in an `Open` that took the place of an `Open` |
+//! | tail | never falls, and is not behind the newest checkpoint's record: of a checkpoint itself |
+//! | checkpoint | the newest `Checkpoint` record before it, exactly; so it never falls. In the oldest record that is needed it may name one that is needed no more; in the first of a pool it names itself |
+//!
+//! From the tail of the last record to its end there is no more than the ring, and every head in
+//! the ring that is not of the chain is older than the oldest record that is needed.
+//!
+//! Of a **checkpoint** `through` is below its sequence, `replay_from` not behind its start, and
+//! neither these two nor `next_inode` (1 to [`INODE_IDS_END`]) fall from one to the next. The
+//! record after `through` starts at `replay_from`. Its pages were copied before its record was
+//! written, so nothing on them is of its sequence or later, and no inode on them has an id from
+//! `next_inode` on.
+//!
+//! Of a **batch** every inode has the batch's sequence as its generation, and no inode or extent
+//! comes twice. The inode of every extent is in the same batch, as an inode's generation is that
+//! of the last change of its extents.
+//!
 //! The payload of a **batch** is cuts, deletes, inodes, extents, in this order, and so they are
 //! applied:
 //!
@@ -54,6 +80,10 @@ use crate::format::page::{Child, InodeRecord};
 const MAGIC: u64 = u64::from_le_bytes(*b"dynfsREC");
 /// Most that a sequence can be: generations are sequences, and have 63 bits.
 pub const SEQUENCE_MAX: u64 = (1 << 63) - 2;
+/// Most that a position can be: what is added to one stays a number.
+pub const POSITION_MAX: u64 = 1 << 62;
+/// Ids of inodes are below this one.
+pub const INODE_IDS_END: u64 = 1 << 62;
 /// Extents of the largest inode.
 pub const EXTENTS_MAX: u64 = 1 << 34;
 /// Bytes of a head.
@@ -193,6 +223,14 @@ impl RecordHead {
     /// Where the next record starts if it fits.
     pub fn end(&self) -> u64 {
         self.position + u64::from(self.length)
+    }
+}
+
+/// Position of the newest durable checkpoint's record when this one is the last.
+pub fn newest_checkpoint(head: &RecordHead) -> u64 {
+    match head.kind {
+        RecordKind::Checkpoint => head.position,
+        _ => head.checkpoint,
     }
 }
 
@@ -418,7 +456,7 @@ pub fn decode_head(
     let fits = length >= BLOCK_BYTES
         && length.is_multiple_of(BLOCK_BYTES)
         && offset + length <= journal.bytes
-        && head.position.checked_add(length).is_some()
+        && head.position <= POSITION_MAX
         && u64::from(head.skipped) <= head.position
         && head.tail <= head.position
         && head.checkpoint <= head.position

@@ -180,37 +180,61 @@ impl LabelCopies {
         })
     }
 
-    /// The label that the disk has.
+    /// The label that the disk has: of the newest epoch of which [`OPEN_QUORUM`] copies agree, as
+    /// [the format](crate::format::label) says. One copy of a newer epoch never held, and what the
+    /// others say is the state; [`LabelCopies::describe`] names it.
     ///
     /// # Errors
-    /// When fewer than [`OPEN_QUORUM`] copies of the newest epoch agree, or it was made for another
-    /// size of disk.
+    /// When there is none, or two of one epoch, or it was made for another size of disk.
     pub fn verdict(&self, path: &Arc<str>, disk_bytes: u64) -> Result<Label, PoolError> {
-        let whole: Vec<&Label> = self.0.iter().filter_map(|copy| copy.as_ref().ok()).collect();
-        let newest = whole.iter().map(|label| label.epoch).max();
-        let same = |label: &&&Label| whole.iter().filter(|other| **other == **label).count();
-        let chosen = whole
-            .iter()
-            .filter(|label| Some(label.epoch) == newest)
-            .max_by_key(same)
-            .filter(|label| same(label) >= OPEN_QUORUM);
-        let Some(label) = chosen else { return Err(self.no_quorum(path)) };
+        let Some(label) = self.agreed() else { return Err(self.no_quorum(path)) };
         let (made_for, is) = (label.layout.disk_bytes(), disk_bytes);
         if made_for > is {
             let reason =
                 format!("the pool was made on a disk of {made_for} bytes, and this one has {is}");
             return Err(PoolError::Unusable { path: Arc::clone(path), reason });
         }
-        Ok(**label)
+        Ok(label)
+    }
+
+    /// The label of the newest epoch with a quorum, if there is one such label.
+    fn agreed(&self) -> Option<Label> {
+        let whole: Vec<&Label> = self.0.iter().filter_map(|copy| copy.as_ref().ok()).collect();
+        let agreeing = |label: &Label| whole.iter().filter(|other| **other == label).count();
+        let enough = whole.iter().filter(|label| agreeing(label) >= OPEN_QUORUM);
+        let label = **enough.clone().max_by_key(|label| label.epoch)?;
+        // Two and two of one epoch: nothing says which was meant.
+        let mut rivals = enough.filter(|other| other.epoch == label.epoch && ***other != label);
+        rivals.next().is_none().then_some(label)
+    }
+
+    /// What each copy is, when `label` is the verdict: `whole`, or what is wrong with it.
+    pub fn describe(&self, label: &Label) -> [String; LABEL_COPIES] {
+        self.0.each_ref().map(|copy| match copy {
+            Ok(found) if found == label => "whole".to_owned(),
+            Err(reason) => reason.clone(),
+            Ok(other) if other.pool != label.pool || other.disk != label.disk => {
+                format!("the label of another pool or disk, of epoch {}", other.epoch)
+            }
+            Ok(other) if other.epoch > label.epoch => format!(
+                "epoch {}, newer than the pool's {}: that label was never written to enough copies",
+                other.epoch, label.epoch
+            ),
+            Ok(other) if other.epoch < label.epoch => {
+                format!("epoch {}, older than the pool's {}", other.epoch, label.epoch)
+            }
+            Ok(other) => format!("another label of epoch {}", other.epoch),
+        })
     }
 
     fn no_quorum(&self, path: &Arc<str>) -> PoolError {
         let path = Arc::clone(path);
         let texts = self.0.iter().enumerate().map(|(copy, found)| match found {
-            Ok(label) => format!("copy {copy}: epoch {} of another pool or time", label.epoch),
+            Ok(label) => format!("copy {copy}: a label of epoch {}", label.epoch),
             Err(error) => format!("copy {copy}: {error}"),
         });
         let reason = texts.collect::<Vec<_>>().join("; ");
+        let reason = format!("no {OPEN_QUORUM} copies of its label agree on one: {reason}");
         if self.0.iter().all(|copy| matches!(copy, Err(text) if text == "no label")) {
             return PoolError::NoPool { path, reason: "it has no label".into() };
         }
@@ -218,4 +242,9 @@ impl LabelCopies {
     }
 }
 
-const _: () = assert!(WRITE_QUORUM <= LABEL_COPIES && OPEN_QUORUM * 2 <= LABEL_COPIES);
+// Copies of a label that held, and of an older one, are never both enough without the newer one's
+// being seen: an older label with a quorum to open leaves the newer one less than one to hold.
+const _: () = assert!(WRITE_QUORUM <= LABEL_COPIES && WRITE_QUORUM + OPEN_QUORUM > LABEL_COPIES);
+
+#[cfg(test)]
+mod tests;

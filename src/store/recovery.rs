@@ -5,15 +5,22 @@
 //!    (`scan`): everything before the last record was
 //!    acknowledged, so it must be there, in one chain; the last may be torn, which its checksums
 //!    and those of its data show.
-//! 3. Read the tree of the newest durable checkpoint, and apply the records after it.
+//! 3. Read the tree of the newest durable checkpoint, and apply the records after it. What pages
+//!    say that cannot be so is a doubt until a record says it again; when the last one was applied
+//!    none may be left (`table/loading`), and everything must fit (`judge`).
 //! 4. Count the blocks: each has at most one owner.
 //! 5. Write home what is in records only and still referred to, and flush.
 //! 6. Write an `Open` and flush it: the verdict is durable, and stays what it is whatever happens
 //!    next.
 //!
+//! What verifies and cannot be true is corruption, whatever made it: recovery names it and opens
+//! nothing (`rules`). It never chooses what to believe.
+//!
 //! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and
 //! begun again.
 
+mod judge;
+mod rules;
 pub(crate) mod scan;
 mod tree;
 
@@ -28,24 +35,23 @@ use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, Layout, Zone};
 use crate::format::record::{
-    Body, Changes, CheckpointBody, JournalId, RecordHead, RecordKind, encode, inline_start,
+    Body, Changes, CheckpointBody, JournalId, RecordHead, RecordKind, SEQUENCE_MAX, encode,
+    inline_start, newest_checkpoint,
 };
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
 use crate::store::disk_flushes::DiskFlushes;
-use crate::store::domain::{
-    Domain, DomainConfig, DomainCounters, Health, places, record_bytes_max,
-};
+use crate::store::domain::{Domain, DomainConfig, DomainCounters, Health, record_bytes_max};
 use crate::store::journal::{Journal, spot_after};
 use crate::store::mechanism::MechanismChooser;
 use crate::store::port::{Changed, Port, join_all};
 use crate::store::ram::RamBlocks;
 use crate::store::recovery::scan::Scan;
 use crate::store::reserve::{Reserve, Reserves};
-use crate::store::space::{Space, SpaceError};
-use crate::store::table::{Table, TableError};
+use crate::store::space::Space;
+use crate::store::table::{Table, TableError, Written};
 use crate::store::write_back::{RUN_BLOCKS, RUNS};
 use crate::store::write_batcher::WriteBatcher;
 
@@ -178,12 +184,15 @@ pub(crate) async fn recover(
     let scan = recovery.scan().await?;
     let mut report = RecoveryReport { dropped: scan.dropped.clone(), ..RecoveryReport::default() };
     report.accepted = scan.last.sequence;
-    let checkpoint = recovery.checkpoint_body(&scan).await?;
+    let (written_by, checkpoint) = recovery.checkpoint(&scan).await?;
     let mut table = Table::new(seed.config.pages, seed.config.table_pages_per_chunk);
+    let CheckpointBody { through, next_inode, .. } = checkpoint;
+    table.begin_loading(Written { through, sequence: written_by.sequence, next_inode });
     report.pages = recovery.load_tree(&checkpoint, &mut table).await?;
     let inline = recovery.replay(&scan, &checkpoint, &mut table, &mut report).await?;
-    table.finish_replay();
-    recovery.check_inodes(&table)?;
+    let left = table.finish_replay();
+    left.map_err(|doubted| recovery.unsettled(&table, &doubted))?;
+    recovery.judge_table(&table, scan.last.sequence)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
     let part_blocks = seed.config.discard_part_bytes / BLOCK_BYTES;
     let mut space = Space::new(seed.layout, seed.domain, seed.slot, part_blocks);
@@ -313,22 +322,31 @@ impl Recovery<'_> {
         })
     }
 
-    async fn checkpoint_body(&self, scan: &Scan) -> Result<CheckpointBody, RecoveryError> {
-        let position = match scan.last.kind {
-            RecordKind::Checkpoint => scan.last.position,
-            _ => scan.last.checkpoint,
-        };
+    /// The newest durable checkpoint.
+    async fn checkpoint(&self, scan: &Scan) -> Result<(RecordHead, CheckpointBody), RecoveryError> {
+        let position = newest_checkpoint(&scan.last);
         let head = scan.needed.iter().find(|head| head.position == position);
-        let offset = self.id.offset(position);
         let Some(head) = head.filter(|head| head.kind == RecordKind::Checkpoint) else {
+            let offset = self.id.offset(position);
             return Err(self.corrupt(offset, "the newest checkpoint's record is not there"));
         };
         match self.body(head).await? {
-            Body::Checkpoint(body) => Ok(body),
+            Body::Checkpoint(body) => {
+                let judged = rules::judge_replay(&body, &scan.needed);
+                judged.map_err(|what| self.broken(head, &what))?;
+                Ok((*head, body))
+            }
             _ => unreachable!("a checkpoint's record holds a checkpoint"),
         }
     }
 
+    /// A record that verifies and breaks a rule.
+    pub(crate) fn broken(&self, head: &RecordHead, what: &str) -> RecoveryError {
+        let offset = self.id.offset(head.position);
+        self.corrupt(offset, format!("record {} cannot be so: {what}", head.sequence))
+    }
+
+    /// Reads every needed record, and applies the batches that are not in the pages.
     async fn replay(
         &self,
         scan: &Scan,
@@ -337,14 +355,24 @@ impl Recovery<'_> {
         report: &mut RecoveryReport,
     ) -> Result<BTreeMap<Place, Inline>, RecoveryError> {
         let mut inline = BTreeMap::new();
+        let mut before: Option<CheckpointBody> = None;
         for head in &scan.needed {
             report.records += 1;
-            if head.kind != RecordKind::Batch {
-                continue;
-            }
-            let Body::Changes(changes) = self.body(head).await? else {
-                unreachable!("a batch's record holds changes")
+            let changes = match self.body(head).await? {
+                Body::Changes(changes) => changes,
+                Body::Checkpoint(body) => {
+                    let judged = rules::judge_checkpoint(head, &body, before.as_ref());
+                    judged.map_err(|what| self.broken(head, &what))?;
+                    before = Some(body);
+                    continue;
+                }
+                Body::Nothing => continue,
             };
+            let mut judged = rules::judge_changes(head, &changes);
+            if let Some(place) = self.elsewhere(&changes) {
+                judged = Err(format!("{place:?} is not in the domain's space"));
+            }
+            judged.map_err(|what| self.broken(head, &what))?;
             note_inline(head, &changes, &mut inline);
             if head.sequence > checkpoint.through {
                 report.replayed += 1;
@@ -355,6 +383,17 @@ impl Recovery<'_> {
         Ok(inline)
     }
 
+    /// A block of a batch that is not this domain's.
+    fn elsewhere(&self, changes: &Changes) -> Option<Place> {
+        let own = |place: &Place| {
+            let owner = self.seed.layout.space_block(place.block());
+            place.disk() == self.seed.slot
+                && owner.is_some_and(|(domain, _)| domain == self.seed.domain)
+        };
+        let mut places = changes.extents.iter().flat_map(|put| put.extent.existing());
+        places.find(|place| !own(place))
+    }
+
     fn table_error(&self, position: u64, error: &TableError) -> RecoveryError {
         match error {
             TableError::Memory(error) => {
@@ -362,34 +401,6 @@ impl Recovery<'_> {
             }
             other => self.corrupt(self.id.offset(position), other.to_string()),
         }
-    }
-
-    /// Every inode is of this domain: another could not be asked for by its id.
-    fn check_inodes(&self, table: &Table) -> Result<(), RecoveryError> {
-        let domains = u64::from(self.seed.layout.domains());
-        let own = u64::from(self.seed.domain);
-        let inodes = table.inodes(0, usize::MAX);
-        match inodes.iter().find(|inode| inode.id % domains != own) {
-            None => Ok(()),
-            Some(inode) => {
-                let what = format!("inode {} is of another domain", inode.id);
-                Err(self.corrupt(self.id.start, what))
-            }
-        }
-    }
-
-    /// Gives every block that something refers to its owner.
-    fn claim(&self, table: &Table, space: &mut Space) -> Result<(), RecoveryError> {
-        let twice = |error: SpaceError| self.corrupt(0, error.to_string());
-        for home in table.pages.homes() {
-            places(home).try_for_each(|place| space.claim(place)).map_err(twice)?;
-        }
-        for inode in table.inodes(0, usize::MAX) {
-            for (_, extent) in table.extents_of(inode.id, 0, u64::MAX, usize::MAX) {
-                extent.existing().try_for_each(|place| space.claim(place)).map_err(twice)?;
-            }
-        }
-        Ok(())
     }
 
     /// Writes home the blocks of records that something still refers to.
@@ -437,10 +448,7 @@ impl Recovery<'_> {
         checkpoint: &CheckpointBody,
     ) -> Result<RecordHead, RecoveryError> {
         let last = &scan.last;
-        let checkpoint_position = match last.kind {
-            RecordKind::Checkpoint => last.position,
-            _ => last.checkpoint,
-        };
+        let checkpoint_position = newest_checkpoint(last);
         // An open that nothing followed gives its place to the next: else opening again and again
         // would fill the journal. What was dropped gives its place too, and is gone with that.
         let (sequence, position, skipped, previous) = match (last.kind, scan.dropped_at) {
@@ -451,6 +459,9 @@ impl Recovery<'_> {
                 (last.sequence + 1, spot.position, spot.skipped, last.checksum)
             }
         };
+        if sequence > SEQUENCE_MAX {
+            return Err(self.broken(last, "no sequence is left behind it"));
+        }
         let mut head = RecordHead {
             kind: RecordKind::Open,
             sequence,

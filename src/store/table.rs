@@ -6,23 +6,25 @@
 //! with many fragments has a second group for the rest. What is not acknowledged is never here,
 //! so a page that is copied at any time carries nothing that a crash could take back.
 
+mod loading;
 mod pages;
 
 use std::collections::BTreeMap;
 
 use bytemuck::Zeroable;
 
-use crate::concurrency::generation::{CellIndex, GENERATION_MAX, GenerationTable};
+use crate::concurrency::generation::{CellIndex, GenerationTable};
 use crate::format::extent::Extent;
-use crate::format::page as format;
 use crate::format::page::{
-    Child, EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, GroupHeader, INODES_PER_PAGE,
-    InodeRecord, PageBytes, PageKind, SecondSlot,
+    EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, GroupHeader, INODES_PER_PAGE, InodeRecord,
+    PageBytes, PageKind, SecondSlot,
 };
 use crate::format::record::{Changes, Cut};
 use crate::machine::mapping::{MappingError, PagePolicy};
+use crate::store::table::loading::Loading;
 use crate::store::table::pages::{Page, Pages};
 
+pub(crate) use crate::store::table::loading::{Doubt, Written};
 pub(crate) use crate::store::table::pages::PageImage;
 
 const CELLS_PER_FRAME: u32 = (GROUPS_PER_PAGE * EXTENTS_PER_GROUP) as u32;
@@ -49,15 +51,34 @@ pub(crate) struct ExtentSnapshot {
     generation: u64,
 }
 
+impl ExtentSnapshot {
+    /// Sequence of the commit that last changed it.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
 /// Why a table cannot hold something.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TableError {
     #[error("the table cannot grow: {0}")]
     Memory(#[from] MappingError),
-    #[error("an extent of inode {inode} has generation {generation}, which cannot be")]
-    Generation { inode: u64, generation: u64 },
+    #[error(
+        "something of inode {inode} is of record {generation}, and the checkpoint is record {limit}"
+    )]
+    Generation { inode: u64, generation: u64, limit: u64 },
+    #[error("inode {inode} is on a page, and the checkpoint says that ids are below {next}")]
+    NextInode { inode: u64, next: u64 },
     #[error("inode {inode} is on two pages")]
     TwiceInode { inode: u64 },
+    #[error("a group of inode {inode} is part {part}, and there are 0 and 1")]
+    Part { inode: u64, part: u32 },
+    #[error("inode {inode} is not what its page says for the same record")]
+    UnlikeInode { inode: u64 },
+    #[error("extent {index} of inode {inode} is not what its page says for the same record")]
+    UnlikeExtent { inode: u64, index: u64 },
+    #[error("extent {index} is of inode {inode}, which there is not")]
+    NoInode { inode: u64, index: u64 },
 }
 
 /// See the module.
@@ -72,11 +93,8 @@ pub(crate) struct Table {
     /// Page of each frame.
     frames: Vec<u32>,
     free_groups: Vec<u32>,
-    /// Groups that recovery has freed: their cells may be of later generations than what is
-    /// replayed next, so nobody gets them before the last record.
-    quarantine: Option<Vec<u32>>,
-    /// Groups that were read and have no owner yet.
-    loaded: Vec<u32>,
+    /// While it is loaded and records are applied to it.
+    loading: Option<Loading>,
     free_frames: Vec<u32>,
     free_inodes: Vec<u32>,
     inodes: BTreeMap<u64, Inode>,
@@ -95,8 +113,7 @@ impl Table {
             groups: Vec::new(),
             frames: Vec::new(),
             free_groups: Vec::new(),
-            quarantine: None,
-            loaded: Vec::new(),
+            loading: None,
             free_frames: Vec::new(),
             free_inodes: Vec::new(),
             inodes: BTreeMap::new(),
@@ -199,6 +216,18 @@ impl Table {
         to: u64,
         max: usize,
     ) -> Vec<(u64, Extent)> {
+        let held = self.snapshots_of(inode, from, to, max);
+        held.into_iter().map(|(index, held)| (index, held.extent)).collect()
+    }
+
+    /// As [`Table::extents_of`], each with its generation.
+    pub(crate) fn snapshots_of(
+        &self,
+        inode: u64,
+        from: u64,
+        to: u64,
+        max: usize,
+    ) -> Vec<(u64, ExtentSnapshot)> {
         let Some(found) = self.inodes.get(&inode) else { return Vec::new() };
         let Some((first, _)) = split_index(from) else { return Vec::new() };
         let indexes = found.groups.range(first..).flat_map(|(number, _)| {
@@ -208,7 +237,7 @@ impl Table {
         indexes
             .skip_while(|index| *index < from)
             .take_while(|index| *index < to)
-            .filter_map(|index| Some((index, self.extent(inode, index)?.extent)))
+            .filter_map(|index| Some((index, self.extent(inode, index)?)))
             .take(max)
             .collect()
     }
@@ -238,6 +267,7 @@ impl Table {
     }
 
     fn cut(&mut self, sequence: u64, cut: &Cut) {
+        self.settle(sequence, cut.inode, cut.from..cut.to);
         let Some((first, _)) = split_index(cut.from) else { return };
         let Some(inode) = self.inodes.get(&cut.inode) else { return };
         let last = split_index(cut.to.saturating_sub(1)).map_or(u32::MAX, |(number, _)| number);
@@ -259,6 +289,7 @@ impl Table {
 
     fn delete(&mut self, sequence: u64, id: u64) {
         self.cut(sequence, &Cut { inode: id, from: 0, to: u64::MAX });
+        self.settle_inode(sequence, id);
         if let Some(inode) = self.inodes.remove(&id) {
             self.pages.touch(inode.place / INODES_PER_PAGE as u32);
             self.pages.clear_inode(inode.place);
@@ -267,6 +298,8 @@ impl Table {
     }
 
     fn put_inode(&mut self, record: &InodeRecord) -> Result<(), TableError> {
+        self.judge_same_inode(record)?;
+        self.settle_inode(record.generation, record.id);
         self.next_inode = self.next_inode.max(record.id.saturating_add(1));
         let place = match self.inodes.get_mut(&record.id) {
             Some(inode) if record.generation >= inode.record.generation => {
@@ -306,6 +339,8 @@ impl Table {
         let Some((number, slot)) = split_index(index) else {
             unreachable!("the size of an inode is bounded")
         };
+        self.judge_same_extent(sequence, (id, index), extent)?;
+        self.settle(sequence, id, index..index + 1);
         if extent.is_hole() {
             self.clear_extent(sequence, id, number, slot);
             self.free_if_empty(id, number);
@@ -314,17 +349,20 @@ impl Table {
         let (head, rest) = FirstSlot::split(sequence, extent);
         let first = self.group_for(sequence, id, number, 0)?;
         if first == NIL {
-            // Pages from a checkpoint that is ahead of the record: a later record deletes the
-            // inode.
-            return Ok(());
+            return Err(TableError::NoInode { inode: id, index });
         }
         let before = self.read_first(first, slot);
+        // On pages of a checkpoint that is ahead of the record.
         if before.generation > sequence {
-            // A page from a checkpoint that is ahead of the record: a later record says it again.
+            self.overtaken(sequence, first, (id, index));
             return Ok(());
         }
         if let Some(rest) = rest {
             let second = self.group_for(sequence, id, number, 1)?;
+            if self.read_second(second, slot).generation > sequence {
+                self.overtaken(sequence, second, (id, index));
+                return Ok(());
+            }
             self.write_slot(second, slot, &bytemuck::cast(rest));
         } else if before.needs_second() {
             self.clear_second(sequence, id, number, slot);
@@ -440,7 +478,10 @@ impl Table {
 
     fn give_group(&mut self, group: u32) {
         self.groups[group as usize] = Zeroable::zeroed();
-        self.quarantine.as_mut().unwrap_or(&mut self.free_groups).push(group);
+        match &mut self.loading {
+            Some(loading) => loading.quarantine.push(group),
+            None => self.free_groups.push(group),
+        }
         let frame = group / GROUPS_PER_PAGE as u32;
         let page = self.frames[frame as usize];
         self.pages.touch(page);
@@ -477,142 +518,6 @@ impl Table {
             for slot in 0..EXTENTS_PER_GROUP {
                 page.put_slot(index, slot, &self.read_first(group, slot as u32));
             }
-        }
-    }
-
-    /// Takes over a page of level 0 that was read at opening, or that the tree has none of.
-    pub(crate) fn load_page(
-        &mut self,
-        number: u32,
-        child: Child,
-        kind: PageKind,
-    ) -> Result<(), TableError> {
-        let frame = match kind {
-            PageKind::Extents => self.free_frame()?,
-            _ => NIL,
-        };
-        let loaded = self.pages.load(0, kind, frame, child);
-        assert_eq!(loaded, number, "pages are loaded in their order");
-        if frame != NIL {
-            self.frames[frame as usize] = number;
-        }
-        Ok(())
-    }
-
-    /// The inodes of a page that was read.
-    pub(crate) fn load_inodes(
-        &mut self,
-        number: u32,
-        page: Option<&format::Page<'_>>,
-    ) -> Result<(), TableError> {
-        for index in (0..INODES_PER_PAGE).rev() {
-            let place = number * INODES_PER_PAGE as u32 + index as u32;
-            let record = page.map_or_else(Zeroable::zeroed, |page| page.inode(index));
-            if record.id == 0 {
-                self.free_inodes.push(place);
-                continue;
-            }
-            let groups = BTreeMap::new();
-            let twice = self.inodes.insert(record.id, Inode { record, place, groups });
-            if twice.is_some() {
-                return Err(TableError::TwiceInode { inode: record.id });
-            }
-            self.pages.set_inode(place, record.id);
-            self.next_inode = self.next_inode.max(record.id.saturating_add(1));
-        }
-        Ok(())
-    }
-
-    /// The groups of a page that was read; whose they are is settled when all pages are there.
-    pub(crate) fn load_extents(
-        &mut self,
-        number: u32,
-        page: &format::Page<'_>,
-    ) -> Result<(), TableError> {
-        let first = self.pages.page((0, number)).frame * GROUPS_PER_PAGE as u32;
-        for index in (0..GROUPS_PER_PAGE).rev() {
-            let group = first + index as u32;
-            let header = page.group(index);
-            if header.inode == 0 {
-                self.free_groups.push(group);
-                continue;
-            }
-            self.groups[group as usize] = header;
-            self.loaded.push(group);
-            for slot in 0..EXTENTS_PER_GROUP {
-                let value: FirstSlot = page.slot(index, slot);
-                if value.generation > GENERATION_MAX {
-                    let (inode, generation) = (header.inode, value.generation);
-                    return Err(TableError::Generation { inode, generation });
-                }
-                self.write_slot(group, slot as u32, &value);
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the loaded groups to their inodes. One without an inode, or with a place that
-    /// another has, is of an inode that a record deletes, or moved: a checkpoint copies page by
-    /// page, and the records after its beginning say again what they changed.
-    fn own_loaded(&mut self) {
-        for group in std::mem::take(&mut self.loaded) {
-            let header = self.groups[group as usize];
-            let known = self.inodes.get(&header.inode);
-            let taken = known.and_then(|inode| inode.groups.get(&header.group));
-            let free = taken.is_none_or(|pair| pair.get(header.part as usize) == Some(&NIL));
-            if known.is_some() && free && header.part < 2 {
-                self.own_group(group, header);
-            } else {
-                self.groups[group as usize] = Zeroable::zeroed();
-                self.quarantine.as_mut().unwrap_or(&mut self.free_groups).push(group);
-            }
-        }
-    }
-
-    /// All pages and groups are there: drops what is half (a first slot without its second) and
-    /// counts. Half an extent comes from pages that were copied at different times, and a record
-    /// says it again.
-    pub(crate) fn finish_loading(&mut self) {
-        self.quarantine = Some(Vec::new());
-        self.own_loaded();
-        let keys: Vec<(u64, u32)> = self
-            .inodes
-            .iter()
-            .flat_map(|(id, inode)| inode.groups.keys().map(|number| (*id, *number)))
-            .collect();
-        for (id, number) in keys {
-            for slot in 0..EXTENTS_PER_GROUP as u32 {
-                self.drop_half(id, number, slot);
-            }
-        }
-        self.pages.clean();
-    }
-
-    /// The last record was applied.
-    pub(crate) fn finish_replay(&mut self) {
-        self.free_groups.extend(self.quarantine.take().into_iter().flatten());
-    }
-
-    fn drop_half(&mut self, id: u64, number: u32, slot: u32) {
-        let pair = self.inodes.get(&id).and_then(|inode| inode.groups.get(&number)).copied();
-        let Some([first, second]) = pair else { return };
-        if first == NIL {
-            if second != NIL {
-                self.inodes.get_mut(&id).and_then(|inode| inode.groups.remove(&number));
-                self.give_group(second);
-            }
-            return;
-        }
-        let head = self.read_first(first, slot);
-        if head.mask() == 0 {
-            return;
-        }
-        let rest = (head.needs_second() && second != NIL).then(|| self.read_second(second, slot));
-        let same = rest.is_none_or(|rest| rest.generation == head.generation);
-        if !same || head.join(rest.as_ref()).is_err() {
-            self.write_slot(first, slot, &empty(head.generation));
-        } else {
-            self.extents += 1;
         }
     }
 }

@@ -34,7 +34,7 @@ fn check_bounded(bytes: &[u8], depth: Depth) -> Report {
     check(&mut Image::new(bytes.len() as u64, &mut read), depth)
 }
 
-fn put(bytes: &mut [u8], at: usize, number: u64) {
+pub(crate) fn put(bytes: &mut [u8], at: usize, number: u64) {
     bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
 }
 
@@ -72,7 +72,7 @@ fn damage_label(image: &mut [u8], random: &mut Random) {
 }
 
 /// Makes a record's checksums right, and those of all that follow it.
-fn seal_records(image: &mut [u8], id: &JournalId, first: &RecordHead) {
+pub(crate) fn seal_records(image: &mut [u8], id: &JournalId, first: &RecordHead) {
     let mut head = *first;
     loop {
         let at = id.offset(head.position) as usize;
@@ -119,9 +119,18 @@ fn damage_page(image: &mut [u8], view: &DomainView, random: &mut Random) {
         return;
     }
     let page = *random.pick(&whole);
-    let home = page.child.homes[0].start_block() * BLOCK_BYTES;
     let span = if random.below(4) == 0 { 0..64 } else { 64..4096 };
-    damage(&mut image[home as usize..][span], random);
+    damage(&mut image[byte_of(&page)..][span], random);
+    seal_page(image, view, &page);
+}
+
+/// Where on the disk a page lies.
+pub(crate) fn byte_of(page: &TreePage) -> usize {
+    (page.child.homes[0].start_block() * BLOCK_BYTES) as usize
+}
+
+/// Makes a page's checksum right, and those of all that vouch for it.
+pub(crate) fn seal_page(image: &mut [u8], view: &DomainView, page: &TreePage) {
     let (mut level, mut number) = (page.level, page.number);
     loop {
         let here = |page: &&TreePage| (page.level, page.number) == (level, number);
@@ -168,7 +177,7 @@ pub(crate) fn lying_image(random: &mut Random) -> Vec<u8> {
     image
 }
 
-fn view_of(image: &[u8], label: &Label, domain: u16) -> DomainView {
+pub(crate) fn view_of(image: &[u8], label: &Label, domain: u16) -> DomainView {
     let mut read = |offset: u64, buffer: &mut [u8]| {
         buffer.copy_from_slice(&image[offset as usize..][..buffer.len()]);
         Ok(())

@@ -43,10 +43,6 @@ pub struct PoolReport {
 impl PoolReport {
     pub(super) fn new(path: &Path, label: &Label, copies: &LabelCopies) -> PoolReport {
         let layout = &label.layout;
-        let labels = copies.0.iter().map(|copy| match copy {
-            Ok(_) => "whole".to_owned(),
-            Err(reason) => reason.clone(),
-        });
         PoolReport {
             path: path.to_path_buf(),
             pool: Uuid::from_bytes(label.pool),
@@ -56,7 +52,7 @@ impl PoolReport {
             journal_bytes: layout.journal_bytes(),
             group_bytes: layout.group_blocks() * BLOCK_BYTES,
             data_bytes: u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES,
-            labels: labels.collect(),
+            labels: copies.describe(label).to_vec(),
         }
     }
 }

@@ -11,7 +11,8 @@
 //! | an unreadable block where L+1 could start | any | undecidable: refused |
 //!
 //! and whatever is accepted must be one chain from the tail that L names to L, every body of it
-//! whole.
+//! whole, every record of it as the rules say (`rules`). Every other head is of an earlier turn of
+//! the ring, and older than all of it.
 
 use crate::format::checksum::block_checksum;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
@@ -20,7 +21,7 @@ use crate::format::record::{
 };
 use crate::store::domain::Domain;
 use crate::store::journal::{MAX_RECORD_BYTES, spot_after};
-use crate::store::recovery::{Recovery, RecoveryError};
+use crate::store::recovery::{Recovery, RecoveryError, rules};
 
 /// Bytes that are read at a time.
 const CHUNK_BYTES: u64 = 256 << 10;
@@ -53,14 +54,13 @@ impl Recovery<'_> {
         let Some(newest) = found.heads.last().copied() else {
             return Err(self.corrupt(self.id.start, "the journal holds no record at all"));
         };
-        let (mut last, mut dropped, mut dropped_at) = (newest, None, None);
+        let (mut last, mut dropped) = (newest, None);
         let mut body = self.try_body(&newest).await?;
         // Its own head is whole, what follows is not, and it was the last: torn. One whose
         // checksums are right was written whole, and may have been acknowledged, whatever it
         // says.
         if let Err(error @ RecordError::Body { .. }) = &body {
-            dropped = Some((newest.sequence, error.to_string()));
-            dropped_at = Some((newest.position, newest.skipped));
+            dropped = Some((newest, error.to_string()));
             last = self.before(&found, &newest)?;
             body = self.try_body(&last).await?;
         }
@@ -71,12 +71,16 @@ impl Recovery<'_> {
             && let Body::Changes(changes) = &body
             && let Some(why) = self.judge_data(&last, changes).await?
         {
-            dropped = Some((last.sequence, why));
-            dropped_at = Some((last.position, last.skipped));
+            dropped = Some((last, why));
             last = self.before(&found, &last)?;
         }
-        self.check_end(&found, &last, dropped_at.is_some())?;
+        let dropped_head = dropped.as_ref().map(|(head, _)| *head);
+        self.check_end(&found, &last, dropped_head.is_some())?;
         let needed = self.chain(&found, &last)?;
+        self.check_rules(&needed, &last, dropped_head.as_ref())?;
+        self.check_others(&found, &needed, dropped_head.as_ref())?;
+        let dropped = dropped.map(|(head, why)| (head.sequence, why));
+        let dropped_at = dropped_head.map(|head| (head.position, head.skipped));
         Ok(Scan { last, needed, dropped, dropped_at })
     }
 
@@ -206,6 +210,48 @@ impl Recovery<'_> {
         Ok(chain)
     }
 
+    /// Heads of the chain, and of what was dropped behind it, are as records are written.
+    fn check_rules(
+        &self,
+        needed: &[RecordHead],
+        last: &RecordHead,
+        dropped: Option<&RecordHead>,
+    ) -> Result<(), RecoveryError> {
+        let used = last.end() - last.tail;
+        if used > self.id.bytes {
+            let what = format!("{used} bytes are needed, in a ring of {}", self.id.bytes);
+            return Err(self.broken(last, &what));
+        }
+        let mut before: Option<&RecordHead> = None;
+        for head in needed.iter().chain(dropped) {
+            rules::judge_head(head).map_err(|what| self.broken(head, &what))?;
+            if let Some(before) = before {
+                rules::judge_pair(before, head).map_err(|what| self.broken(head, &what))?;
+            }
+            before = Some(head);
+        }
+        Ok(())
+    }
+
+    /// What is not of the chain is older than all of it.
+    fn check_others(
+        &self,
+        found: &Found,
+        needed: &[RecordHead],
+        dropped: Option<&RecordHead>,
+    ) -> Result<(), RecoveryError> {
+        let Some(first) = needed.first() else { return Ok(()) };
+        let known = |head: &RecordHead| {
+            let of_chain = needed.get((head.sequence - first.sequence) as usize).or(dropped);
+            of_chain.is_some_and(|own| own.position == head.position)
+        };
+        let newer = found.heads.iter().filter(|head| head.sequence >= first.sequence);
+        match newer.into_iter().find(|head| !known(head)) {
+            None => Ok(()),
+            Some(other) => Err(self.broken(other, "it is not of the chain that ends the journal")),
+        }
+    }
+
     /// The body of a record that must be whole.
     pub(crate) async fn body(&self, head: &RecordHead) -> Result<Body, RecoveryError> {
         let body = self.try_body(head).await?;
@@ -282,6 +328,7 @@ impl Recovery<'_> {
 
 /// Whether `after` was written behind `before`.
 fn follows(id: &crate::format::record::JournalId, before: &RecordHead, after: &RecordHead) -> bool {
+    // Positions and sequences are far from the largest numbers: the decoder sees to that.
     before.sequence + 1 == after.sequence
         && before.checksum == after.previous
         && before.end() + u64::from(after.skipped) == after.position

@@ -14,13 +14,18 @@ struct Read {
     address: PageAddress,
     bytes: DmaBuf,
     checksum: u64,
+    /// Sequence of its parent: no page is newer than the one that names it.
+    sequence_max: u64,
 }
+
+/// A child, and the sequence of the page that names it.
+type Named = (Child, u64);
 
 /// Pages that are read at a time.
 const WINDOW: usize = 64;
 
 /// Children in windows, each with the number of its first.
-fn windows(children: &[Child]) -> impl Iterator<Item = (u32, &[Child])> {
+fn windows(children: &[Named]) -> impl Iterator<Item = (u32, &[Named])> {
     children.chunks(WINDOW).enumerate().map(|(n, some)| ((n * WINDOW) as u32, some))
 }
 
@@ -32,9 +37,9 @@ impl Recovery<'_> {
         table: &mut Table,
     ) -> Result<u64, RecoveryError> {
         let counts = self.counts(checkpoint)?;
-        let mut children = vec![checkpoint.root];
+        let mut children = vec![(checkpoint.root, checkpoint.through)];
         let mut pages = 0;
-        let mut parents: Vec<Vec<Child>> = Vec::new();
+        let mut parents: Vec<Vec<Named>> = Vec::new();
         for level in (1..counts.len()).rev() {
             let mut below = Vec::new();
             for (first, some) in windows(&children) {
@@ -44,12 +49,14 @@ impl Recovery<'_> {
                     match &read {
                         Some(read) => {
                             let page = self.open(read)?;
-                            below.extend((0..CHILDREN_PER_PAGE).map(|index| page.child(index)));
+                            let children = (0..CHILDREN_PER_PAGE).map(|index| page.child(index));
+                            below.extend(children.map(|child| (child, page.sequence)));
                         }
-                        None => below.extend([Child::NONE; CHILDREN_PER_PAGE]),
+                        None => below.extend([(Child::NONE, 0); CHILDREN_PER_PAGE]),
                     }
                 }
             }
+            self.check_children(level, &below, counts[level - 1])?;
             below.truncate(counts[level - 1]);
             parents.push(std::mem::replace(&mut children, below));
         }
@@ -58,7 +65,7 @@ impl Recovery<'_> {
         }
         pages += self.load_leaves(&children, table).await?;
         for (level, children) in (1..counts.len()).rev().zip(parents).rev() {
-            for child in children {
+            for (child, _) in children {
                 table.pages.load(level, PageKind::Parent, u32::MAX, child);
             }
         }
@@ -70,7 +77,9 @@ impl Recovery<'_> {
     fn counts(&self, checkpoint: &CheckpointBody) -> Result<Vec<usize>, RecoveryError> {
         let mut counts = vec![checkpoint.pages as usize];
         if checkpoint.pages == 0 {
-            return Ok(Vec::new());
+            let none = checkpoint.root == Child::NONE && checkpoint.levels == 0;
+            let what = "a root or levels where there are no pages";
+            return if none { Ok(Vec::new()) } else { Err(self.corrupt(self.id.start, what)) };
         }
         if u64::from(checkpoint.pages) > self.seed.layout.space_blocks() {
             let what = format!("{} pages are more than there are blocks", checkpoint.pages);
@@ -88,9 +97,28 @@ impl Recovery<'_> {
         Ok(counts)
     }
 
+    /// A parent has no more children than there are pages, and one that it has not is all zeroes.
+    fn check_children(
+        &self,
+        level: usize,
+        children: &[Named],
+        count: usize,
+    ) -> Result<(), RecoveryError> {
+        let wrong = |(number, (child, _)): &(usize, &Named)| {
+            *child != Child::NONE && (child.is_none() || *number >= count)
+        };
+        let Some((number, _)) = children.iter().enumerate().find(wrong) else { return Ok(()) };
+        let parent = number / CHILDREN_PER_PAGE;
+        let what = format!(
+            "page {parent} of level {level}: it names page {number} of the level below, which \
+             cannot be; there are {count}"
+        );
+        Err(self.corrupt(self.id.start, what))
+    }
+
     async fn load_leaves(
         &self,
-        children: &[Child],
+        children: &[Named],
         table: &mut Table,
     ) -> Result<u64, RecoveryError> {
         let mut pages = 0;
@@ -100,7 +128,7 @@ impl Recovery<'_> {
         };
         for (first, some) in windows(children) {
             let reads = self.read_pages(0, first, some).await;
-            for (number, (read, child)) in (first..).zip(reads.into_iter().zip(some)) {
+            for (number, (read, (child, _))) in (first..).zip(reads.into_iter().zip(some)) {
                 let read = read?;
                 let page = read.as_ref().map(|read| self.open(read)).transpose()?;
                 pages += u64::from(page.is_some());
@@ -109,11 +137,11 @@ impl Recovery<'_> {
                 match &page {
                     Some(page) if kind == PageKind::Extents => {
                         let loaded = table.load_extents(number, page);
-                        loaded.map_err(|error| self.corrupt(self.id.start, error.to_string()))?;
+                        loaded.map_err(|error| self.page_error(number, child, &error))?;
                     }
                     page => {
                         let loaded = table.load_inodes(number, page.as_ref());
-                        loaded.map_err(|error| self.corrupt(self.id.start, error.to_string()))?;
+                        loaded.map_err(|error| self.page_error(number, child, &error))?;
                     }
                 }
             }
@@ -121,16 +149,21 @@ impl Recovery<'_> {
         Ok(pages)
     }
 
+    fn page_error(&self, number: u32, child: &Child, error: &TableError) -> RecoveryError {
+        let offset = child.homes[0].start_block() * BLOCK_BYTES;
+        self.corrupt(offset, format!("page {number}: {error}"))
+    }
+
     /// Reads pages of a level, all at a time.
     async fn read_pages(
         &self,
         level: u32,
         first: u32,
-        children: &[Child],
+        children: &[Named],
     ) -> Vec<Result<Option<Read>, RecoveryError>> {
         let mut reads: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
-        for (number, child) in (first..).zip(children) {
-            reads.push(Box::pin(self.read_page(level, number, *child)));
+        for (number, named) in (first..).zip(children) {
+            reads.push(Box::pin(self.read_page(level, number, *named)));
         }
         join_all(reads).await
     }
@@ -139,23 +172,34 @@ impl Recovery<'_> {
         &self,
         level: u32,
         number: u32,
-        child: Child,
+        (child, sequence_max): Named,
     ) -> Result<Option<Read>, RecoveryError> {
         if child.is_none() {
             return Ok(None);
         }
         let home = child.homes[0];
+        if child.homes.iter().any(|home| home.blocks() != 1) {
+            let what = format!("page {number} of level {level} has a home of several blocks");
+            return Err(self.corrupt(home.start_block() * BLOCK_BYTES, what));
+        }
         let bytes = self.read(home.start_block() * BLOCK_BYTES, BLOCK_BYTES as usize).await?;
         let (pool, domain) = (self.seed.pool, self.seed.domain);
         let address = PageAddress { pool, domain, level, number, home };
-        Ok(Some(Read { number, address, bytes, checksum: child.checksum }))
+        Ok(Some(Read { number, address, bytes, checksum: child.checksum, sequence_max }))
     }
 
     fn open<'b>(&self, read: &'b Read) -> Result<Page<'b>, RecoveryError> {
         let offset = read.address.home.start_block() * BLOCK_BYTES;
-        Page::open(&read.bytes, &read.address, read.checksum).map_err(|error| {
-            let (number, level) = (read.number, read.address.level);
-            self.corrupt(offset, format!("page {number} of level {level}: {error}"))
-        })
+        let (number, level) = (read.number, read.address.level);
+        let name = format_args!("page {number} of level {level}");
+        let page = Page::open(&read.bytes, &read.address, read.checksum);
+        let page = page.map_err(|error| self.corrupt(offset, format!("{name}: {error}")))?;
+        let (sequence, newest) = (page.sequence, read.sequence_max);
+        if sequence > newest {
+            let what =
+                format!("{name}: records up to {sequence} are in it, and {newest} in its parent");
+            return Err(self.corrupt(offset, what));
+        }
+        Ok(page)
     }
 }

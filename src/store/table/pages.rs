@@ -278,6 +278,12 @@ impl Pages {
         self.levels.iter_mut().flatten().for_each(|page| page.dirty = false);
     }
 
+    /// Where the durable tree has a page.
+    pub(crate) fn home(&self, number: PageNumber) -> Option<Fragment> {
+        let durable = self.page(number).durable;
+        (!durable.is_none()).then(|| durable.homes[0])
+    }
+
     /// Homes of all pages.
     pub(crate) fn homes(&self) -> impl Iterator<Item = Fragment> + '_ {
         self.levels.iter().flatten().filter_map(|page| page.homes).flatten()

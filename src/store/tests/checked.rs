@@ -3,6 +3,7 @@
 //! and so does the model.
 
 mod golden;
+mod lies;
 mod rot;
 
 use crate::check::digest::{InodeDigest, PoolDigest};

@@ -2,7 +2,7 @@
 //! read them for ever. `tests/golden/README.md` says what they hold.
 
 use crate::check::digest::{InodeDigest, PoolDigest};
-use crate::check::tests::golden::{GOLDEN, Golden};
+use crate::check::tests::golden::GOLDEN;
 use crate::sim::{SimDisk, SimDiskConfig};
 use crate::store::call::{Call, Reply};
 use crate::store::tests::checked::{checked, consistent};
@@ -11,9 +11,9 @@ use crate::store::tests::world::{Setup, World};
 
 use crate::check::Depth;
 
-fn disk_of(golden: &Golden, config: &SimDiskConfig) -> SimDisk {
+/// A disk with these bytes.
+pub(super) fn disk_of(bytes: &[u8], config: &SimDiskConfig) -> SimDisk {
     let mut disk = SimDisk::new(config.clone());
-    let bytes = golden.image();
     assert_eq!(bytes.len() as u64, config.size_bytes);
     for (number, block) in bytes.chunks(4096).enumerate() {
         if block.iter().any(|byte| *byte != 0) {
@@ -23,7 +23,8 @@ fn disk_of(golden: &Golden, config: &SimDiskConfig) -> SimDisk {
     disk
 }
 
-fn digest_through_the_store(world: &mut World) -> u64 {
+/// As the checker counts what there is.
+pub(super) fn digest_through_the_store(world: &mut World) -> u64 {
     let mut digest = PoolDigest::default();
     for inode in world.inodes() {
         let domain = world.domain_of(inode);
@@ -39,7 +40,7 @@ fn digest_through_the_store(world: &mut World) -> u64 {
 fn the_store_reads_golden_images() {
     let setup = Setup { domains: 2, reactors: 2, ..Setup::default() };
     for golden in GOLDEN {
-        let disk = disk_of(golden, &setup.disk);
+        let disk = disk_of(&golden.image(), &setup.disk);
         let report = checked(&disk, Depth::Data);
         let mut world = World::open(&setup, 5, vec![disk]).unwrap();
         let name = golden.name;

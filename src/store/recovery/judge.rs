@@ -1,0 +1,95 @@
+//! What must hold of a table when the last record was applied: of every inode, of every extent,
+//! and of the blocks that they have.
+
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+use crate::format::page::InodeRecord;
+use crate::format::record::INODE_IDS_END;
+use crate::store::domain::{INODE_BYTES_MAX, places};
+use crate::store::recovery::{Recovery, RecoveryError};
+use crate::store::space::{Space, SpaceError};
+use crate::store::table::{Doubt, ExtentSnapshot, Table};
+
+impl Recovery<'_> {
+    /// A doubt that no record has settled.
+    pub(super) fn unsettled(
+        &self,
+        table: &Table,
+        (what, doubt): &(String, Doubt),
+    ) -> RecoveryError {
+        let home = table.pages.home((0, doubt.page));
+        let offset = home.map_or(self.id.start, |home| home.start_block() * BLOCK_BYTES);
+        let (page, why) = (doubt.page, doubt.what);
+        self.corrupt(offset, format!("{what}, on page {page}: {why}, and no record explains that"))
+    }
+
+    /// Judges all inodes and extents, of records up to `last`.
+    pub(super) fn judge_table(&self, table: &Table, last: u64) -> Result<(), RecoveryError> {
+        for inode in table.inodes(0, usize::MAX) {
+            self.judge_inode(&inode, last).map_err(|what| self.corrupt(self.id.start, what))?;
+            for (index, held) in table.snapshots_of(inode.id, 0, u64::MAX, usize::MAX) {
+                judge_extent(&inode, index, &held).map_err(|what| {
+                    let what = format!("extent {index} of inode {}: {what}", inode.id);
+                    self.corrupt(self.id.start, what)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_inode(&self, inode: &InodeRecord, last: u64) -> Result<(), String> {
+        let InodeRecord { id, generation, created, size_bytes, .. } = *inode;
+        let (domains, own) = (u64::from(self.seed.layout.domains()), u64::from(self.seed.domain));
+        // One of another domain could not be asked for by its id.
+        if id == 0 || id >= INODE_IDS_END || id % domains != own {
+            return Err(format!("inode {id} is not of this domain"));
+        }
+        if generation == 0 || generation > last {
+            return Err(format!(
+                "inode {id} is of generation {generation}, and {last} is the last"
+            ));
+        }
+        if created == 0 || created > generation {
+            return Err(format!("inode {id} of generation {generation} was made by {created}"));
+        }
+        if size_bytes > INODE_BYTES_MAX {
+            return Err(format!("inode {id} has {size_bytes} bytes, more than any"));
+        }
+        Ok(())
+    }
+
+    /// Gives every block that something refers to its owner.
+    pub(super) fn claim(&self, table: &Table, space: &mut Space) -> Result<(), RecoveryError> {
+        let twice = |error: SpaceError| self.corrupt(0, error.to_string());
+        for home in table.pages.homes() {
+            places(home).try_for_each(|place| space.claim(place)).map_err(twice)?;
+        }
+        for inode in table.inodes(0, usize::MAX) {
+            for (index, extent) in table.extents_of(inode.id, 0, u64::MAX, usize::MAX) {
+                let claimed = extent.existing().try_for_each(|place| space.claim(place));
+                claimed.map_err(|error| {
+                    let what = format!("extent {index} of inode {}: {error}", inode.id);
+                    self.corrupt(0, what)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An inode is of the newest record that changed it or an extent of it, and its size covers all of
+/// its blocks: a write makes it longer and a truncation cuts in the same record.
+fn judge_extent(inode: &InodeRecord, index: u64, held: &ExtentSnapshot) -> Result<(), String> {
+    let (generation, newest) = (held.generation(), inode.generation);
+    if generation == 0 || generation > newest {
+        return Err(format!("it is of generation {generation}, and its inode of {newest}"));
+    }
+    let blocks = inode.size_bytes.div_ceil(BLOCK_BYTES);
+    let past = held.extent.places.iter().rposition(|place| !place.is_nowhere());
+    let first = index.saturating_mul(EXTENT_BLOCKS as u64);
+    match past.map(|block| first.saturating_add(block as u64)) {
+        Some(block) if block >= blocks => {
+            Err(format!("it has block {block} of the inode, whose size is {blocks} blocks"))
+        }
+        _ => Ok(()),
+    }
+}
