@@ -193,7 +193,10 @@ impl Space {
             (start..start + part).all(|block| space.allocator.is_free(block))
                 && space.layout.contiguous_from(start) >= part
         };
-        while part > 0 && part <= most {
+        if part == 0 || part > most {
+            return None;
+        }
+        loop {
             let start = self.unused.next()? * part;
             if !is_free(self, start) {
                 continue;
@@ -210,7 +213,6 @@ impl Space {
             let disk_block = self.layout.disk_block(self.domain, start);
             return Some(HeldRun { run, disk_block, blocks: end - start });
         }
-        None
     }
 
     /// The disk was told.
