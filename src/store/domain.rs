@@ -124,7 +124,7 @@ impl Default for DomainConfig {
             discard_part_bytes: 0,
             pages: PagePolicy::Huge,
             table_pages_per_chunk: 512,
-            locks_max: 1 << 16,
+            locks_max: 1 << 17,
         }
     }
 }

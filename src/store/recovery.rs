@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::concurrency::extent_locks::ExtentLockManager;
+use crate::concurrency::extent_locks::{ExtentLockManager, LockConfig};
 use crate::concurrency::metadata_locks::InodeLocks;
 use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
@@ -231,8 +231,8 @@ fn assemble(
     (table, space, journal): (Table, Space, Journal),
 ) -> Result<Domain, String> {
     let pages = seed.config.pages;
-    let lock_config =
-        crate::concurrency::extent_locks::LockConfig { shards: 16, pages, ..Default::default() };
+    let locks_max = seed.config.locks_max;
+    let lock_config = LockConfig { locks_max, shards: 16, pages, ..LockConfig::default() };
     let locks = ExtentLockManager::with_config(lock_config).map_err(|error| error.to_string())?;
     let inode_locks = InodeLocks::beside(&locks, pages).map_err(|error| error.to_string())?;
     let next_inode = Cell::new(table.next_inode);
