@@ -11,8 +11,11 @@ use dynamicfs::{
     Mechanism, Overwrite, Priority, ReadOptions, StorageEngine, StoreError, StoreTicket,
 };
 
-use crate::pool::{Modelled, Pool, close, create, pattern, read, settle, side_by_side, small};
+use crate::pool::{
+    Modelled, Pool, close, create, pattern, read, settle, side_by_side, small, until,
+};
 use crate::rig::{LoopDevice, Numbers, Scratch, alongside, block_on, skipped};
+use dynamicfs::engine::engine_config::{CommitDurability, DiscardWhen};
 
 /// Changes two inodes at random against a model, and opens the pool again in between.
 fn changes_and_openings(pool: &Pool, seed: u64) {
@@ -50,6 +53,61 @@ fn a_pool_on_a_loop_device_does_what_its_model_does() {
     let scratch = Scratch::new();
     let Some(device) = LoopDevice::over(&scratch.file("disk", 64 << 20)) else { return };
     changes_and_openings(&Pool::on_device(device.path()), 7);
+}
+
+/// Writes a MiB that says where it is.
+fn settle_at(engine: &StorageEngine, inode: InodeId, offset: u64) {
+    settle(engine.write(inode, offset, &pattern(offset, 1 << 20)));
+}
+
+/// Each commit's result says how it became durable. Left to itself the engine tries both ways.
+#[test]
+fn a_commit_says_how_it_became_durable() {
+    let _alongside = alongside();
+    let mechanisms = |durability| {
+        let pool = Pool::on_file(48, |config| config.commit.durability = durability);
+        let engine = pool.open();
+        let inode = create(&engine);
+        let found: Vec<Mechanism> = (0..20)
+            .map(|n| match settle(engine.write(inode, n << 12, &pattern(n, 4096))) {
+                Acknowledged::Durable(committed) => committed.mechanism,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        close(&engine);
+        found
+    };
+    assert_eq!(mechanisms(CommitDurability::Flush), [Mechanism::Flush; 20]);
+    assert_eq!(mechanisms(CommitDurability::Dsync), [Mechanism::Dsync; 20]);
+    let both = mechanisms(CommitDurability::Auto);
+    assert!(both.contains(&Mechanism::Flush) && both.contains(&Mechanism::Dsync), "{both:?}");
+}
+
+#[test]
+fn a_file_gives_deleted_space_back_where_that_was_asked_for() {
+    use std::os::unix::fs::MetadataExt;
+    let _alongside = alongside();
+    let pool = Pool::on_file(64, |config| {
+        config.pool.domains = Some(1);
+        config.pool.discard = DiscardWhen::Always;
+    });
+    let allocated = || std::fs::metadata(pool.path()).unwrap().blocks() * 512;
+    let engine = pool.open();
+    let (gone, kept) = (create(&engine), create(&engine));
+    let fill = |inode| (0..12).for_each(|n| settle_at(&engine, inode, n << 20));
+    fill(gone);
+    settle(engine.write(kept, 0, &pattern(2, 1 << 20)));
+    let before = allocated();
+    settle(engine.delete(gone));
+    let discarded = || engine.metrics().unwrap().domains[0].counters.discarded_bytes;
+    until("most of the deleted space is discarded", || discarded() >= 8 << 20);
+    assert!(allocated() + (8 << 20) <= before, "{} of {before} bytes are left", allocated());
+    assert_eq!(read(&engine, kept, 0, 1 << 20), pattern(2, 1 << 20));
+    // What was given back can be written again.
+    let again = create(&engine);
+    fill(again);
+    assert!((0..12).all(|n| read(&engine, again, n << 20, 1 << 20) == pattern(n << 20, 1 << 20)));
+    close(&engine);
 }
 
 #[test]
@@ -219,7 +277,7 @@ fn buffers_tags_priorities_and_nothing_at_all() {
 #[test]
 fn a_buffered_write_is_seen_at_once_and_durable_after_a_sync() {
     let _alongside = alongside();
-    let pool = Pool::on_file(48, |_| ());
+    let pool = Pool::on_file(48, |config| config.commit.durability = CommitDurability::Flush);
     let engine = pool.open();
     let inode = create(&engine);
     for n in 0..50_u64 {
