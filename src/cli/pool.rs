@@ -294,6 +294,7 @@ fn as_json(status: &EngineStatus, metrics: &EngineMetrics) -> Value {
                 "group_commits": counters.group_commits,
                 "group_commit_ops": counters.group_commit_ops,
                 "commit_flushes": counters.commit_flushes,
+                "commit_dsyncs": counters.commit_dsyncs,
                 "other_flushes": counters.other_flushes,
                 "checkpoints": counters.checkpoints,
                 "seals": counters.seals,

@@ -361,9 +361,12 @@ async fn settle(
         Ok(_) => {
             let mut counters = domain.counters.borrow_mut();
             counters.journal_bytes += u64::from(head.length);
-            if mechanism == Mechanism::Flush {
-                counters.commit_flushes += 1;
-                domain.ram.borrow_mut().flushed(writes);
+            match mechanism {
+                Mechanism::Flush => {
+                    counters.commit_flushes += 1;
+                    domain.ram.borrow_mut().flushed(writes);
+                }
+                Mechanism::Dsync => counters.commit_dsyncs += 1,
             }
             domain.journal.borrow_mut().last = *head;
             Ok(*head)

@@ -151,6 +151,8 @@ pub struct DomainCounters {
     pub group_commit_ops: u64,
     /// Flushes linked to records.
     pub commit_flushes: u64,
+    /// Records that were durable by themselves.
+    pub commit_dsyncs: u64,
     /// Flushes of checkpoints and write-back.
     pub other_flushes: u64,
     /// Bytes of records.

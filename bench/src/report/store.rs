@@ -59,6 +59,8 @@ pub struct StoreCounts {
     pub record_flushes: u64,
     /// Of these, flushes of batches: without those of seals and checkpoints.
     pub batch_flushes: u64,
+    /// Batches whose records were durable by themselves, without a flush.
+    pub batch_dsyncs: u64,
     /// Flushes of checkpoints and write-back.
     pub other_flushes: u64,
     /// Bytes of records.
@@ -136,6 +138,7 @@ impl StoreCounts {
         self.group_commit_ops += counted(|c| c.group_commit_ops);
         self.record_flushes += record_flushes;
         self.batch_flushes += record_flushes.saturating_sub(seals + checkpoints);
+        self.batch_dsyncs += counted(|c| c.commit_dsyncs);
         self.other_flushes += counted(|c| c.other_flushes);
         self.journal_bytes += counted(|c| c.journal_bytes);
         self.data_bytes += counted(|c| c.data_bytes);
@@ -248,6 +251,7 @@ pub(super) fn lines(store: &StoreReport) -> Vec<String> {
         ("reads under the lock", counts.reads_locked),
         ("blocks with a wrong checksum", counts.corrupt_blocks),
         ("aborts", counts.aborts),
+        ("commits by DSYNC", counts.batch_dsyncs),
     ];
     let odd: Vec<String> = odd
         .iter()
