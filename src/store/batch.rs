@@ -4,10 +4,9 @@
 //! reader sees: `Pipe::extent` and `Pipe::inode` look from the newest batch to the oldest
 //! before they leave it to the table. Batches are committed in their order, one at a time.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::task::Waker;
 
 use crate::format::extent::Extent;
 use crate::format::fragment::Fragment;
@@ -15,6 +14,7 @@ use crate::format::page::InodeRecord;
 use crate::format::record::{Changes, Cut, ExtentPut};
 use crate::store::error::StoreError;
 use crate::store::mechanism::Mechanism;
+use crate::store::port::Fate;
 
 /// What became of a batch.
 pub(crate) type Outcome = Result<Committed, StoreError>;
@@ -29,32 +29,7 @@ pub struct Committed {
 }
 
 /// Where the requests of a batch wait for its end.
-#[derive(Debug, Default)]
-pub(crate) struct Fate {
-    outcome: RefCell<Option<Outcome>>,
-    waiting: RefCell<Vec<Waker>>,
-}
-
-impl Fate {
-    /// Tells everybody who waits.
-    pub(crate) fn decide(&self, outcome: Outcome) {
-        let before = self.outcome.borrow_mut().replace(outcome);
-        assert!(before.is_none(), "a batch ends once");
-        self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
-    }
-
-    /// Waits for the end.
-    pub(crate) async fn decided(&self) -> Outcome {
-        std::future::poll_fn(|context| match &*self.outcome.borrow() {
-            Some(outcome) => std::task::Poll::Ready(outcome.clone()),
-            None => {
-                self.waiting.borrow_mut().push(context.waker().clone());
-                std::task::Poll::Pending
-            }
-        })
-        .await
-    }
-}
+pub(crate) type BatchFate = Fate<Outcome>;
 
 /// An extent that a batch puts.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +46,12 @@ pub(crate) struct Put {
 pub(crate) struct Change {
     pub(crate) cuts: Vec<Cut>,
     pub(crate) deletes: Vec<u64>,
-    pub(crate) inodes: Vec<InodeRecord>,
+    pub(crate) inode: Option<InodeRecord>,
     pub(crate) extents: Vec<(u64, u64, Put)>,
     /// Blocks that were taken for it.
     pub(crate) taken: Vec<Fragment>,
+    /// What it replaces.
+    pub(crate) freed: Vec<Fragment>,
     /// Promised to it for pages; given back when its batch ends.
     pub(crate) promised: u64,
     /// Its request was answered when it joined.
@@ -87,7 +64,7 @@ impl Change {
         let inline: u32 = self.extents.iter().map(|(_, _, put)| put.inline.count_ones()).sum();
         self.cuts.len() * 24
             + self.deletes.len() * 8
-            + self.inodes.len() * size_of::<InodeRecord>()
+            + size_of::<InodeRecord>()
             + self.extents.len() * ExtentPut::ENCODED_BYTES_MAX
             + inline as usize * 4096
     }
@@ -114,7 +91,7 @@ pub(crate) struct Batch {
     pub(crate) opened_ns: u64,
     /// Setbacks of the domain before it was opened: after another one its data may be lost.
     pub(crate) setbacks: u64,
-    pub(crate) fate: Rc<Fate>,
+    pub(crate) fate: Rc<BatchFate>,
 }
 
 impl Batch {
@@ -123,18 +100,8 @@ impl Batch {
         (self.bytes + 2 * 4096) as u64
     }
 
-    /// Bytes of its record.
-    pub(crate) fn record_bytes(&self) -> u64 {
-        self.changes(0).record_bytes() as u64
-    }
-
-    /// What goes into the record.
-    pub(crate) fn changes(&self, sequence: u64) -> Changes {
-        let inodes = self.inodes.values().map(|record| InodeRecord {
-            generation: sequence,
-            created: if record.created == 0 { sequence } else { record.created },
-            ..*record
-        });
+    /// What goes into the record, but for its sequence: see [`number`].
+    pub(crate) fn changes(&self) -> Changes {
         let extents = self.extents.iter().map(|((inode, index), put)| ExtentPut {
             inode: *inode,
             index: *index,
@@ -145,8 +112,18 @@ impl Batch {
         Changes {
             cuts: self.cuts.clone(),
             deletes: self.deletes.iter().copied().collect(),
-            inodes: inodes.collect(),
+            inodes: self.inodes.values().copied().collect(),
             extents: extents.collect(),
+        }
+    }
+}
+
+/// The inodes of a record get its sequence, new ones as that of their making too.
+pub(crate) fn number(changes: &mut Changes, sequence: u64) {
+    for record in &mut changes.inodes {
+        record.generation = sequence;
+        if record.created == 0 {
+            record.created = sequence;
         }
     }
 }
@@ -190,14 +167,19 @@ impl Pipe {
         self.batches.front()
     }
 
+    /// Whether the oldest batch is the one with this end.
+    pub(crate) fn is_first(&self, fate: &Rc<BatchFate>) -> bool {
+        self.first().is_some_and(|batch| Rc::ptr_eq(&batch.fate, fate))
+    }
+
     /// Where to wait for what was answered before it was durable, of one inode.
-    pub(crate) fn buffered_fate(&self, inode: u64) -> Option<Rc<Fate>> {
+    pub(crate) fn buffered_fate(&self, inode: u64) -> Option<Rc<BatchFate>> {
         let batch = self.batches.iter().rev().find(|batch| batch.buffered.contains(&inode));
         batch.map(|batch| Rc::clone(&batch.fate))
     }
 
     /// Where to wait for everything that has joined.
-    pub(crate) fn newest_fate(&self) -> Option<Rc<Fate>> {
+    pub(crate) fn newest_fate(&self) -> Option<Rc<BatchFate>> {
         self.batches.back().map(|batch| Rc::clone(&batch.fate))
     }
 
@@ -261,35 +243,34 @@ impl Pipe {
         }
     }
 
-    /// A change joins the open batch. `freed` is what it replaces.
-    pub(crate) fn join(&mut self, change: &Change, freed: Vec<Fragment>) -> Rc<Fate> {
+    /// A change joins the open batch.
+    pub(crate) fn join(&mut self, change: Change) -> Rc<BatchFate> {
         let bytes = change.encoded_bytes_max();
         let Some(batch) = self.batches.back_mut() else { unreachable!("a batch is open") };
         for cut in &change.cuts {
             batch.forget_range(cut);
-            batch.cuts.push(*cut);
         }
-        for id in &change.deletes {
-            batch.forget_range(&Cut { inode: *id, from: 0, to: u64::MAX });
-            batch.inodes.remove(id);
-            batch.deletes.insert(*id);
+        batch.cuts.extend(change.cuts);
+        for id in change.deletes {
+            batch.forget_range(&Cut { inode: id, from: 0, to: u64::MAX });
+            batch.inodes.remove(&id);
+            batch.deletes.insert(id);
         }
-        for inode in &change.inodes {
-            batch.inodes.insert(inode.id, *inode);
+        if let Some(inode) = change.inode {
+            batch.inodes.insert(inode.id, inode);
+            if change.buffered {
+                batch.buffered.insert(inode.id);
+            }
         }
-        for (inode, index, put) in &change.extents {
-            batch.put(*inode, *index, *put);
+        for (inode, index, put) in change.extents {
+            batch.inline_bytes += u64::from(put.inline.count_ones()) * 4096;
+            batch.put(inode, index, put);
         }
-        batch.freed.extend(freed);
-        batch.taken.extend_from_slice(&change.taken);
-        if change.buffered {
-            batch.buffered.extend(change.inodes.iter().map(|inode| inode.id));
-        }
+        batch.freed.extend(change.freed);
+        batch.taken.extend(change.taken);
         batch.promised += change.promised;
         batch.ops += 1;
         batch.bytes += bytes;
-        let inline = change.extents.iter().map(|(_, _, put)| put.inline.count_ones());
-        batch.inline_bytes += u64::from(inline.sum::<u32>()) * 4096;
         self.ops.set(self.ops.get() + 1);
         Rc::clone(&batch.fate)
     }

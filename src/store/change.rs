@@ -6,7 +6,6 @@
 //! joins; only then are the locks free. So whoever comes next builds on what joined, and what a
 //! batch names is on the disk before its record is.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::concurrency::extent_locks::Wanted;
@@ -18,7 +17,7 @@ use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
 use crate::format::page::{EXTENTS_PER_GROUP, InodeRecord};
 use crate::format::record::{Cut, ExtentPut};
 use crate::memory::DmaBuf;
-use crate::store::batch::{Change, Committed, Fate, Put};
+use crate::store::batch::{BatchFate, Change, Committed, Put};
 use crate::store::call::{Durability, Payload, Step};
 use crate::store::domain::{Domain, INODE_BYTES_MAX, Inline, fragments, places};
 use crate::store::error::StoreError;
@@ -47,13 +46,16 @@ enum Sharing {
 /// What a request is about to change.
 struct Draft {
     inode: InodeRecord,
-    extents: BTreeMap<u64, Drafted>,
+    /// By index. Most drafts have one.
+    extents: Vec<Drafted>,
     cuts: Vec<Cut>,
 }
 
-/// An extent of a draft: what it was when the draft first looked, and the new content of its
-/// blocks.
+/// An extent of a draft: where its blocks were when the draft first looked, what is to become of
+/// it, and the new content of its blocks. It is locked, so nobody else changes it meanwhile.
 struct Drafted {
+    index: u64,
+    before: [Place; EXTENT_BLOCKS],
     extent: Extent,
     content: [Option<RamBlock>; EXTENT_BLOCKS],
 }
@@ -70,13 +72,26 @@ pub(crate) async fn change(
     let fate = match steps.as_slice() {
         [Step::Write(payload)] => {
             let (first, blocks) = covered(payload.offset, payload.len as u64);
-            let mut wanted: Vec<Wanted> = Vec::new();
-            for part in parts(inode, first, blocks) {
-                wanted.push((lock_name(inode, part.index), LockMode::Exclusive));
-            }
-            let _extents = domain.locks.lock_many(&wanted).await.map_err(|r| no_lock(&r))?;
+            let mut names = parts(inode, first, blocks).map(|part| lock_name(inode, part.index));
+            let (one, many) = match (names.next(), names.next()) {
+                (Some(only), None) => {
+                    let lock = domain.locks.write(only).await.map_err(|r| no_lock(&r))?;
+                    (Some(lock), None)
+                }
+                _ => {
+                    let names = parts(inode, first, blocks);
+                    let wanted: Vec<Wanted> = names
+                        .map(|part| (lock_name(inode, part.index), LockMode::Exclusive))
+                        .collect();
+                    let locks = domain.locks.lock_many(&wanted).await;
+                    (None, Some(locks.map_err(|r| no_lock(&r))?))
+                }
+            };
             let _shared = domain.inode_locks.read(inode).await.map_err(|r| no_lock(&r))?;
-            draft_and_join(domain, inode, steps, (durability, Sharing::Beside)).await?
+            let how = (durability, Sharing::Beside);
+            let fate = draft_and_join(domain, inode, steps, how).await;
+            drop((one, many));
+            fate?
         }
         _ => {
             let _alone = domain.inode_locks.write(inode).await.map_err(|r| no_lock(&r))?;
@@ -122,7 +137,7 @@ async fn draft_and_join(
     inode: u64,
     steps: Vec<Step>,
     how: (Durability, Sharing),
-) -> Result<Rc<Fate>, StoreError> {
+) -> Result<Rc<BatchFate>, StoreError> {
     let setbacks = domain.setbacks.get();
     let written = steps.iter().map(|step| match step {
         Step::Write(payload) => payload.len as u64,
@@ -145,7 +160,7 @@ async fn draft_and_place(
     steps: Vec<Step>,
 ) -> Result<(Draft, Placed), StoreError> {
     let mut draft =
-        Draft { inode: domain.newest_inode(inode)?, extents: BTreeMap::new(), cuts: Vec::new() };
+        Draft { inode: domain.newest_inode(inode)?, extents: Vec::new(), cuts: Vec::new() };
     for step in steps {
         match step {
             Step::Write(payload) => draft.write(domain, payload).await?,
@@ -160,12 +175,22 @@ async fn draft_and_place(
 
 impl Draft {
     fn extent(&mut self, domain: &Domain, index: u64) -> &mut Drafted {
-        let (inode, cuts) = (self.inode.id, &self.cuts);
-        self.extents.entry(index).or_insert_with(|| {
-            let cut = cuts.iter().any(|cut| (cut.from..cut.to).contains(&index));
-            let extent = if cut { Extent::HOLE } else { domain.newest_extent(inode, index) };
-            Drafted { extent, content: [const { None }; EXTENT_BLOCKS] }
-        })
+        let at = match self.extents.binary_search_by_key(&index, |drafted| drafted.index) {
+            Ok(at) => at,
+            Err(at) => {
+                // What a cut takes it frees by itself.
+                let cut = self.cuts.iter().any(|cut| (cut.from..cut.to).contains(&index));
+                let extent = match cut {
+                    true => Extent::HOLE,
+                    false => domain.newest_extent(self.inode.id, index),
+                };
+                let content = [const { None }; EXTENT_BLOCKS];
+                let drafted = Drafted { index, before: extent.places, extent, content };
+                self.extents.insert(at, drafted);
+                at
+            }
+        };
+        &mut self.extents[at]
     }
 
     async fn write(&mut self, domain: &Rc<Domain>, payload: Payload) -> Result<(), StoreError> {
@@ -294,10 +319,7 @@ impl Draft {
         if from >= to {
             return;
         }
-        let drafted: Vec<u64> = self.extents.range(from..to).map(|(index, _)| *index).collect();
-        drafted.iter().for_each(|index| {
-            self.extents.remove(index);
-        });
+        self.extents.retain(|drafted| !(from..to).contains(&drafted.index));
         // Cuts that touch become one: what two of them cover would be freed twice.
         let (mut from, mut to) = (from, to);
         self.cuts.retain(|cut| {
@@ -332,17 +354,14 @@ impl Draft {
     }
 
     /// The new blocks, in the order of extents.
-    fn blocks(&self) -> impl Iterator<Item = (u64, usize, &RamBlock)> {
-        self.extents.iter().flat_map(|(index, drafted)| {
-            let blocks = drafted.content.iter().enumerate();
-            blocks.filter_map(|(block, content)| Some((*index, block, content.as_ref()?)))
-        })
+    fn blocks(&self) -> impl Iterator<Item = &RamBlock> {
+        self.extents.iter().flat_map(|drafted| drafted.content.iter().flatten())
     }
 
     /// The one buffer that has all of its blocks in their order, if that is how they lie; the draft
     /// keeps their places alone.
     fn take_whole(&mut self, blocks: usize) -> Option<DmaBuf> {
-        let mut contents = self.blocks().map(|(_, _, content)| content);
+        let mut contents = self.blocks();
         let first = contents.next()?;
         if !first.begins(blocks * BLOCK)
             || !contents.enumerate().all(|(n, c)| c.follows(first, n + 1))
@@ -350,7 +369,7 @@ impl Draft {
             return None;
         }
         let mut buffer = None;
-        for drafted in self.extents.values_mut() {
+        for drafted in &mut self.extents {
             for content in &mut drafted.content {
                 if let Some(taken) = content.replace(RamBlock::default()) {
                     buffer = taken.into_buffer();
@@ -364,11 +383,10 @@ impl Draft {
 
     /// Pages that it may make necessary, as blocks of their homes.
     fn promise(&self) -> u64 {
-        let mut groups: Vec<u64> =
-            self.extents.keys().map(|index| index / EXTENTS_PER_GROUP as u64).collect();
-        groups.dedup();
+        let group = |drafted: &Drafted| drafted.index / EXTENTS_PER_GROUP as u64;
+        let groups = self.extents.chunk_by(|a, b| group(a) == group(b)).count();
         // A group of first and one of second slots, each on a new page; and a page for the inode.
-        2 * (2 * groups.len() as u64 + 1)
+        2 * (2 * groups as u64 + 1)
     }
 }
 
@@ -392,7 +410,7 @@ struct Placed {
 /// record.
 async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreError> {
     let checksums: Vec<u32> =
-        draft.blocks().map(|(_, _, content)| block_checksum(content.bytes())).collect();
+        draft.blocks().map(|content| block_checksum(content.bytes())).collect();
     let blocks = checksums.len() as u64;
     let promised = draft.promise();
     {
@@ -460,10 +478,10 @@ async fn write_direct(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Vec<Disk
         error
     };
     if let Some(buffer) = draft.take_whole(blocks) {
-        return write_gathered(domain, vec![buffer]).await;
+        return write_gathered(domain, std::iter::once(buffer)).await;
     }
     let mut buffers = Vec::new();
-    let mut contents = draft.blocks().map(|(_, _, content)| content);
+    let mut contents = draft.blocks();
     let mut left = blocks;
     while left > 0 {
         let here = left.min(COPY_BLOCKS);
@@ -474,7 +492,7 @@ async fn write_direct(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Vec<Disk
         buffers.push(buffer);
         left -= here;
     }
-    write_gathered(domain, buffers).await
+    write_gathered(domain, buffers.into_iter()).await
 }
 
 /// The draft becomes part of the open batch.
@@ -483,7 +501,7 @@ fn join(
     draft: Draft,
     placed: Placed,
     (setbacks, (durability, sharing)): (u64, (Durability, Sharing)),
-) -> Result<Rc<Fate>, StoreError> {
+) -> Result<Rc<BatchFate>, StoreError> {
     let set_back = || domain.set_back_since(setbacks).map_or(Ok(()), Err);
     let outcome = domain.check_writable().and_then(|()| set_back());
     if let Err(error) = outcome {
@@ -501,29 +519,25 @@ fn join(
     let places = taken.iter().flat_map(|fragment| places(*fragment));
     let mut new_blocks = places.zip(placed.checksums.iter().copied());
     let mut change = Change {
-        cuts: draft.cuts.clone(),
-        inodes: vec![inode],
+        cuts: draft.cuts,
+        inode: Some(inode),
+        extents: Vec::with_capacity(draft.extents.len()),
         promised: placed.promised,
         buffered: durability == Durability::Buffered,
         ..Change::default()
     };
-    let mut freed = Vec::new();
     for cut in &change.cuts {
-        freed_by_cut(domain, cut, &mut freed);
+        freed_by_cut(domain, cut, &mut change.freed);
     }
-    for (index, drafted) in draft.extents {
-        let was_cut = change.cuts.iter().any(|cut| (cut.from..cut.to).contains(&index));
-        let before = match was_cut {
-            true => Extent::HOLE,
-            false => domain.newest_extent(draft.inode.id, index),
-        };
+    for drafted in draft.extents {
+        let (index, before) = (drafted.index, drafted.before);
         let put = settle_extent(domain, drafted, &mut new_blocks, placed.inline);
-        freed_by_put(&before, &put.extent, &mut freed);
-        change.extents.push((draft.inode.id, index, put));
+        freed_by_put(&before, &put.extent, &mut change.freed);
+        change.extents.push((inode.id, index, put));
     }
     drop(new_blocks);
     change.taken = taken;
-    Ok(domain.join(&change, freed))
+    Ok(domain.join(change))
 }
 
 /// Gives an extent's new blocks their places, in order.
@@ -551,8 +565,8 @@ fn settle_extent(
 }
 
 /// Blocks of an extent that the new one does not have.
-fn freed_by_put(before: &Extent, after: &Extent, freed: &mut Vec<Fragment>) {
-    for (old, new) in before.places.iter().zip(&after.places) {
+fn freed_by_put(before: &[Place; EXTENT_BLOCKS], after: &Extent, freed: &mut Vec<Fragment>) {
+    for (old, new) in before.iter().zip(&after.places) {
         if !old.is_nowhere() && old != new {
             freed.extend(Fragment::new(old.disk(), old.block(), 1));
         }

@@ -20,7 +20,7 @@ use crate::format::record::{
 use crate::io::error::IoError;
 use crate::io::op::{OpKind, Request};
 use crate::memory::DmaBuf;
-use crate::store::batch::{Batch, Committed};
+use crate::store::batch::{Batch, Committed, number};
 use crate::store::domain::{Closing, Domain, Health};
 use crate::store::error::{Certainty, StoreError};
 use crate::store::mechanism::Mechanism;
@@ -207,16 +207,24 @@ async fn commit(domain: &Domain) {
     domain.committing.set(true);
     domain.hurry.set(false);
     domain.put_off().await;
-    let bytes = domain.pipe.borrow().first().map(Batch::record_bytes);
-    let waited = domain.wait_for_room(bytes.unwrap_or(0), RecordKind::Batch).await;
-    domain.room_wanted.set(false);
-    // While it waited another record may have failed, and this batch with it.
-    let still = domain.pipe.borrow().first().is_some();
-    let sent = match waited {
-        Ok(()) if still => Some(send_batch(domain).await),
-        Ok(()) => None,
-        Err(error) => Some(Err(error)),
+    // Nobody joins it any more. Others may open a batch behind it when it fails meanwhile.
+    let first = domain.pipe.borrow().first().map(|batch| (batch.fate.clone(), batch.changes()));
+    let sent = match first {
+        Some((fate, changes)) => {
+            let bytes = changes.record_bytes() as u64;
+            let waited = domain.wait_for_room(bytes, RecordKind::Batch).await;
+            // While it waited another record may have failed, and this batch with it.
+            match waited {
+                Ok(()) if domain.pipe.borrow().is_first(&fate) => {
+                    Some(send_batch(domain, changes).await)
+                }
+                Ok(()) => None,
+                Err(error) => Some(Err(error)),
+            }
+        }
+        None => None,
     };
+    domain.room_wanted.set(false);
     domain.committing.set(false);
     match sent {
         Some(Ok((head, changes, mechanism))) => {
@@ -230,18 +238,18 @@ async fn commit(domain: &Domain) {
 }
 
 /// Writes the record of the first batch, and makes it durable.
-async fn send_batch(domain: &Domain) -> Result<(RecordHead, Changes, Mechanism), StoreError> {
+async fn send_batch(
+    domain: &Domain,
+    mut changes: Changes,
+) -> Result<(RecordHead, Changes, Mechanism), StoreError> {
     domain.notice_failures();
     let begun_after = domain.pipe.borrow().first().map(|batch| batch.setbacks);
     if begun_after != Some(domain.setbacks.get()) {
         let (reason, certainty) = (OTHERS_FAILED.into(), Certainty::Out);
         return Err(StoreError::CommitFailed { reason, certainty });
     }
-    let (changes, sequence) = {
-        let (pipe, journal) = (domain.pipe.borrow(), domain.journal.borrow());
-        let Some(first) = pipe.first() else { unreachable!("there is a batch to commit") };
-        (first.changes(journal.next_sequence()), journal.next_sequence())
-    };
+    let sequence = domain.journal.borrow().next_sequence();
+    number(&mut changes, sequence);
     let start = inline_start(&changes);
     let body = Body::Changes(changes);
     let bytes = record_bytes(&body);

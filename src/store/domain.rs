@@ -23,7 +23,7 @@ use crate::format::page::InodeRecord;
 use crate::io::op::DiskId;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
-use crate::store::batch::{BatchLimits, Change, Fate, Pending, Pipe};
+use crate::store::batch::{BatchFate, BatchLimits, Change, Pending, Pipe};
 use crate::store::disk_flushes::DiskFlushes;
 use crate::store::error::StoreError;
 use crate::store::journal::{self, Journal};
@@ -382,13 +382,13 @@ impl Domain {
         self.give(&fragments(self.slot, runs));
     }
 
-    /// A change joins the open batch; `freed` is what it replaces.
-    pub(crate) fn join(&self, change: &Change, freed: Vec<Fragment>) -> Rc<Fate> {
+    /// A change joins the open batch.
+    pub(crate) fn join(&self, change: Change) -> Rc<BatchFate> {
         let limits = self.batch_limits();
         let mut pipe = self.pipe.borrow_mut();
         let now = (self.port.now_ns(), self.setbacks.get());
         pipe.open(change.encoded_bytes_max(), now, &limits);
-        let fate = pipe.join(change, freed);
+        let fate = pipe.join(change);
         drop(pipe);
         self.changed.notify();
         fate

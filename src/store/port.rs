@@ -275,6 +275,40 @@ impl Changed {
     }
 }
 
+/// Where tasks of one thread wait for something that is decided once, for all of them.
+#[derive(Debug)]
+pub(crate) struct Fate<T> {
+    outcome: RefCell<Option<T>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl<T> Default for Fate<T> {
+    fn default() -> Self {
+        Fate { outcome: RefCell::new(None), waiting: RefCell::default() }
+    }
+}
+
+impl<T: Clone> Fate<T> {
+    /// Tells everybody who waits.
+    pub(crate) fn decide(&self, outcome: T) {
+        let before = self.outcome.borrow_mut().replace(outcome);
+        assert!(before.is_none(), "it is decided once");
+        self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+
+    /// Waits for it.
+    pub(crate) async fn decided(&self) -> T {
+        std::future::poll_fn(|context| match &*self.outcome.borrow() {
+            Some(outcome) => Poll::Ready(outcome.clone()),
+            None => {
+                self.waiting.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
 /// What came first.
 pub(crate) enum Either<A, B> {
     /// The first.

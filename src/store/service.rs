@@ -12,7 +12,7 @@ use crate::format::record::Cut;
 use crate::io::op::Completion;
 use crate::reactor::bell::Bell;
 use crate::reactor::local::{LocalIo, LocalTask, TaskState};
-use crate::store::batch::{Change, Committed};
+use crate::store::batch::Change;
 use crate::store::call::{Audit, Call, Reply};
 use crate::store::change::{change, freed_by_cut};
 use crate::store::checkpoint::checkpoints;
@@ -347,8 +347,8 @@ async fn create(domain: &Domain, tag: [u8; 64]) -> Result<Reply, StoreError> {
     }
     let inode = domain.new_inode_id();
     let record = InodeRecord { id: inode, tag, ..bytemuck::Zeroable::zeroed() };
-    let change = Change { inodes: vec![record], promised: CREATE_PROMISE, ..Change::default() };
-    let committed = join_change(domain, &change).await?;
+    let change = Change { inode: Some(record), promised: CREATE_PROMISE, ..Change::default() };
+    let committed = domain.join(change).decided().await?;
     Ok(Reply::Created { inode, committed })
 }
 
@@ -359,14 +359,10 @@ async fn delete(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
     domain.check_writable()?;
     let mut freed = Vec::new();
     freed_by_cut(domain, &Cut { inode, from: 0, to: u64::MAX }, &mut freed);
-    let change = Change { deletes: vec![inode], ..Change::default() };
-    let fate = domain.join(&change, freed);
+    let change = Change { deletes: vec![inode], freed, ..Change::default() };
+    let fate = domain.join(change);
     drop(alone);
     fate.decided().await.map(|committed| Reply::Changed(Some(committed)))
-}
-
-async fn join_change(domain: &Domain, change: &Change) -> Result<Committed, StoreError> {
-    domain.join(change, Vec::new()).decided().await
 }
 
 /// What was answered before is durable: everything that has joined is.

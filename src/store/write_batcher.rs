@@ -18,43 +18,37 @@ use crate::io::op::Request;
 use crate::memory::{BufferList, DmaBuf};
 use crate::store::domain::Domain;
 use crate::store::error::StoreError;
-use crate::store::port::{Changed, join_all};
+use crate::store::port::{Changed, Fate, join_all};
 use crate::store::space::DiskRun;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
-/// Where a request's blocks are, or why they are nowhere.
-type Outcome = Result<Vec<DiskRun>, StoreError>;
+/// Where all blocks of a gather are, or why they are nowhere.
+type Outcome = Result<Rc<[DiskRun]>, StoreError>;
 
-/// One request's data: whole blocks in buffers of its own.
-#[derive(Debug)]
-struct Gathered {
+/// Data of requests that goes to the disk together: whole blocks, one request after another.
+#[derive(Debug, Default)]
+struct Gather {
     buffers: Vec<DmaBuf>,
     blocks: u32,
-    outcome: Rc<RefCell<Option<Outcome>>>,
+    /// That the requests make at least.
+    extents: usize,
+    fate: Rc<Fate<Outcome>>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBatcher {
-    waiting: RefCell<Vec<Gathered>>,
+    waiting: RefCell<Gather>,
     /// Gathered writes on their way.
     writes: Cell<u32>,
     ended: Changed,
 }
 
 impl WriteBatcher {
-    /// Whether the request with this outcome still waits.
-    fn has(&self, outcome: &Rc<RefCell<Option<Outcome>>>) -> bool {
-        self.waiting.borrow().iter().any(|gathered| Rc::ptr_eq(&gathered.outcome, outcome))
-    }
-
-    /// Blocks that wait, and extents that they make at least.
-    fn size(&self) -> (usize, usize) {
-        let waiting = self.waiting.borrow();
-        let blocks: u32 = waiting.iter().map(|gathered| gathered.blocks).sum();
-        let extents = waiting.iter().map(|g| (g.blocks as usize).div_ceil(EXTENT_BLOCKS)).sum();
-        (blocks as usize * BLOCK, extents)
+    /// Whether the gather that ends so still waits.
+    fn waits(&self, fate: &Rc<Fate<Outcome>>) -> bool {
+        Rc::ptr_eq(&self.waiting.borrow().fate, fate)
     }
 }
 
@@ -62,88 +56,74 @@ impl WriteBatcher {
 /// by a promise of as many blocks, which this takes back.
 pub(crate) async fn write_gathered(
     domain: &Domain,
-    buffers: Vec<DmaBuf>,
+    buffers: impl Iterator<Item = DmaBuf>,
 ) -> Result<Vec<DiskRun>, StoreError> {
-    let blocks: u32 = buffers.iter().map(|buffer| (buffer.len() / BLOCK) as u32).sum();
-    let outcome = Rc::new(RefCell::new(None));
     let batcher = &domain.batcher;
-    let leads = {
-        let mut waiting = batcher.waiting.borrow_mut();
-        waiting.push(Gathered { buffers, blocks, outcome: Rc::clone(&outcome) });
-        waiting.len() == 1
+    let (fate, at, blocks, gathered_bytes, gathered_extents) = {
+        let mut gather = batcher.waiting.borrow_mut();
+        let at = gather.blocks;
+        for buffer in buffers {
+            gather.blocks += (buffer.len() / BLOCK) as u32;
+            gather.buffers.push(buffer);
+        }
+        let blocks = gather.blocks - at;
+        gather.extents += (blocks as usize).div_ceil(EXTENT_BLOCKS);
+        let bytes = gather.blocks as usize * BLOCK;
+        (Rc::clone(&gather.fate), at, blocks, bytes, gather.extents)
     };
-    let (bytes, extents) = batcher.size();
+    let leads = at == 0;
     let alone = batcher.writes.get() == 0 || blocks as usize >= EXTENT_BLOCKS;
-    let full =
-        bytes >= domain.config.gather_bytes || alone && extents >= domain.config.gather_extents;
+    let full = gathered_bytes >= domain.config.gather_bytes
+        || alone && gathered_extents >= domain.config.gather_extents;
     if leads && !full {
         domain.port.step_aside().await;
-        let free = || (alone || batcher.writes.get() == 0 || !batcher.has(&outcome)).then_some(());
+        let free = || (alone || batcher.writes.get() == 0 || !batcher.waits(&fate)).then_some(());
         batcher.ended.until(free).await;
     }
-    if full || leads && batcher.has(&outcome) {
-        let gathered = std::mem::take(&mut *batcher.waiting.borrow_mut());
+    if full || leads && batcher.waits(&fate) {
+        let gather = batcher.waiting.take();
         batcher.writes.set(batcher.writes.get() + 1);
-        write_all(domain, gathered).await;
+        write_all(domain, gather).await;
         batcher.writes.set(batcher.writes.get() - 1);
         batcher.ended.notify();
     }
-    let found = || outcome.borrow_mut().take();
-    batcher.ended.until(found).await
+    Ok(part(&fate.decided().await?, at, blocks))
 }
 
 /// Takes space for what was gathered, writes it, and tells everybody.
-async fn write_all(domain: &Domain, mut gathered: Vec<Gathered>) {
-    let blocks: u32 = gathered.iter().map(|one| one.blocks).sum();
-    if blocks == 0 {
-        return;
-    }
+async fn write_all(domain: &Domain, gather: Gather) {
     let runs = {
         let mut space = domain.space.borrow_mut();
-        space.release(u64::from(blocks));
-        space.take(blocks)
+        space.release(u64::from(gather.blocks));
+        space.take(gather.blocks)
     };
     let Some(runs) = runs else { unreachable!("as many blocks were promised") };
     domain.counters.borrow_mut().gathered_writes += runs.len() as u64;
-    let buffers: Vec<DmaBuf> =
-        gathered.iter_mut().flat_map(|one| std::mem::take(&mut one.buffers)).collect();
-    let written = write_runs(domain, &runs, buffers).await;
-    let mut cut = RunCutter { runs: &runs, at: 0 };
-    for one in gathered {
-        let own = cut.take(one.blocks);
-        let result = match &written {
-            Ok(()) => Ok(own),
-            Err(error) => {
-                domain.give_runs(&own);
-                Err(error.clone())
-            }
-        };
-        *one.outcome.borrow_mut() = Some(result);
-    }
-}
-
-/// Cuts runs into each request's part, in order.
-struct RunCutter<'a> {
-    runs: &'a [DiskRun],
-    at: u32,
-}
-
-impl RunCutter<'_> {
-    fn take(&mut self, mut blocks: u32) -> Vec<DiskRun> {
-        let mut own = Vec::new();
-        while blocks > 0
-            && let Some((first, rest)) = self.runs.split_first()
-        {
-            let here = blocks.min(first.blocks - self.at);
-            own.push(DiskRun { start: first.start + u64::from(self.at), blocks: here });
-            blocks -= here;
-            self.at += here;
-            if self.at == first.blocks {
-                (self.runs, self.at) = (rest, 0);
-            }
+    let written = write_runs(domain, &runs, gather.buffers).await;
+    gather.fate.decide(match written {
+        Ok(()) => Ok(runs.into()),
+        Err(error) => {
+            domain.give_runs(&runs);
+            Err(error)
         }
-        own
+    });
+}
+
+/// The part of runs that is `blocks` blocks from block `at` of them on.
+fn part(runs: &[DiskRun], mut at: u32, mut blocks: u32) -> Vec<DiskRun> {
+    let mut own = Vec::with_capacity(1);
+    for run in runs {
+        if at >= run.blocks {
+            at -= run.blocks;
+            continue;
+        }
+        let here = blocks.min(run.blocks - at);
+        if here > 0 {
+            own.push(DiskRun { start: run.start + u64::from(at), blocks: here });
+        }
+        (at, blocks) = (0, blocks - here);
     }
+    own
 }
 
 /// Writes buffers one after another into runs.
