@@ -156,7 +156,7 @@ impl<B: Backend> Reactor<B> {
         if state.shared.bells.any() {
             state.answer_bells();
         }
-        state.run_tasks();
+        state.run_tasks(&mut self.backend);
         let staged = state.dispatch(&mut self.backend);
         state.choose_wait(&mut self.backend, staged)
     }
@@ -243,7 +243,7 @@ impl ReactorState {
 
     /// Lets runnable local tasks submit.
     #[inline]
-    fn run_tasks(&mut self) {
+    fn run_tasks(&mut self, backend: &mut dyn Backend) {
         for index in 0..self.tasks.len() {
             let runnable = match self.tasks[index].state {
                 TaskState::Idle | TaskState::Done => false,
@@ -251,7 +251,9 @@ impl ReactorState {
                 TaskState::At(ns) => ns <= self.now,
             };
             if runnable {
-                self.with_task(index, |task, io| Some(task.poll(io)));
+                let Some(mut task) = self.tasks[index].task.take() else { continue };
+                let state = task.poll(&mut LocalIo::in_turn(self, index as u16, &mut *backend));
+                self.put_task_back(index, task, Some(state));
             }
         }
     }

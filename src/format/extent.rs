@@ -109,6 +109,19 @@ impl Extent {
         fragments
     }
 
+    /// How many fragments [`Extent::fragments`] gives.
+    pub fn fragment_count(&self) -> usize {
+        let mut next = Place::NOWHERE;
+        let begins = |place: &&Place| {
+            let begins = !place.is_nowhere() && **place != next;
+            if !place.is_nowhere() {
+                next = place.after(1);
+            }
+            begins
+        };
+        self.places.iter().filter(begins).count()
+    }
+
     /// The extent of a mask, its fragments and the checksums of the blocks that exist, in order.
     ///
     /// # Errors
@@ -119,16 +132,18 @@ impl Extent {
         mut checksums: impl Iterator<Item = u32>,
     ) -> Result<Extent, FragmentsMismatch> {
         let mut extent = Extent::HOLE;
-        let mut indexes = (0..EXTENT_BLOCKS).filter(|index| mask & 1 << index != 0);
-        let mut found = 0;
+        let (mut left, mut found) = (mask, 0);
         for fragment in fragments {
             let first = Place::new(fragment.disk(), fragment.start_block());
+            found += fragment.blocks();
             for n in 0..u64::from(fragment.blocks()) {
-                found += 1;
-                if let Some(index) = indexes.next() {
-                    extent.places[index] = first.after(n);
-                    extent.checksums[index] = checksums.next().unwrap_or(0);
+                if left == 0 {
+                    break;
                 }
+                let index = left.trailing_zeros() as usize;
+                left &= left - 1;
+                extent.places[index] = first.after(n);
+                extent.checksums[index] = checksums.next().unwrap_or(0);
             }
         }
         let expected = mask.count_ones();
@@ -169,6 +184,7 @@ mod tests {
             extent.checksums[index] = block as u32;
         }
         let fragments = extent.fragments();
+        assert_eq!(extent.fragment_count(), 3);
         let found: Vec<(u64, u32)> =
             fragments.as_slice().iter().map(|f| (f.start_block(), f.blocks())).collect();
         assert_eq!(found, [(10, 4), (99, 1), (98, 1)]);
@@ -182,7 +198,7 @@ mod tests {
         let mut extent = Extent::HOLE;
         extent.places[0] = Place::new(0, 7);
         extent.places[1] = Place::new(1, 8);
-        assert_eq!(extent.fragments().as_slice().len(), 2);
+        assert_eq!((extent.fragments().as_slice().len(), extent.fragment_count()), (2, 2));
     }
 
     #[test]
@@ -193,5 +209,6 @@ mod tests {
         assert_eq!(error, FragmentsMismatch { expected: 3, found: 4 });
         assert!(Extent::assemble(0b11111, four(), 0..).is_err());
         assert!(Extent::HOLE.fragments().as_slice().is_empty());
+        assert_eq!(Extent::HOLE.fragment_count(), 0);
     }
 }

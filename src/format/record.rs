@@ -294,7 +294,7 @@ impl ExtentPut {
     /// Bytes of it in a payload.
     pub fn encoded_bytes(&self) -> usize {
         let blocks = self.extent.mask().count_ones() as usize;
-        24 + 8 * self.extent.fragments().as_slice().len() + (4 * blocks).next_multiple_of(8)
+        24 + 8 * self.extent.fragment_count() + (4 * blocks).next_multiple_of(8)
     }
 
     /// Most bytes of one.

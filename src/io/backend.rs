@@ -54,6 +54,10 @@ pub(crate) trait Backend {
     /// Hands over what is staged, and waits as told. An error is fatal to the reactor.
     fn enter(&mut self, wait: Wait) -> std::io::Result<()>;
 
+    /// Lets the kernel start the flush of a chain whose write has ended, where it waits for us to
+    /// come by. Nothing is reaped; an error comes again at the next [`Backend::enter`].
+    fn advance(&mut self);
+
     /// Whether [`Backend::reap`] or [`Backend::enter`] would find a completion now.
     fn has_completions(&mut self) -> bool;
 

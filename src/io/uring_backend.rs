@@ -31,6 +31,8 @@ pub(crate) struct UringBackend {
     polled_active: u32,
     wake: Arc<WakeEvent>,
     wake_armed: bool,
+    /// A chain was handed over and has not ended.
+    chain_active: bool,
     disks: Arc<[DiskFacts]>,
     fixed_buffers: bool,
     any_nop: bool,
@@ -62,6 +64,7 @@ impl UringBackend {
             polled_active: 0,
             wake,
             wake_armed: false,
+            chain_active: false,
             disks,
             fixed_buffers,
             any_nop,
@@ -136,6 +139,7 @@ impl UringBackend {
             let pushed = unsafe { self.interrupt.push_chain(write.clone(), flush) };
             if pushed {
                 ops.op_mut(slot).chained = true;
+                self.chain_active = true;
                 return 2;
             }
         }
@@ -163,7 +167,10 @@ impl UringBackend {
                 rearm |= !io_uring::cqueue::more(cqe.flags());
             } else {
                 let (bits, result) = (cqe.user_data(), cqe.result());
-                out.push(Reaped { id: OpId::from_bits(bits), half: Half::from_bits(bits), result });
+                let half = Half::from_bits(bits);
+                // Its end, or what broke it.
+                self.chain_active &= half == Half::Whole;
+                out.push(Reaped { id: OpId::from_bits(bits), half, result });
             }
         }
         if which == Which::Polled {
@@ -267,6 +274,14 @@ impl Backend for UringBackend {
             }
         };
         tolerate(self.interrupt.enter(wait))
+    }
+
+    #[inline]
+    fn advance(&mut self) {
+        if self.chain_active && self.interrupt.has_work() {
+            // What fails now fails again in `enter`, whose errors are seen.
+            let _ = self.interrupt.enter(EnterWait::Reap);
+        }
     }
 
     #[inline]

@@ -300,6 +300,13 @@ impl Ring {
         sq.taskrun() || sq.cq_overflow()
     }
 
+    /// Whether the kernel has work that it does when [`Ring::enter`] comes by: to post completions,
+    /// and to start what is linked to what has ended.
+    #[inline]
+    pub fn has_work(&mut self) -> bool {
+        self.ring.submission().taskrun()
+    }
+
     /// The completion queue.
     #[inline]
     pub fn completions(&mut self) -> CompletionQueue<'_> {

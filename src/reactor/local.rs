@@ -4,7 +4,7 @@
 //! operation, no wake-up and no hand-over per request; the bench harness generates its load so,
 //! and an embedder may put whole services here.
 
-use crate::io::backend::DiskFacts;
+use crate::io::backend::{Backend, DiskFacts};
 use crate::io::op::{Completion, DiskId, Request};
 use crate::io::op_table::Origin;
 use crate::reactor::ReactorState;
@@ -71,12 +71,33 @@ pub enum LocalRefusal {
 pub struct LocalIo<'a> {
     state: &'a mut ReactorState,
     task: u16,
+    /// In a turn of its own, not while completions are told.
+    backend: Option<&'a mut dyn Backend>,
 }
 
 impl<'a> LocalIo<'a> {
     #[inline(always)]
     pub(crate) fn new(state: &'a mut ReactorState, task: u16) -> LocalIo<'a> {
-        LocalIo { state, task }
+        LocalIo { state, task, backend: None }
+    }
+
+    #[inline(always)]
+    pub(crate) fn in_turn(
+        state: &'a mut ReactorState,
+        task: u16,
+        backend: &'a mut dyn Backend,
+    ) -> LocalIo<'a> {
+        LocalIo { state, task, backend: Some(backend) }
+    }
+
+    /// Lets a flush start that is linked to a write which has ended meanwhile: a task that has much
+    /// to do in one [`LocalTask::poll`] calls it now and then, so that the device is not idle
+    /// until it returns. A look into the ring unless there is such a flush.
+    #[inline]
+    pub fn advance(&mut self) {
+        if let Some(backend) = &mut self.backend {
+            backend.advance();
+        }
     }
 
     /// The engine's clock in nanoseconds: one reading for all that happens in a batch.

@@ -35,7 +35,7 @@ impl Errand {
     fn turn(&mut self, io: &mut LocalIo<'_>) -> TaskState {
         self.port.begin(io);
         loop {
-            self.executor.run();
+            self.executor.run(|| io.advance());
             if !self.port.hand_over(io) {
                 break;
             }

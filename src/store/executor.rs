@@ -109,8 +109,8 @@ impl<F: Future<Output = ()>> Executor<F> {
         }
     }
 
-    /// Polls what is ready until nothing is.
-    pub(crate) fn run(&mut self) {
+    /// Polls what is ready until nothing is; calls `between` after each.
+    pub(crate) fn run(&mut self, mut between: impl FnMut()) {
         loop {
             let mut any = false;
             for word in 0..self.ready.words.len() {
@@ -122,6 +122,7 @@ impl<F: Future<Output = ()>> Executor<F> {
                     any = true;
                     self.poll(word * 64 + bits.trailing_zeros() as usize);
                     bits &= bits - 1;
+                    between();
                 }
             }
             if !any {
@@ -179,20 +180,20 @@ mod tests {
         let mut executor = Executor::new(3);
         for round in 1..=4 {
             (0..3).for_each(|polls| executor.start(make(polls)));
-            executor.run();
+            executor.run(|| {});
             assert_eq!((ended.get(), executor.requests()), (3 * round - 2, 2));
             while executor.requests() > 0 {
                 let wakers = std::mem::take(&mut *woken.borrow_mut());
                 wakers.iter().for_each(Waker::wake_by_ref);
-                executor.run();
+                executor.run(|| {});
             }
             assert_eq!(ended.get(), 3 * round);
         }
         executor.reside(Box::pin(make(1)));
-        executor.run();
+        executor.run(|| {});
         assert_eq!(ended.get(), 12);
         woken.borrow_mut().pop().unwrap().wake();
-        executor.run();
+        executor.run(|| {});
         assert_eq!(ended.get(), 13);
     }
 }

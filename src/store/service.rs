@@ -119,11 +119,14 @@ fn make<F: Future<Output = ()> + 'static>(
 }
 
 impl<F> Service<F> {
-    /// Wakes the callers that were answered.
-    fn wake(&mut self) {
+    /// Wakes the callers that were answered; calls `between` after each.
+    fn wake(&mut self, mut between: impl FnMut()) {
         // Out of the cell: a waker is foreign code. The memory of the list stays.
         let mut wakers = std::mem::take(&mut *self.shared.wakers.borrow_mut());
-        wakers.drain(..).for_each(Waker::wake);
+        for waker in wakers.drain(..) {
+            waker.wake();
+            between();
+        }
         self.shared.wakers.replace(wakers);
     }
 }
@@ -149,7 +152,8 @@ impl<F: Future<Output = ()>> Service<F> {
     fn serve_all(&mut self, io: &mut LocalIo<'_>) -> TaskState {
         loop {
             self.take_mail();
-            self.executor.run();
+            // The flush of a record that has been written does not wait for all of them.
+            self.executor.run(|| io.advance());
             self.settle_in();
             if !self.shared.port.hand_over(io) {
                 break;
@@ -159,7 +163,7 @@ impl<F: Future<Output = ()>> Service<F> {
             return self.state();
         }
         if self.shared.port.take_handed_over() == 0 {
-            self.wake();
+            self.wake(|| io.advance());
             return self.state();
         }
         self.held = TURNS_HELD;
@@ -178,7 +182,7 @@ impl<F: Future<Output = ()>> Service<F> {
         self.executor.reside(Box::pin(discards(Rc::clone(&domain))));
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();
-        self.executor.run();
+        self.executor.run(|| {});
     }
 
     fn take_mail(&mut self) {
@@ -218,25 +222,26 @@ impl<F: Future<Output = ()>> LocalTask for Service<F> {
         self.held = self.held.saturating_sub(1);
         let released = held && self.held == 0;
         if released {
-            self.wake();
+            self.wake(|| io.advance());
         }
         self.turn(io, released)
     }
 
     fn complete(
         &mut self,
-        io: &mut LocalIo<'_>,
+        _: &mut LocalIo<'_>,
         tag: u64,
         completion: Completion,
     ) -> Option<TaskState> {
         self.shared.port.complete(tag, completion);
-        Some(self.turn(io, false))
+        // One turn for all that completed together.
+        Some(TaskState::RunAgain)
     }
 }
 
 impl<F> Drop for Service<F> {
     fn drop(&mut self) {
-        self.wake();
+        self.wake(|| {});
         // Whoever still waits is told.
         let doorstep = &self.shared.doorstep;
         for key in doorstep.mailbox.close(&doorstep.calls) {

@@ -2,6 +2,7 @@
 
 mod buffered;
 mod checked;
+mod cost;
 mod crashes;
 mod exhaustive;
 mod faults;

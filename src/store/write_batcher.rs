@@ -122,6 +122,9 @@ fn part(runs: &[DiskRun], mut at: u32, mut blocks: u32) -> Vec<DiskRun> {
             own.push(DiskRun { start: run.start + u64::from(at), blocks: here });
         }
         (at, blocks) = (0, blocks - here);
+        if blocks == 0 {
+            break;
+        }
     }
     own
 }

@@ -102,8 +102,8 @@ impl Tasks {
         Self { tasks: tasks.collect(), left, woken, taken: Vec::new() }
     }
 
-    /// Polls those that were woken; true when all are over.
-    fn poll(&mut self) -> bool {
+    /// Polls those that were woken, calls `between` after each; true when all are over.
+    fn poll(&mut self, mut between: impl FnMut()) -> bool {
         let mut taken = std::mem::take(&mut self.taken);
         self.woken.take(&mut taken);
         for index in &taken {
@@ -115,6 +115,7 @@ impl Tasks {
                 task.clone = None;
                 self.left -= 1;
             }
+            between();
         }
         self.taken = taken;
         self.left == 0
@@ -124,7 +125,7 @@ impl Tasks {
 /// Polls the clones on this thread until all are over.
 pub fn drive(clones: Vec<StoreClone>) {
     let mut tasks = Tasks::new(clones, Poller::Thread(std::thread::current()));
-    while !tasks.poll() {
+    while !tasks.poll(|| {}) {
         let any = || tasks.woken.any.load(Ordering::Relaxed);
         let found = (0..SPINS).any(|_| {
             std::hint::spin_loop();
@@ -146,8 +147,8 @@ pub fn on_reactor(clones: Vec<StoreClone>, bell: Bell) -> Box<dyn LocalTask> {
 struct ReactorTasks(Tasks);
 
 impl LocalTask for ReactorTasks {
-    fn poll(&mut self, _: &mut LocalIo<'_>) -> TaskState {
-        match self.0.poll() {
+    fn poll(&mut self, io: &mut LocalIo<'_>) -> TaskState {
+        match self.0.poll(|| io.advance()) {
             true => TaskState::Done,
             false if self.0.woken.any.load(Ordering::Relaxed) => TaskState::RunAgain,
             false => TaskState::Idle,
