@@ -174,6 +174,12 @@ fn a_pool_is_made_filled_shown_and_emptied() {
     assert_eq!(status["domains"].as_array().map(Vec::len), Some(2));
     assert!(status["free_bytes"].as_u64() < status["capacity_bytes"].as_u64());
     assert!(out(&good(&["status", "--metrics", &pool])).contains("DOMAIN"));
+    // Looking changes nothing.
+    let before = std::fs::read(&pool).unwrap();
+    good(&["get", &pool, &inode, "--out", &scratch.path("again")]);
+    good(&["ls", &pool]);
+    good(&["status", "--metrics", &pool]);
+    assert!(std::fs::read(&pool).unwrap() == before);
     good(&["rm", &pool, &inode]);
     assert_eq!(out(&good(&["ls", &pool])), "INODE  SIZE  GENERATION  TAG\n");
     bad(&["rm", &pool, &inode], 1, "there is no inode");

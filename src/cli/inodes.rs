@@ -9,7 +9,7 @@ use dynamicfs::engine::storage_engine::{InodeId, InodeInfo, InodeOptions, Storag
 use dynamicfs::store::error::StoreError;
 use serde_json::json;
 
-use super::pool::PoolArguments;
+use super::pool::{PoolArguments, losses};
 use super::table::{size, table};
 use super::{Exit, Failure, Report};
 
@@ -139,7 +139,7 @@ pub(crate) struct GetArguments {
 
 pub(crate) fn get(arguments: &GetArguments) -> Result<Report, Failure> {
     let inode = InodeId(arguments.inode);
-    arguments.pool.with_engine(|engine| {
+    arguments.pool.with_reader(|engine| {
         let bytes = engine.stat(inode).wait()?.size_bytes;
         match &arguments.out {
             Some(path) => {
@@ -188,7 +188,7 @@ pub(crate) struct ListArguments {
 }
 
 pub(crate) fn list(arguments: &ListArguments) -> Result<Report, Failure> {
-    let inodes = arguments.pool.with_engine(|engine| {
+    let (inodes, failures) = arguments.pool.with_reader(|engine| {
         let mut all: Vec<InodeInfo> = Vec::new();
         loop {
             let from = all.last().map_or(0, |last| last.id.0 + 1);
@@ -196,7 +196,7 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<Report, Failure> {
             let is_last = page.len() < PAGE;
             all.extend(page);
             if is_last {
-                return Ok(all);
+                return Ok((all, losses(&engine.status()?)));
             }
         }
     })?;
@@ -210,7 +210,8 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<Report, Failure> {
                 "tag": tag(inode),
             })
         });
-        return super::json(&inodes.collect::<Vec<_>>()).map(Report::from);
+        let text = super::json(&inodes.collect::<Vec<_>>())?;
+        return Ok(Report { text, failures });
     }
     let rows: Vec<Vec<String>> = inodes
         .iter()
@@ -219,7 +220,8 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<Report, Failure> {
             vec![id, size(inode.size_bytes), inode.generation.to_string(), tag(inode)]
         })
         .collect();
-    Ok(table(&["INODE", "SIZE", "GENERATION", "TAG"], &rows).into())
+    let text = table(&["INODE", "SIZE", "GENERATION", "TAG"], &rows);
+    Ok(Report { text, failures })
 }
 
 /// The tag as text, without the zeroes behind it and without what a terminal would obey.

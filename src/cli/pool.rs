@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use dynamicfs::engine::config::{DiskAccess, DiskConfig};
-use dynamicfs::engine::engine_config::EngineConfig;
+use dynamicfs::engine::engine_config::{EngineConfig, ReadOnly};
 use dynamicfs::engine::storage_engine::{
     DomainReport, EngineMetrics, EngineStatus, FormatOptions, FormatPlan, Overwrite, PoolReport,
     StorageEngine,
@@ -49,13 +49,36 @@ impl PoolArguments {
         &self,
         work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let engine = StorageEngine::open(self.engine_config()?)?;
-        let outcome = work(&engine);
-        let closed = engine.close(CLOSE_DEADLINE);
-        let value = outcome?;
-        closed?;
-        Ok(value)
+        use_and_close(self.engine_config()?, work)
     }
+
+    /// The same, for reading only: nothing is written, and what is damaged costs itself alone.
+    pub(crate) fn with_reader<T>(
+        &self,
+        work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut config = self.engine_config()?;
+        config.pool.read_only = ReadOnly::Yes;
+        use_and_close(config, work)
+    }
+}
+
+fn use_and_close<T>(
+    config: EngineConfig,
+    work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let engine = StorageEngine::open(config)?;
+    let outcome = work(&engine);
+    let closed = engine.close(CLOSE_DEADLINE);
+    let value = outcome?;
+    closed?;
+    Ok(value)
+}
+
+/// Metadata that the opening found lost.
+pub(crate) fn losses(status: &EngineStatus) -> Vec<Failure> {
+    let lost = status.domains.iter().flat_map(|domain| &domain.recovery.lost);
+    lost.map(|what| Failure::new(Exit::Io, what.clone())).collect()
 }
 
 #[derive(Debug, Args)]
@@ -197,7 +220,8 @@ fn describe_pool(pool: &PoolReport) -> String {
 pub(crate) struct StatusArguments {
     #[command(flatten)]
     pool: PoolArguments,
-    /// Open the pool, which recovers it, and show what that found, how full it is, and counters.
+    /// Open the pool for reading and show what recovery finds, how full it is, and counters.
+    /// Nothing is written.
     #[arg(long)]
     metrics: bool,
     /// Print JSON.
@@ -214,12 +238,12 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Report, Failure> {
         };
     }
     let (status, metrics) =
-        arguments.pool.with_engine(|engine| Ok((engine.status()?, engine.metrics()?)))?;
+        arguments.pool.with_reader(|engine| Ok((engine.status()?, engine.metrics()?)))?;
     let text = match arguments.json {
         true => super::json(&as_json(&status, &metrics))?,
         false => describe_status(&status, &metrics),
     };
-    Ok(text.into())
+    Ok(Report { text, failures: losses(&status) })
 }
 
 fn describe_status(status: &EngineStatus, metrics: &EngineMetrics) -> String {
@@ -232,16 +256,8 @@ fn describe_status(status: &EngineStatus, metrics: &EngineMetrics) -> String {
     ];
     facts.iter().for_each(|(name, value)| text.push_str(&format!("  {name:<20}{value}\n")));
     let heading = [
-        "DOMAIN",
-        "REACTOR",
-        "FREE",
-        "INODES",
-        "EXTENTS",
-        "SEQUENCE",
-        "RECORDS",
-        "REPLAYED",
-        "WRITTEN HOME",
-        "DROPPED",
+        "DOMAIN", "REACTOR", "FREE", "INODES", "EXTENTS", "SEQUENCE", "RECORDS", "REPLAYED",
+        "NOT HOME", "DROPPED",
     ];
     let row = |domain: &DomainReport| {
         let (now, recovery) = (&domain.now, &domain.recovery);
@@ -285,7 +301,8 @@ fn as_json(status: &EngineStatus, metrics: &EngineMetrics) -> Value {
             "recovery": {
                 "records": recovery.records,
                 "replayed": recovery.replayed,
-                "written_home": recovery.written_home,
+                "not_home": recovery.written_home,
+                "lost": recovery.lost,
                 "pages": recovery.pages,
                 "accepted": recovery.accepted,
                 "dropped": recovery.dropped,

@@ -60,9 +60,21 @@ pub enum Inline {
     Always,
 }
 
+/// What a domain is opened for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Reading and changing. Opening refuses a pool of which anything is lost.
+    #[default]
+    ReadWrite,
+    /// Reading alone: nothing is written, and what is lost costs what was on it and no more.
+    ReadOnly,
+}
+
 /// What can be set of a domain.
 #[derive(Clone, Debug)]
 pub struct DomainConfig {
+    /// What it is opened for.
+    pub access: Access,
     /// Requests that are served at a time.
     pub requests_max: usize,
     /// When a batch closes.
@@ -106,6 +118,7 @@ pub struct DomainConfig {
 impl Default for DomainConfig {
     fn default() -> Self {
         DomainConfig {
+            access: Access::ReadWrite,
             requests_max: 1024,
             closing: Closing::Adaptive,
             batch_ops_max: 1024,
@@ -292,6 +305,8 @@ pub(crate) struct Domain {
     pub(crate) closing: Cell<bool>,
     /// A buffered change was lost: every sync says so.
     pub(crate) lost: RefCell<Option<StoreError>>,
+    /// Why something of its table is missing, if so: what is not there may have been.
+    pub(crate) incomplete: Option<Arc<str>>,
     pub(crate) mechanisms: MechanismChooser,
     pub(crate) last_commit_ns: Cell<u64>,
 }
@@ -317,6 +332,12 @@ impl Domain {
             Pending::No => self.table.borrow().inode(id).copied(),
         };
         found.ok_or(StoreError::NoSuchInode { inode: id })
+    }
+
+    /// What to say of an inode, or of a byte of it, that the table does not have.
+    pub(crate) fn missing(&self, inode: u64, offset: Option<u64>) -> Option<StoreError> {
+        let reason = Arc::clone(self.incomplete.as_ref()?);
+        Some(StoreError::MetadataLost { inode, offset, reason })
     }
 
     /// Refuses when the domain takes no changes.

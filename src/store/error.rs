@@ -88,6 +88,19 @@ pub enum StoreError {
         /// Why.
         source: Arc<IoError>,
     },
+    /// Metadata is lost, and with it whether this was ever there.
+    #[error(
+        "inode {inode}{}: what was there cannot be told, because {reason}",
+        offset.map(|offset| format!(", byte {offset}")).unwrap_or_default()
+    )]
+    MetadataLost {
+        /// Which.
+        inode: u64,
+        /// First byte in question; none when it is the inode itself.
+        offset: Option<u64>,
+        /// What is lost.
+        reason: Arc<str>,
+    },
     /// Data could not be written. Nothing of the request happened.
     #[error("the data could not be written: {source}")]
     Write {
@@ -103,7 +116,7 @@ pub enum StoreError {
         certainty: Certainty,
     },
     /// The domain takes no changes any more.
-    #[error("the store takes no changes until it is opened again: {reason}")]
+    #[error("the store takes no changes as it was opened: {reason}")]
     ReadOnly {
         /// Since when and why.
         reason: Arc<str>,

@@ -71,7 +71,8 @@ pub(crate) async fn read(
 ) -> Result<ReadBytes, StoreError> {
     domain.settle_buffered(inode).await;
     let record = domain.table.borrow().inode(inode).copied();
-    let size = record.ok_or(StoreError::NoSuchInode { inode })?.size_bytes;
+    let missing = || domain.missing(inode, None).unwrap_or(StoreError::NoSuchInode { inode });
+    let size = record.ok_or_else(missing)?.size_bytes;
     let len = (len as u64).min(size.saturating_sub(offset)) as usize;
     let start = (offset % BLOCK_BYTES) as usize;
     if len == 0 {
@@ -133,6 +134,9 @@ async fn read_part(
     loop {
         let snapshot = domain.table.borrow().extent(part.inode, part.index);
         let Some(snapshot) = snapshot else {
+            if let Some(missing) = domain.missing(part.inode, Some(part.offset(0))) {
+                return Err(missing);
+            }
             buffer.fill(0);
             return Ok(buffer);
         };

@@ -18,6 +18,11 @@
 //!
 //! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and
 //! begun again.
+//!
+//! Opened **for reading only**, nothing is written at all: what is in records alone stays in memory.
+//! Then a page that cannot be read, or does not verify, costs what was on it: whatever the table
+//! does not have may have been there, and who asks for it is told so (`Domain::missing`). A last
+//! record that cannot be judged is left out, and said.
 
 mod judge;
 mod rules;
@@ -43,11 +48,13 @@ use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
 use crate::store::disk_flushes::DiskFlushes;
-use crate::store::domain::{Domain, DomainConfig, DomainCounters, Health, record_bytes_max};
+use crate::store::domain::{
+    Access, Domain, DomainConfig, DomainCounters, Health, record_bytes_max,
+};
 use crate::store::journal::{Journal, spot_after};
 use crate::store::mechanism::MechanismChooser;
 use crate::store::port::{Changed, Port, join_all};
-use crate::store::ram::RamBlocks;
+use crate::store::ram::{RamBlock, RamBlocks};
 use crate::store::recovery::scan::Scan;
 use crate::store::reserve::{Reserve, Reserves};
 use crate::store::space::Space;
@@ -89,8 +96,10 @@ pub struct RecoveryReport {
     pub replayed: u64,
     /// The last record, if it was torn and nobody can have been told of it: its sequence and why.
     pub dropped: Option<(u64, String)>,
-    /// Blocks that were written home.
+    /// Blocks that were written home; opened for reading only, kept in memory.
     pub written_home: u64,
+    /// Metadata that is lost, each with its place and why. Only an opening for reading goes on then.
+    pub lost: Vec<String>,
     /// Pages that were read.
     pub pages: u64,
     /// Extents and inodes that there are.
@@ -159,6 +168,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) port: &'a Port,
     pub(crate) seed: &'a DomainSeed,
     pub(crate) id: JournalId,
+    /// See [`RecoveryReport::lost`].
+    lost: RefCell<Vec<String>>,
 }
 
 /// Where the content of a block is in the journal.
@@ -179,8 +190,11 @@ pub(crate) async fn recover(
     seed: &DomainSeed,
 ) -> Result<(Rc<Domain>, RecoveryReport), RecoveryError> {
     let id = journal_id(seed);
-    let recovery = Recovery { port: &port, seed, id };
-    recovery.flush().await?;
+    let recovery = Recovery { port: &port, seed, id, lost: RefCell::default() };
+    let reading = recovery.reading();
+    if !reading {
+        recovery.flush().await?;
+    }
     let scan = recovery.scan().await?;
     let mut report = RecoveryReport { dropped: scan.dropped.clone(), ..RecoveryReport::default() };
     report.accepted = scan.last.sequence;
@@ -191,15 +205,24 @@ pub(crate) async fn recover(
     report.pages = recovery.load_tree(&checkpoint, &mut table).await?;
     let inline = recovery.replay(&scan, &checkpoint, &mut table, &mut report).await?;
     let left = table.finish_replay();
+    // What explained it may be on a page that is lost; it was taken out of the table.
+    let left = if recovery.lost.borrow().is_empty() { left } else { Ok(()) };
     left.map_err(|doubted| recovery.unsettled(&table, &doubted))?;
     recovery.judge_table(&table, scan.last.sequence)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
     let part_blocks = seed.config.discard_part_bytes / BLOCK_BYTES;
     let mut space = Space::new(seed.layout, seed.domain, seed.slot, part_blocks);
     recovery.claim(&table, &mut space)?;
-    report.written_home = recovery.write_home(&inline, &table).await?;
-    recovery.flush().await?;
-    let last = recovery.open_record(&scan, &checkpoint).await?;
+    let mut ram = RamBlocks::default();
+    report.written_home = recovery.write_home(&inline, &table, &mut ram).await?;
+    let last = match reading {
+        true => scan.last,
+        false => {
+            recovery.flush().await?;
+            recovery.open_record(&scan, &checkpoint).await?
+        }
+    };
+    report.lost = recovery.lost.take();
     (report.extents, report.inodes) = (table.extents(), table.inode_count());
     let journal = Journal {
         id,
@@ -208,8 +231,14 @@ pub(crate) async fn recover(
         checkpoint: last.checkpoint,
         replay_from: checkpoint.replay_from,
     };
-    let domain = assemble(port, seed, (table, space, journal))
+    let mut domain = assemble(port, seed, (table, space, journal))
         .map_err(|what| RecoveryError::NoMemory { domain: seed.domain, what })?;
+    domain.ram = RefCell::new(ram);
+    domain.incomplete = report.lost.first().map(|first| first.as_str().into());
+    if reading {
+        let reason = "the pool was opened for reading only".into();
+        domain.health = RefCell::new(Health::Stopped(reason));
+    }
     Ok((Rc::new(domain), report))
 }
 
@@ -270,6 +299,7 @@ fn assemble(
         drain_wanted: Cell::new(false),
         closing: Cell::new(false),
         lost: RefCell::new(None),
+        incomplete: None,
         mechanisms: MechanismChooser::new(seed.config.mechanism),
     })
 }
@@ -288,6 +318,22 @@ fn reserves(seed: &DomainSeed, journal: &Journal) -> Result<Reserves, BufferUnav
 }
 
 impl Recovery<'_> {
+    /// Whether nothing is written.
+    pub(crate) fn reading(&self) -> bool {
+        self.seed.config.access == Access::ReadOnly
+    }
+
+    /// Goes on without a page when that is allowed.
+    pub(crate) fn lose(&self, page: &str, error: RecoveryError) -> Result<(), RecoveryError> {
+        match error {
+            RecoveryError::Io { .. } | RecoveryError::Corrupt { .. } if self.reading() => {
+                self.lost.borrow_mut().push(format!("{page} is lost: {error}"));
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+
     pub(crate) fn io_error(&self, error: Box<IoError>) -> RecoveryError {
         RecoveryError::Io { domain: self.seed.domain, source: Arc::from(error) }
     }
@@ -376,6 +422,7 @@ impl Recovery<'_> {
             note_inline(head, &changes, &mut inline);
             if head.sequence > checkpoint.through {
                 report.replayed += 1;
+                table.tolerates_missing = !self.lost.borrow().is_empty();
                 let applied = table.apply(head.sequence, &changes);
                 applied.map_err(|error| self.table_error(head.position, &error))?;
             }
@@ -403,11 +450,12 @@ impl Recovery<'_> {
         }
     }
 
-    /// Writes home the blocks of records that something still refers to.
+    /// Writes home the blocks of records that something still refers to, or keeps them in memory.
     async fn write_home(
         &self,
         inline: &BTreeMap<Place, Inline>,
         table: &Table,
+        ram: &mut RamBlocks,
     ) -> Result<u64, RecoveryError> {
         let wanted: Vec<(Place, Inline)> = inline
             .iter()
@@ -420,6 +468,13 @@ impl Recovery<'_> {
             })
             .map(|(place, source)| (*place, *source))
             .collect();
+        if self.reading() {
+            for (place, source) in &wanted {
+                let block = RamBlock::new(Rc::new(self.inline_block(source).await?), 0);
+                ram.insert(*place, block);
+            }
+            return Ok(wanted.len() as u64);
+        }
         for some in wanted.chunks(HOMES_AT_A_TIME) {
             let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
             for (place, source) in some {
@@ -430,12 +485,17 @@ impl Recovery<'_> {
         Ok(wanted.len() as u64)
     }
 
-    async fn write_one_home(&self, place: Place, source: &Inline) -> Result<(), RecoveryError> {
+    async fn inline_block(&self, source: &Inline) -> Result<DmaBuf, RecoveryError> {
         let offset = self.id.offset(source.position) + source.start;
         let buffer = self.read(offset, BLOCK_BYTES as usize).await?;
         if block_checksum(&buffer) != source.checksum {
             return Err(self.corrupt(offset, "an inline block is not what its record says"));
         }
+        Ok(buffer)
+    }
+
+    async fn write_one_home(&self, place: Place, source: &Inline) -> Result<(), RecoveryError> {
+        let buffer = self.inline_block(source).await?;
         let request = Request::write(self.seed.disk, Domain::offset_of(place), buffer);
         let (result, _) = self.port.submit(request).await.into_parts();
         result.map(|_| ()).map_err(|error| self.io_error(error))

@@ -18,7 +18,7 @@ use crate::store::change::{change, freed_by_cut};
 use crate::store::checkpoint::checkpoints;
 use crate::store::commit::GroupCommitCoordinator;
 use crate::store::discard::discards;
-use crate::store::domain::{Domain, Health};
+use crate::store::domain::{Access, Domain, Health};
 use crate::store::error::{Certainty, StoreError};
 use crate::store::executor::Executor;
 use crate::store::port::Port;
@@ -176,6 +176,9 @@ impl<F: Future<Output = ()>> Service<F> {
             return;
         }
         let Some(domain) = self.shared.domain.borrow().clone() else { return };
+        if domain.config.access == Access::ReadOnly {
+            return;
+        }
         let coordinator = GroupCommitCoordinator::new(Rc::clone(&domain));
         self.executor.reside(Box::pin(coordinator.run()));
         self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
@@ -333,7 +336,8 @@ fn audit(domain: &Domain) -> Audit {
 async fn stat(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
     domain.settle_buffered(inode).await;
     let record = domain.table.borrow().inode(inode).copied();
-    record.map(Reply::Stat).ok_or(StoreError::NoSuchInode { inode })
+    let missing = || domain.missing(inode, None).unwrap_or(StoreError::NoSuchInode { inode });
+    record.map(Reply::Stat).ok_or_else(missing)
 }
 
 /// A new inode needs a place on a page, which may be new.

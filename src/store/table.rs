@@ -101,6 +101,8 @@ pub(crate) struct Table {
     pub(crate) pages: Pages,
     extents: u64,
     pub(crate) next_inode: u64,
+    /// Pages are lost: an extent whose inode is not there is left out.
+    pub(crate) tolerates_missing: bool,
 }
 
 impl Table {
@@ -120,6 +122,7 @@ impl Table {
             pages: Pages::default(),
             extents: 0,
             next_inode: 0,
+            tolerates_missing: false,
         }
     }
 
@@ -349,6 +352,9 @@ impl Table {
         let (head, rest) = FirstSlot::split(sequence, extent);
         let first = self.group_for(sequence, id, number, 0)?;
         if first == NIL {
+            if self.tolerates_missing {
+                return Ok(());
+            }
             return Err(TableError::NoInode { inode: id, index });
         }
         let before = self.read_first(first, slot);

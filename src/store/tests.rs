@@ -8,5 +8,6 @@ mod exhaustive;
 mod faults;
 mod limits;
 mod model;
+mod reading;
 mod sharers;
 mod world;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Builder;
 
 use crate::engine::config::{DiskAccess, DiskConfig, IoConfig};
-use crate::engine::engine_config::EngineConfig;
+use crate::engine::engine_config::{EngineConfig, ReadOnly};
 use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::labels::{self, PoolReport};
 use crate::engine::storage_engine::opening::reactors_possible;
@@ -92,12 +92,13 @@ pub(super) fn the_disk(config: &EngineConfig) -> Result<&DiskConfig, EngineError
         let reason = "a NOP disk keeps nothing; a pool needs a device or file";
         return unfit("disks[0].nop_bytes", bytes.to_string(), reason);
     }
-    if disk.access != DiskAccess::ReadWrite {
+    if disk.access != DiskAccess::ReadWrite && config.pool.read_only == ReadOnly::No {
         let value = match disk.access {
             DiskAccess::ReadOnlyShared => "\"read_only_shared\"",
             _ => "\"read_only\"",
         };
-        let reason = "a pool is opened and made for writing; set it to \"read_write\"";
+        let reason = "a pool is made and changed by writing; set it to \"read_write\", or open the \
+                      pool with pool.read_only = true";
         return unfit("disks[0].access", value.to_owned(), reason);
     }
     Ok(disk)
@@ -118,6 +119,11 @@ pub(super) fn plan(
 }
 
 fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned, EngineError> {
+    if config.pool.read_only == ReadOnly::Yes {
+        let (field, value) = ("pool.read_only", "true".to_owned());
+        let reason = "a pool is made by writing; leave it out";
+        return Err(EngineError::Unfit { field, value, reason });
+    }
     let path = the_disk(config)?.path.clone();
     let (device, disk_bytes) = match (probe(&path), options.create_bytes) {
         (Err(DeviceError::Missing { .. }), Some(bytes)) => (None, bytes),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use crate::engine::config::IoConfig;
+use crate::engine::config::{DiskAccess, IoConfig};
 use crate::engine::engine_config::{
     CommitDurability, CommitMode, DiscardWhen, EngineConfig, InlineWhen, ReadOnly,
 };
@@ -22,7 +22,7 @@ use crate::machine::topology::Topology;
 use crate::memory::Arena;
 use crate::store::discard::PART_BYTES;
 use crate::store::disk_flushes::DiskFlushes;
-use crate::store::domain::{Closing, DomainConfig, Inline};
+use crate::store::domain::{Access, Closing, DomainConfig, Inline};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
 use crate::store::pool::{LabelCopies, read_labels};
@@ -61,6 +61,10 @@ fn domain_config(config: &EngineConfig) -> DomainConfig {
     let (journal, commit, checkpoint) = (&config.journal, &config.commit, &config.checkpoint);
     let nanoseconds = |time: Duration| time.as_nanos() as u64;
     DomainConfig {
+        access: match config.pool.read_only {
+            ReadOnly::Yes => Access::ReadOnly,
+            ReadOnly::No => Access::ReadWrite,
+        },
         requests_max: config.operations.in_flight_max as usize,
         closing: match commit.mode {
             CommitMode::Adaptive => Closing::Adaptive,
@@ -111,13 +115,6 @@ fn discard_part_bytes(io: &IoScheduler, when: DiscardWhen) -> u64 {
 
 /// Refuses what a configuration may say and this version does not do.
 fn check_supported(config: &EngineConfig) -> Result<(), EngineError> {
-    if config.pool.read_only == ReadOnly::Yes {
-        return Err(EngineError::Unfit {
-            field: "pool.read_only",
-            value: "true".to_owned(),
-            reason: "pools can only be opened for writing; `inspect` reads the labels of one",
-        });
-    }
     match config.table.mib {
         None => Ok(()),
         Some(mib) => Err(EngineError::Unfit {
@@ -136,6 +133,9 @@ fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineErro
         disk.lanes = Some(reactors_possible(&config.io)?.clamp(1, domains.max(1).into()));
     }
     disk.busy_wait_ms = disk.busy_wait_ms.max(BUSY_WAIT_MS_MIN);
+    if config.pool.read_only == ReadOnly::Yes && disk.access == DiskAccess::ReadWrite {
+        disk.access = DiskAccess::ReadOnly;
+    }
     let each = u64::from(config.journal.writeback_mib) + DOMAIN_MIB;
     let own = u32::try_from(each * u64::from(domains)).unwrap_or(u32::MAX);
     io.memory.arena_mib_per_node = io.memory.arena_mib_per_node.saturating_add(own);
@@ -275,6 +275,7 @@ mod tests {
         let text = "
             memory.pages = \"normal\"
             operations.in_flight_max = 7
+            pool.read_only = true
             batcher = { max_extents = 3, max_kib = 12 }
             checkpoint = { start_fill_percent = 21, urgent_fill_percent = 43, pages_in_flight = 5 }
             [journal]
@@ -291,6 +292,7 @@ mod tests {
         ";
         let told = domain_config(&EngineConfig::from_toml(text).unwrap());
         let wanted = DomainConfig {
+            access: Access::ReadOnly,
             requests_max: 7,
             closing: Closing::Linger { delay_ns: 13_000_000 },
             batch_ops_max: 11,
@@ -314,9 +316,6 @@ mod tests {
     #[test]
     fn what_a_pool_cannot_do_is_refused_before_the_disk_is_touched() {
         let mut config = EngineConfig::on_disk("/nonexistent");
-        config.pool.read_only = ReadOnly::Yes;
-        assert!(open(&config).unwrap_err().to_string().contains("pool.read_only = true"));
-        config.pool.read_only = ReadOnly::No;
         config.table.mib = Some(3);
         assert!(open(&config).unwrap_err().to_string().contains("table.mib = 3"));
         config.table.mib = None;

@@ -171,6 +171,8 @@ fn background_is_served_under_saturating_critical_within_its_bound() {
     let name = "background_is_served_under_saturating_critical_within_its_bound";
     for_each_seed(name, 40, |seed| {
         let mut trial = Trial::new(seed);
+        // Twice: of some seeds one run makes few requests of Background.
+        trial.run(&[Priority::Critical], &[Priority::Background], 1);
         trial.run(&[Priority::Critical], &[Priority::Background], 1);
         let served = trial.ids - trial.waiting.len() as u64;
         let waiting = trial.waiting.iter().filter(|known| known.class == Priority::Background);

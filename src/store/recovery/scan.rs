@@ -55,11 +55,19 @@ impl Recovery<'_> {
             return Err(self.corrupt(self.id.start, "the journal holds no record at all"));
         };
         let (mut last, mut dropped) = (newest, None);
-        let mut body = self.try_body(&newest).await?;
+        let mut body = match self.try_body(&newest).await {
+            // Nothing is decided by looking: what cannot be judged is left out, and said.
+            Err(error @ RecoveryError::Undecidable { .. }) if self.reading() => {
+                dropped = Some((newest, error.to_string()));
+                last = self.before(&found, &newest)?;
+                self.try_body(&last).await?
+            }
+            other => other?,
+        };
         // Its own head is whole, what follows is not, and it was the last: torn. One whose
         // checksums are right was written whole, and may have been acknowledged, whatever it
         // says.
-        if let Err(error @ RecordError::Body { .. }) = &body {
+        if let (Err(error @ RecordError::Body { .. }), None) = (&body, &dropped) {
             dropped = Some((newest, error.to_string()));
             last = self.before(&found, &newest)?;
             body = self.try_body(&last).await?;
@@ -170,7 +178,7 @@ impl Recovery<'_> {
         let next = spot_after(&self.id, last.end(), BLOCK_BYTES).position;
         let starts = [self.id.offset(next), self.id.start];
         let hole = found.unreadable.iter().find(|(at, _)| starts.contains(&(self.id.start + at)));
-        if let Some((at, what)) = hole {
+        if let Some((at, what)) = hole.filter(|_| !self.reading()) {
             return Err(RecoveryError::Undecidable {
                 domain: self.seed.domain,
                 path: self.seed.path.clone(),
@@ -301,6 +309,9 @@ impl Recovery<'_> {
                 let offset = Domain::offset_of(place);
                 let bytes = match self.read(offset, BLOCK_BYTES as usize).await {
                     Ok(bytes) => bytes,
+                    Err(RecoveryError::Io { source, .. }) if self.reading() => {
+                        return Ok(Some(format!("byte {offset} cannot be read: {source}")));
+                    }
                     Err(RecoveryError::Io { source, .. }) => {
                         return Err(RecoveryError::Undecidable {
                             domain: self.seed.domain,

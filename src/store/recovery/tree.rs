@@ -43,8 +43,9 @@ impl Recovery<'_> {
         for level in (1..counts.len()).rev() {
             let mut below = Vec::new();
             for (first, some) in windows(&children) {
-                for read in self.read_pages(level as u32, first, some).await {
-                    let read = read?;
+                let reads = self.read_pages(level as u32, first, some).await;
+                for (number, read) in (first..).zip(reads) {
+                    let read = self.whole(level as u32, number, read)?;
                     pages += u64::from(read.is_some());
                     match &read {
                         Some(read) => {
@@ -129,7 +130,7 @@ impl Recovery<'_> {
         for (first, some) in windows(children) {
             let reads = self.read_pages(0, first, some).await;
             for (number, (read, (child, _))) in (first..).zip(reads.into_iter().zip(some)) {
-                let read = read?;
+                let read = self.whole(0, number, read)?;
                 let page = read.as_ref().map(|read| self.open(read)).transpose()?;
                 pages += u64::from(page.is_some());
                 let kind = page.as_ref().map_or(PageKind::Inodes, |page| page.kind);
@@ -186,6 +187,22 @@ impl Recovery<'_> {
         let (pool, domain) = (self.seed.pool, self.seed.domain);
         let address = PageAddress { pool, domain, level, number, home };
         Ok(Some(Read { number, address, bytes, checksum: child.checksum, sequence_max }))
+    }
+
+    /// A page that verifies, or none where it may be lost.
+    fn whole(
+        &self,
+        level: u32,
+        number: u32,
+        read: Result<Option<Read>, RecoveryError>,
+    ) -> Result<Option<Read>, RecoveryError> {
+        let judged = match read {
+            Ok(Some(read)) => self.open(&read).map(|_| ()).map(|()| Some(read)),
+            other => other,
+        };
+        judged.or_else(|error| {
+            self.lose(&format!("page {number} of level {level}"), error).map(|()| None)
+        })
     }
 
     fn open<'b>(&self, read: &'b Read) -> Result<Page<'b>, RecoveryError> {

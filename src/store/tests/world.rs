@@ -173,12 +173,16 @@ impl World {
         seed: u64,
         disks: Vec<SimDisk>,
     ) -> Result<World, OpenFailure> {
-        let mut world = World::boot(setup, seed, disks);
-        let label = world.label().map_err(OpenFailure::Pool)?;
-        assert_eq!(label.layout, setup.layout());
-        world.start_domains(seed);
-        world.wait_until_open().map_err(OpenFailure::Recovery)?;
-        Ok(world)
+        World::boot(setup, seed, disks).recover(seed)
+    }
+
+    /// Opens the pool on the disks that it was booted with.
+    pub(super) fn recover(mut self, seed: u64) -> Result<World, OpenFailure> {
+        let label = self.label().map_err(OpenFailure::Pool)?;
+        assert_eq!(label.layout, self.setup.layout());
+        self.start_domains(seed);
+        self.wait_until_open().map_err(OpenFailure::Recovery)?;
+        Ok(self)
     }
 
     /// A machine with these disks, and nothing running.
