@@ -333,8 +333,9 @@ fn percent_of(total: u64, percent: u32) -> u64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TableConfig {
-    /// MiB of each domain's table at most, 1 to 1,048,576; absent: what its share of the pool can
-    /// need. When it is full, new extents are refused and nothing else is.
+    /// MiB of extents' records in memory at most, in each domain, 1 to 1,048,576; absent: what its
+    /// share of the pool can need. When it is full, new extents are refused, and more fragments of
+    /// old ones; nothing else is. What a pool has when it is opened is there in any case.
     pub mib: Option<u32>,
 }
 

@@ -14,7 +14,7 @@ use crate::format::checksum::block_checksum;
 use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
-use crate::format::page::{EXTENTS_PER_GROUP, InodeRecord};
+use crate::format::page::{EXTENTS_PER_GROUP, FRAGMENTS_FIRST, InodeRecord};
 use crate::format::record::{Cut, ExtentPut};
 use crate::memory::DmaBuf;
 use crate::store::batch::{BatchFate, Change, Committed, Put};
@@ -41,6 +41,16 @@ enum Sharing {
     Beside,
     /// None.
     Alone,
+}
+
+impl Drafted {
+    /// Most fragments that it may have: a new block may be one, and cut another in two.
+    fn fragments_max(&self) -> usize {
+        let new = self.content.iter().flatten().count();
+        let old = self.extent.places.iter().zip(&self.content);
+        let kept = old.filter(|(place, new)| !place.is_nowhere() && new.is_none()).count();
+        (kept + new).min(self.extent.fragment_count() + 2 * new)
+    }
 }
 
 /// What a request is about to change.
@@ -381,6 +391,20 @@ impl Draft {
         buffer
     }
 
+    /// Groups of extents that it may make necessary and that are not there.
+    fn missing_groups(&self, domain: &Domain) -> u64 {
+        let group = |drafted: &Drafted| drafted.index / EXTENTS_PER_GROUP as u64;
+        let (table, inode) = (domain.table.borrow(), self.inode.id);
+        let groups = self.extents.chunk_by(|a, b| group(a) == group(b));
+        let missing = groups.map(|some| {
+            // One block is one fragment: only what has more than a first slot holds needs another.
+            let few = |drafted: &Drafted| drafted.fragments_max() <= FRAGMENTS_FIRST;
+            let missing = table.missing_groups(inode, group(&some[0]) as u32);
+            if some.iter().all(few) { missing.saturating_sub(1) } else { missing }
+        });
+        missing.sum()
+    }
+
     /// Pages that it may make necessary, as blocks of their homes.
     fn promise(&self) -> u64 {
         let group = |drafted: &Drafted| drafted.index / EXTENTS_PER_GROUP as u64;
@@ -421,6 +445,13 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
         if available < wanted {
             let (wanted_bytes, free_bytes) = (blocks * BLOCK_BYTES, available * BLOCK_BYTES);
             return Err(StoreError::Full { wanted_bytes, free_bytes });
+        }
+        let missing = if blocks == 0 { 0 } else { draft.missing_groups(domain) };
+        // What is promised already may need as many, two blocks each.
+        let room = domain.table.borrow().room(domain.config.table_pages_max);
+        if missing > 0 && missing + space.promised() / 2 > room {
+            let bytes_max = u64::from(domain.config.table_pages_max) * BLOCK_BYTES;
+            return Err(StoreError::TableFull { bytes_max });
         }
         space.promise(promised + blocks);
     }

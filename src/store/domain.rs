@@ -111,6 +111,8 @@ pub struct DomainConfig {
     pub pages: PagePolicy,
     /// Metadata pages, 4 KiB each, by which the table's memory grows.
     pub table_pages_per_chunk: u32,
+    /// Most of them in memory.
+    pub table_pages_max: u32,
     /// Extents that can be locked at a time, a power of two.
     pub locks_max: usize,
 }
@@ -137,6 +139,7 @@ impl Default for DomainConfig {
             discard_part_bytes: 0,
             pages: PagePolicy::Huge,
             table_pages_per_chunk: 512,
+            table_pages_max: u32::MAX,
             locks_max: 1 << 17,
         }
     }

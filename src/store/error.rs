@@ -59,6 +59,15 @@ pub enum StoreError {
         /// Bytes that data may have.
         free_bytes: u64,
     },
+    /// The table of metadata has no memory for new extents that its configuration allows.
+    #[error(
+        "the metadata in memory has reached its {bytes_max} bytes: raise `table.mib`, or delete \
+         something; writing over what is there goes on"
+    )]
+    TableFull {
+        /// What it may have.
+        bytes_max: u64,
+    },
     /// A block is not what was written.
     #[error(
         "inode {inode}, byte {offset}: block {block} of {path} has checksum {found:#010x}, written \

@@ -141,6 +141,20 @@ impl Table {
         self.inodes.range(from..).take(max).map(|(_, inode)| inode.record).collect()
     }
 
+    /// Groups of four extents that it has memory for while it has no more than so many pages.
+    pub(crate) fn room(&self, pages_max: u32) -> u64 {
+        let pages = self.frames.len() - self.free_frames.len();
+        let left = u64::from(pages_max).saturating_sub(pages as u64);
+        self.free_groups.len() as u64 + left * GROUPS_PER_PAGE as u64
+    }
+
+    /// Groups that an inode's extents of these numbers may need and that are not there: a second
+    /// one where they have more fragments than a first slot holds.
+    pub(crate) fn missing_groups(&self, id: u64, number: u32) -> u64 {
+        let pair = self.inodes.get(&id).and_then(|inode| inode.groups.get(&number));
+        pair.map_or(2, |pair| pair.iter().filter(|group| **group == NIL).count()) as u64
+    }
+
     /// All inodes.
     pub(crate) fn inode_count(&self) -> u64 {
         self.inodes.len() as u64

@@ -15,6 +15,7 @@ use crate::engine::storage_engine::format::the_disk;
 use crate::engine::storage_engine::labels::{PoolReport, peek};
 use crate::engine::storage_engine::{DomainHandle, EngineError, StorageEngine};
 use crate::format::label::Label;
+use crate::format::layout::BLOCK_BYTES;
 use crate::io::op::DiskId;
 use crate::machine::device::DeviceKind;
 use crate::machine::random;
@@ -60,6 +61,9 @@ pub(super) fn reactors_possible(config: &IoConfig) -> Result<u32, EngineError> {
 fn domain_config(config: &EngineConfig) -> DomainConfig {
     let (journal, commit, checkpoint) = (&config.journal, &config.commit, &config.checkpoint);
     let nanoseconds = |time: Duration| time.as_nanos() as u64;
+    let default = DomainConfig::default();
+    let pages_max = config.table.bytes_max().map(|bytes| bytes / BLOCK_BYTES);
+    let table_pages_max = pages_max.map_or(u32::MAX, |pages| pages as u32);
     DomainConfig {
         access: match config.pool.read_only {
             ReadOnly::Yes => Access::ReadOnly,
@@ -93,7 +97,9 @@ fn domain_config(config: &EngineConfig) -> DomainConfig {
         gather_extents: config.batcher.max_extents as usize,
         gather_bytes: config.batcher.bytes_max() as usize,
         pages: config.io.memory.pages,
-        ..DomainConfig::default()
+        table_pages_per_chunk: table_pages_max.min(default.table_pages_per_chunk),
+        table_pages_max,
+        ..default
     }
 }
 
@@ -110,18 +116,6 @@ fn discard_part_bytes(io: &IoScheduler, when: DiscardWhen) -> u64 {
             unit.max(1).next_multiple_of(PART_BYTES)
         }
         _ => 0,
-    }
-}
-
-/// Refuses what a configuration may say and this version does not do.
-fn check_supported(config: &EngineConfig) -> Result<(), EngineError> {
-    match config.table.mib {
-        None => Ok(()),
-        Some(mib) => Err(EngineError::Unfit {
-            field: "table.mib",
-            value: mib.to_string(),
-            reason: "the table's memory cannot be limited; leave the field out",
-        }),
     }
 }
 
@@ -144,7 +138,6 @@ fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineErro
 
 pub(super) fn open(config: &EngineConfig) -> Result<StorageEngine, EngineError> {
     let path = the_disk(config)?.path.clone();
-    check_supported(config)?;
     let name: Arc<str> = path.to_string_lossy().into();
     // Only to know how many lanes to open; what counts is read again once the disk is ours.
     let (copies, bytes) = peek(&path)?;
@@ -276,6 +269,7 @@ mod tests {
             memory.pages = \"normal\"
             operations.in_flight_max = 7
             pool.read_only = true
+            table.mib = 1
             batcher = { max_extents = 3, max_kib = 12 }
             checkpoint = { start_fill_percent = 21, urgent_fill_percent = 43, pages_in_flight = 5 }
             [journal]
@@ -307,18 +301,11 @@ mod tests {
             checkpoint_pages: 5,
             gather_extents: 3,
             gather_bytes: 12 << 10,
+            table_pages_per_chunk: 256,
+            table_pages_max: 256,
             pages: crate::machine::mapping::PagePolicy::Normal,
             ..DomainConfig::default()
         };
         assert_eq!(format!("{told:?}"), format!("{wanted:?}"));
-    }
-
-    #[test]
-    fn what_a_pool_cannot_do_is_refused_before_the_disk_is_touched() {
-        let mut config = EngineConfig::on_disk("/nonexistent");
-        config.table.mib = Some(3);
-        assert!(open(&config).unwrap_err().to_string().contains("table.mib = 3"));
-        config.table.mib = None;
-        assert!(open(&config).unwrap_err().to_string().contains("no such device"));
     }
 }

@@ -228,3 +228,40 @@ fn an_inode_of_ten_thousand_extents_is_deleted_on_a_full_disk() {
 fn an_inode_of_a_million_extents_is_deleted_on_a_full_disk() {
     delete_a_large_inode(1_000_000, 1);
 }
+
+/// A table that may have no more memory refuses new extents, and nothing that needs none.
+#[test]
+fn a_full_table_refuses_new_extents_alone() {
+    for_each_seed("a_full_table_refuses_new_extents_alone", 6, |seed| {
+        let mut setup = Setup::default();
+        setup.config.table_pages_max = 5;
+        setup.config.table_pages_per_chunk = 5;
+        let (mut world, mut extents) = (World::new(&setup, seed), 0u64);
+        let [full, spare] = [0; 2].map(|_| world.create(0).unwrap());
+        // In the first extent of each group, so that each takes one.
+        let at = |extent: u64| extent * 4 * (64 << 10);
+        world.write(spare, 0, &[9; 4096]).unwrap();
+        let refused = loop {
+            match world.write(full, at(extents), &[extents as u8; 4096]) {
+                Ok(_) => extents += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, StoreError::TableFull { bytes_max: 20480 }), "{refused}");
+        // Eight groups to a page, less what one request promises.
+        assert!((32..40).contains(&extents), "{extents} groups");
+        for extent in 0..extents {
+            world.write(full, at(extent), &[!extent as u8; 4096]).unwrap();
+        }
+        world.create(0).expect("an inode has no extent");
+        world.delete(spare).unwrap();
+        world.write(full, at(extents), &[extents as u8; 4096]).expect("there is room again");
+        let disks = world.sim.crash(seed);
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        for extent in 0..extents {
+            let found = world.read(full, at(extent), 4096).unwrap();
+            assert_eq!(found, [!extent as u8; 4096]);
+        }
+        world.audit();
+    });
+}
