@@ -11,6 +11,7 @@ use dynamicfs::engine::storage_engine::{
     DomainReport, EngineMetrics, EngineStatus, FormatOptions, FormatPlan, Overwrite, PoolReport,
     StorageEngine,
 };
+use dynamicfs::format::record::Lifetime;
 use serde_json::{Value, json};
 
 use super::table::{or_dash, size, table};
@@ -279,8 +280,49 @@ fn describe_status(status: &EngineStatus, metrics: &EngineMetrics) -> String {
     };
     text.push('\n');
     text.push_str(&table(&heading, &status.domains.iter().map(row).collect::<Vec<_>>()));
+    text.push_str("\nsince the pool was made:\n");
+    text.push_str(&describe_lifetimes(status));
     status.io.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
     text
+}
+
+fn describe_lifetimes(status: &EngineStatus) -> String {
+    let heading =
+        ["DOMAIN", "COMMITS", "OPERATIONS", "FLUSHES", "DSYNCS", "CHECKPOINTS", "WRITTEN", "BAD"];
+    let row = |domain: &DomainReport| {
+        let counters = &domain.now.lifetime;
+        vec![
+            domain.now.domain.to_string(),
+            counters.group_commits.to_string(),
+            counters.group_commit_ops.to_string(),
+            (counters.commit_flushes + counters.other_flushes).to_string(),
+            counters.commit_dsyncs.to_string(),
+            counters.checkpoints.to_string(),
+            size(counters.caller_bytes),
+            counters.corrupt_blocks.to_string(),
+        ]
+    };
+    table(&heading, &status.domains.iter().map(row).collect::<Vec<_>>())
+}
+
+/// Counters since the pool was made.
+fn lifetime(counters: &Lifetime) -> Value {
+    json!({
+        "group_commits": counters.group_commits,
+        "group_commit_ops": counters.group_commit_ops,
+        "commit_flushes": counters.commit_flushes,
+        "commit_dsyncs": counters.commit_dsyncs,
+        "other_flushes": counters.other_flushes,
+        "checkpoints": counters.checkpoints,
+        "seals": counters.seals,
+        "aborts": counters.aborts,
+        "caller_bytes": counters.caller_bytes,
+        "journal_bytes": counters.journal_bytes,
+        "data_bytes": counters.data_bytes,
+        "write_back_bytes": counters.write_back_bytes,
+        "page_bytes": counters.page_bytes,
+        "corrupt_blocks": counters.corrupt_blocks,
+    })
 }
 
 fn as_json(status: &EngineStatus, metrics: &EngineMetrics) -> Value {
@@ -307,6 +349,7 @@ fn as_json(status: &EngineStatus, metrics: &EngineMetrics) -> Value {
                 "accepted": recovery.accepted,
                 "dropped": recovery.dropped,
             },
+            "lifetime": lifetime(&now.lifetime),
             "counters": {
                 "group_commits": counters.group_commits,
                 "group_commit_ops": counters.group_commit_ops,

@@ -158,6 +158,43 @@ pub struct CheckpointBody {
     pub levels: u32,
     /// The root.
     pub root: Child,
+    /// What the domain has done, of which nothing depends on being right. A payload that ends before
+    /// it has zeroes here.
+    pub lifetime: Lifetime,
+}
+
+/// Counts of all that a domain has done since it was made, up to a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Lifetime {
+    /// Commits.
+    pub group_commits: u64,
+    /// Requests of those.
+    pub group_commit_ops: u64,
+    /// Flushes linked to records.
+    pub commit_flushes: u64,
+    /// Records that were durable by themselves.
+    pub commit_dsyncs: u64,
+    /// Flushes of checkpoints and write-back.
+    pub other_flushes: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Seals.
+    pub seals: u64,
+    /// Aborts.
+    pub aborts: u64,
+    /// Bytes that callers wrote.
+    pub caller_bytes: u64,
+    /// Bytes of records.
+    pub journal_bytes: u64,
+    /// Bytes of data written directly.
+    pub data_bytes: u64,
+    /// Bytes written home from records.
+    pub write_back_bytes: u64,
+    /// Bytes of metadata pages.
+    pub page_bytes: u64,
+    /// Blocks that failed their checksum.
+    pub corrupt_blocks: u64,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -190,7 +227,10 @@ struct Head {
 }
 
 const _: () = assert!(size_of::<Head>() == HEAD_BYTES);
-const _: () = assert!(size_of::<CheckpointBody>() == 56);
+const _: () = assert!(size_of::<CheckpointBody>() == 56 + 112);
+
+/// Bytes of a checkpoint's payload without [`Lifetime`].
+const CHECKPOINT_BYTES_MIN: usize = size_of::<CheckpointBody>() - size_of::<Lifetime>();
 
 /// A head, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -505,7 +545,7 @@ pub fn decode_body(
     let mut reader = Reader { bytes: payload };
     let body = match head.kind {
         RecordKind::Batch => Body::Changes(reader.changes(&raw)?),
-        RecordKind::Checkpoint => Body::Checkpoint(reader.take()?),
+        RecordKind::Checkpoint => Body::Checkpoint(reader.take_from(CHECKPOINT_BYTES_MIN)?),
         RecordKind::Open | RecordKind::Seal | RecordKind::Abort => Body::Nothing,
     };
     let wanted = record_bytes(&body);
@@ -563,6 +603,18 @@ impl Reader<'_> {
         let (value, rest) = self.bytes.split_at_checked(size_of::<T>()).ok_or(cut_off)?;
         self.bytes = rest;
         Ok(bytemuck::pod_read_unaligned(value))
+    }
+
+    /// A structure of which `least` bytes are there at least; the others may be missing.
+    fn take_from<T: Pod>(&mut self, least: usize) -> Result<T, RecordError> {
+        let mut value = T::zeroed();
+        let bytes = bytemuck::bytes_of_mut(&mut value);
+        let there = if self.bytes.len() == least { least } else { bytes.len() };
+        let cut_off = RecordError::Malformed("its payload ends too early");
+        let (own, rest) = self.bytes.split_at_checked(there).ok_or(cut_off)?;
+        bytes[..there].copy_from_slice(own);
+        self.bytes = rest;
+        Ok(value)
     }
 
     fn list<T: Pod>(&mut self, count: u32) -> Result<Vec<T>, RecordError> {

@@ -107,7 +107,8 @@ async fn checkpoint(domain: &Domain) -> Result<(), StoreError> {
         let root = table.pages.root_of(levels);
         let pages = table.pages.count(0);
         let next_inode = domain.next_inode.get();
-        CheckpointBody { through, replay_from, next_inode, pages, levels: levels as u32, root }
+        let (levels, lifetime) = (levels as u32, domain.lifetime());
+        CheckpointBody { through, replay_from, next_inode, pages, levels, root, lifetime }
     };
     flush(domain).await?;
     if domain.flush_failures.get() != failures {

@@ -20,6 +20,7 @@ use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BYTES, Layout};
 use crate::format::page::InodeRecord;
+use crate::format::record::Lifetime;
 use crate::io::op::DiskId;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
@@ -214,8 +215,10 @@ pub struct DomainCounters {
 pub struct DomainStatus {
     /// Its number.
     pub domain: u16,
-    /// Counters.
+    /// Counters since it was opened.
     pub counters: DomainCounters,
+    /// Counters since it was made, but for what a crash came before a checkpoint of.
+    pub lifetime: Lifetime,
     /// Blocks of 4 KiB.
     pub blocks: u64,
     /// Of these, blocks without an owner.
@@ -308,6 +311,8 @@ pub(crate) struct Domain {
     pub(crate) closing: Cell<bool>,
     /// A buffered change was lost: every sync says so.
     pub(crate) lost: RefCell<Option<StoreError>>,
+    /// What it had done before it was opened.
+    pub(crate) lifetime_before: Lifetime,
     /// Why something of its table is missing, if so: what is not there may have been.
     pub(crate) incomplete: Option<Arc<str>>,
     pub(crate) mechanisms: MechanismChooser,
@@ -433,6 +438,27 @@ impl Domain {
         place.block() * BLOCK_BYTES
     }
 
+    /// What it has done since it was made.
+    pub(crate) fn lifetime(&self) -> Lifetime {
+        let (before, counters) = (self.lifetime_before, self.counters.borrow());
+        Lifetime {
+            group_commits: before.group_commits.saturating_add(counters.group_commits),
+            group_commit_ops: before.group_commit_ops.saturating_add(counters.group_commit_ops),
+            commit_flushes: before.commit_flushes.saturating_add(counters.commit_flushes),
+            commit_dsyncs: before.commit_dsyncs.saturating_add(counters.commit_dsyncs),
+            other_flushes: before.other_flushes.saturating_add(counters.other_flushes),
+            checkpoints: before.checkpoints.saturating_add(counters.checkpoints),
+            seals: before.seals.saturating_add(counters.seals),
+            aborts: before.aborts.saturating_add(counters.aborts),
+            caller_bytes: before.caller_bytes.saturating_add(counters.caller_bytes),
+            journal_bytes: before.journal_bytes.saturating_add(counters.journal_bytes),
+            data_bytes: before.data_bytes.saturating_add(counters.data_bytes),
+            write_back_bytes: before.write_back_bytes.saturating_add(counters.write_back_bytes),
+            page_bytes: before.page_bytes.saturating_add(counters.page_bytes),
+            corrupt_blocks: before.corrupt_blocks.saturating_add(counters.corrupt_blocks),
+        }
+    }
+
     /// What it is doing.
     pub(crate) fn status(&self) -> DomainStatus {
         let journal = self.journal.borrow();
@@ -444,6 +470,7 @@ impl Domain {
         DomainStatus {
             domain: journal.id.domain,
             counters: self.counters.borrow().clone(),
+            lifetime: self.lifetime(),
             blocks: space.blocks(),
             free_blocks: space.free_blocks(),
             inodes: table.inode_count(),

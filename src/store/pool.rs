@@ -6,7 +6,7 @@ use crate::format::label::{LABEL_BYTES, Label, LabelError, OPEN_QUORUM, WRITE_QU
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, Layout, Zone, label_offsets};
 use crate::format::page::Child;
 use crate::format::record::{
-    Body, CheckpointBody, JournalId, RecordHead, RecordKind, encode, record_bytes,
+    Body, CheckpointBody, JournalId, Lifetime, RecordHead, RecordKind, encode, record_bytes,
 };
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Request};
@@ -120,6 +120,7 @@ pub(crate) async fn format(
             pages: 0,
             levels: 0,
             root: Child::NONE,
+            lifetime: Lifetime::default(),
         });
         let head = RecordHead {
             kind: RecordKind::Checkpoint,

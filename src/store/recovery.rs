@@ -19,8 +19,8 @@
 //! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and
 //! begun again.
 //!
-//! Opened **for reading only**, nothing is written at all: what is in records alone stays in memory.
-//! Then a page that cannot be read, or does not verify, costs what was on it: whatever the table
+//! Opened **for reading only**, nothing is written at all: what is in records alone stays in
+//! memory. Then a page that cannot be read, or does not verify, costs what was on it: whatever the table
 //! does not have may have been there, and who asks for it is told so (`Domain::missing`). A last
 //! record that cannot be judged is left out, and said.
 
@@ -40,8 +40,8 @@ use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, Layout, Zone};
 use crate::format::record::{
-    Body, Changes, CheckpointBody, JournalId, RecordHead, RecordKind, SEQUENCE_MAX, encode,
-    inline_start, newest_checkpoint,
+    Body, Changes, CheckpointBody, JournalId, Lifetime, RecordHead, RecordKind, SEQUENCE_MAX,
+    encode, inline_start, newest_checkpoint,
 };
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
@@ -98,7 +98,8 @@ pub struct RecoveryReport {
     pub dropped: Option<(u64, String)>,
     /// Blocks that were written home; opened for reading only, kept in memory.
     pub written_home: u64,
-    /// Metadata that is lost, each with its place and why. Only an opening for reading goes on then.
+    /// Metadata that is lost, each with its place and why. Only an opening for reading goes on
+    /// then.
     pub lost: Vec<String>,
     /// Pages that were read.
     pub pages: u64,
@@ -234,6 +235,7 @@ pub(crate) async fn recover(
     let mut domain = assemble(port, seed, (table, space, journal))
         .map_err(|what| RecoveryError::NoMemory { domain: seed.domain, what })?;
     domain.ram = RefCell::new(ram);
+    domain.lifetime_before = checkpoint.lifetime;
     domain.incomplete = report.lost.first().map(|first| first.as_str().into());
     if reading {
         let reason = "the pool was opened for reading only".into();
@@ -299,6 +301,7 @@ fn assemble(
         drain_wanted: Cell::new(false),
         closing: Cell::new(false),
         lost: RefCell::new(None),
+        lifetime_before: Lifetime::default(),
         incomplete: None,
         mechanisms: MechanismChooser::new(seed.config.mechanism),
     })

@@ -149,6 +149,8 @@ fn checkpoint(body: &CheckpointBody) -> Facts {
         ("levels", json!(body.levels)),
         ("root_homes", body.root.homes.iter().map(fragment).collect()),
         ("root_checksum", hex(body.root.checksum)),
+        ("commits_so_far", json!(body.lifetime.group_commits)),
+        ("bytes_so_far", json!(body.lifetime.caller_bytes)),
     ]
 }
 

@@ -58,6 +58,7 @@ fn every_kind_comes_back() {
         pages: 3,
         levels: 1,
         root: Child::NONE,
+        lifetime: Lifetime { group_commits: 3, corrupt_blocks: 9, ..Lifetime::default() },
     };
     for (kind, body) in [
         (RecordKind::Batch, Body::Changes(changes())),
@@ -141,5 +142,18 @@ fn nonsense_that_verifies_is_an_error_and_no_panic() {
     ];
     for (number, change) in nonsense.iter().enumerate() {
         assert!(resealed(*change).is_err(), "nonsense {number}");
+    }
+}
+
+/// Pools of before there were counters.
+#[test]
+fn a_checkpoint_without_counters_has_none() {
+    let lifetime = Lifetime { group_commits: 3, ..Lifetime::default() };
+    let body = CheckpointBody { through: 7, lifetime, ..CheckpointBody::zeroed() };
+    let whole = bytemuck::bytes_of(&body);
+    for (len, wanted) in [(56, Some(0)), (168, Some(3)), (55, None), (57, None), (167, None)] {
+        let mut reader = Reader { bytes: &whole[..len] };
+        let found = reader.take_from::<CheckpointBody>(CHECKPOINT_BYTES_MIN);
+        assert_eq!(found.ok().map(|body| body.lifetime.group_commits), wanted, "{len} bytes");
     }
 }

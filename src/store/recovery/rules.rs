@@ -222,6 +222,7 @@ mod tests {
             pages: 0,
             levels: 0,
             root: Child::NONE,
+            lifetime: crate::format::record::Lifetime::default(),
         };
         assert_eq!(judge_checkpoint(&head, &body, Some(&body)), Ok(()));
         assert_eq!(judge_replay(&body, &[BEFORE, AFTER]), Ok(()));

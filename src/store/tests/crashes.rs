@@ -105,3 +105,35 @@ fn crashes_of_two_domains() {
     for_each_seed("crashes_of_two_domains", 20, |seed| crash_and_go_on(seed, &setup, 6));
     enough_recoveries("two domains");
 }
+
+/// Counters of a pool's whole life are kept with its checkpoints.
+#[test]
+fn counters_survive_a_close_and_a_crash() {
+    let setup = Setup::default();
+    let (mut random, mut model) = (Random::new(5), Model::default());
+    let mut world = World::new(&setup, 5);
+    let mut known = world.status(0).lifetime;
+    assert_eq!((known.group_commits, known.caller_bytes), (0, 0));
+    for round in 0..4 {
+        run_workload(&mut world, &mut model, &mut random, 60);
+        let now = world.status(0).lifetime;
+        assert!(now.group_commits > known.group_commits && now.caller_bytes > known.caller_bytes);
+        known = now;
+        if round % 2 == 0 {
+            world.close();
+            let disks = world.sim.crash(random.next_u64());
+            world = World::open(&setup, random.next_u64(), disks).unwrap();
+            let found = world.status(0).lifetime;
+            // A close ends with the checkpoint that they are in, and a flush that is not.
+            assert_eq!(found.caller_bytes, known.caller_bytes);
+            assert!(found.group_commits >= known.group_commits && found.page_bytes > 0);
+        } else {
+            let disks = world.sim.crash(random.next_u64());
+            world = World::open(&setup, random.next_u64(), disks).unwrap();
+            let found = world.status(0).lifetime;
+            assert!(found.group_commits <= known.group_commits);
+            known = found;
+        }
+        model.check(&mut world);
+    }
+}
