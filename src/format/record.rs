@@ -158,8 +158,8 @@ pub struct CheckpointBody {
     pub levels: u32,
     /// The root.
     pub root: Child,
-    /// What the domain has done, of which nothing depends on being right. A payload that ends before
-    /// it has zeroes here.
+    /// What the domain has done, of which nothing depends on being right. A payload that ends
+    /// before it has zeroes here.
     pub lifetime: Lifetime,
 }
 

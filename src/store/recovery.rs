@@ -20,9 +20,9 @@
 //! begun again.
 //!
 //! Opened **for reading only**, nothing is written at all: what is in records alone stays in
-//! memory. Then a page that cannot be read, or does not verify, costs what was on it: whatever the table
-//! does not have may have been there, and who asks for it is told so (`Domain::missing`). A last
-//! record that cannot be judged is left out, and said.
+//! memory. Then a page that cannot be read, or does not verify, costs what was on it: whatever the
+//! table does not have may have been there, and who asks for it is told so (`Domain::missing`). A
+//! last record that cannot be judged is left out, and said.
 
 mod judge;
 mod rules;

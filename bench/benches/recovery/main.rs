@@ -1,9 +1,9 @@
 //! What a pool of many extents costs: to open again, in memory, and a checkpoint of it.
 //!
-//! `cargo bench -p dynamicfs-bench --bench recovery -- --dir=DIR`. For each number of extents a pool
-//! is made in a new file of the directory, filled, closed, and opened `--rounds` times. Then some of
-//! its extents are overwritten, far apart, so that each dirties a page, and closing is timed, which
-//! makes one checkpoint of them. The file is removed.
+//! `cargo bench -p dynamicfs-bench --bench recovery -- --dir=DIR`. For each number of extents a
+//! pool is made in a new file of the directory, filled, closed, and opened `--rounds` times. Then
+//! some of its extents are overwritten, far apart, so that each dirties a page, and closing is
+//! timed, which makes one checkpoint of them. The file is removed.
 //!
 //! An extent here has `--blocks` blocks of 4 KiB, 1 to 16: what the engine keeps of it is the same,
 //! and the file is smaller. Memory is the resident set after opening, less that of an empty pool of
