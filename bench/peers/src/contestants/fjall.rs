@@ -1,5 +1,10 @@
-//! fjall: a tree of sorted tables with one journal, which every synced write syncs by itself, one
-//! after the other. Twice: so, and with the writers' batches [gathered](super::gather).
+//! fjall: a tree of sorted tables with one journal, which every writer syncs by itself, one after
+//! the other. Twice: so, and with the writers' batches [gathered](super::gather).
+//!
+//! Alone, a write is an `insert` and a `persist`, as its documents have it. A batch that syncs is
+//! one call, but keeps the journal locked from its first byte to the end of its sync: with 64
+//! writers it was the slower one in three of four alternations, 571 writes a second by median
+//! beside 830.
 //!
 //! Memtables as large as RocksDB's, no compression, values beside their keys, the journal up to
 //! 1 GiB; all else is its default.
@@ -13,7 +18,7 @@ use crate::contestants::gather::{Gather, Pair};
 use crate::contestants::{Contestant, Store, missing, ordered};
 use crate::failure::Failure;
 
-/// Each writer commits a batch of its own.
+/// Each writer inserts and syncs by itself.
 pub(crate) const ALONE: Contestant = Contestant {
     name: "fjall",
     packages: &["fjall"],
@@ -83,7 +88,8 @@ impl Store for Fjall {
 
     fn write(&self, key: u64, value: &[u8]) -> Result<(), Failure> {
         let Some(gather) = &self.gather else {
-            return self.commit(std::iter::once((key, value)), PersistMode::SyncData);
+            self.keyspace.insert(ordered(key), value).map_err(failed)?;
+            return self.database.persist(PersistMode::SyncData).map_err(failed);
         };
         gather.write((key, value.to_vec()), &|pairs: &[Pair]| {
             let pairs = pairs.iter().map(|(key, value)| (*key, value.as_slice()));
