@@ -1,0 +1,184 @@
+//! The command line, and the run that it asks for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::contestants::{CONTESTANTS, Contestant};
+use crate::failure::Failure;
+use crate::units;
+
+/// Writes that O_DIRECT takes on every disk.
+const BLOCK_UNIT: u64 = 4096;
+const BLOCK_MAX: u64 = 1 << 20;
+
+/// Durable random overwrites by many writers: dynamicfs, other engines and bare system calls, in
+/// alternation on one directory. What the rows are and how they are set: README.md beside.
+#[derive(Debug, Parser)]
+#[command(name = "dynamicfs-peers", version)]
+pub(crate) struct Cli {
+    /// Directory on the disk to measure. Files are made in a new one below it, and removed.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Writers beside each other, each with one write under way.
+    #[arg(long, default_value_t = 64)]
+    writers: u32,
+    /// Bytes of one write: a multiple of 4k.
+    #[arg(long, default_value = "4k", value_parser = units::size)]
+    block: u64,
+    /// Bytes that are overwritten, in blocks at random.
+    #[arg(long, default_value = "256m", value_parser = units::size)]
+    working_set: u64,
+    /// How long a contestant is measured in each round.
+    #[arg(long, default_value = "5s", value_parser = units::duration)]
+    runtime: Duration,
+    /// How long it writes before that.
+    #[arg(long, default_value = "1s", value_parser = units::duration)]
+    warmup: Duration,
+    /// How often each contestant is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Names of contestants; without it all.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Writes the figures to this file as JSON, too.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// What every contestant is given to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Writers beside each other.
+    pub(crate) writers: u32,
+    /// Bytes of one write.
+    pub(crate) block_bytes: usize,
+    /// Bytes that are overwritten: whole blocks.
+    pub(crate) set_bytes: u64,
+}
+
+impl Shape {
+    /// Blocks that are overwritten.
+    pub(crate) fn keys(self) -> u64 {
+        self.set_bytes / self.block_bytes as u64
+    }
+
+    /// Where a block lies in a file that holds the working set and nothing else.
+    pub(crate) fn offset(self, key: u64) -> u64 {
+        key * self.block_bytes as u64
+    }
+}
+
+/// A run, checked.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The directory.
+    pub(crate) directory: PathBuf,
+    /// What to do.
+    pub(crate) shape: Shape,
+    /// For how long.
+    pub(crate) runtime: Duration,
+    /// Not measured, before that.
+    pub(crate) warmup: Duration,
+    /// How often.
+    pub(crate) rounds: u32,
+    /// By whom.
+    pub(crate) contestants: Vec<Contestant>,
+    /// Where the figures go.
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl TryFrom<Cli> for Plan {
+    type Error = Failure;
+
+    fn try_from(cli: Cli) -> Result<Self, Failure> {
+        if cli.writers == 0 || cli.writers > 4096 {
+            return Err(Failure::option("writers", cli.writers, "is not in 1 to 4,096"));
+        }
+        if !cli.block.is_multiple_of(BLOCK_UNIT) || cli.block > BLOCK_MAX {
+            let reason = "is no multiple of 4k up to 1m, which all contestants take";
+            return Err(Failure::option("block", cli.block, reason));
+        }
+        let set_bytes = cli.working_set / cli.block * cli.block;
+        if set_bytes / cli.block < u64::from(cli.writers) {
+            let reason = "has fewer blocks than there are --writers";
+            return Err(Failure::option("working-set", cli.working_set, reason));
+        }
+        if cli.runtime.is_zero() {
+            return Err(Failure::option("runtime", "0", "measures nothing"));
+        }
+        if cli.rounds == 0 {
+            return Err(Failure::option("rounds", cli.rounds, "measures nothing"));
+        }
+        Ok(Self {
+            directory: cli.dir,
+            shape: Shape { writers: cli.writers, block_bytes: cli.block as usize, set_bytes },
+            runtime: cli.runtime,
+            warmup: cli.warmup,
+            rounds: cli.rounds,
+            contestants: chosen(&cli.only)?,
+            json: cli.json,
+        })
+    }
+}
+
+/// The contestants of these names, in the table's order.
+fn chosen(only: &[String]) -> Result<Vec<Contestant>, Failure> {
+    let known = |name: &String| CONTESTANTS.iter().any(|contestant| contestant.name == name);
+    if let Some(name) = only.iter().find(|name| !known(name)) {
+        if name == "rocksdb" {
+            let help = "build without --no-default-features";
+            return Err(Failure::new("--only rocksdb: it was left out of this build", help));
+        }
+        let names: Vec<&str> = CONTESTANTS.iter().map(|contestant| contestant.name).collect();
+        let help = format!("write some of {}", names.join(","));
+        return Err(Failure::new(format!("--only {name}: there is no such contestant"), help));
+    }
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|wanted| wanted == name);
+    Ok(CONTESTANTS.iter().filter(|contestant| wanted(contestant.name)).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(options: &[&str]) -> Result<Plan, Failure> {
+        let all = ["peers", "--dir", "x"].iter().chain(options);
+        Plan::try_from(Cli::try_parse_from(all).unwrap())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documents() {
+        let plan = plan(&[]).unwrap();
+        let shape = Shape { writers: 64, block_bytes: 4096, set_bytes: 256 << 20 };
+        assert_eq!(plan.shape, shape);
+        assert_eq!((plan.shape.keys(), plan.shape.offset(3)), (65_536, 12_288));
+        let times = (plan.runtime, plan.warmup, plan.rounds);
+        assert_eq!(times, (Duration::from_secs(5), Duration::from_secs(1), 3));
+        assert_eq!(plan.contestants.len(), CONTESTANTS.len());
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        for (options, said) in [
+            (["--writers", "0"], "--writers 0"),
+            (["--block", "6k"], "--block 6144"),
+            (["--block", "2m"], "--block 2097152"),
+            (["--working-set", "128k"], "--working-set 131072"),
+            (["--runtime", "0"], "--runtime 0"),
+            (["--rounds", "0"], "--rounds 0"),
+            (["--only", "sled"], "--only sled"),
+        ] {
+            let line = plan(&options).unwrap_err().line();
+            assert!(line.starts_with(said), "{line}");
+        }
+    }
+
+    #[test]
+    fn names_choose_contestants_in_the_order_of_the_table() {
+        let plan = plan(&["--only", "bare-direct,dynamicfs-threads"]).unwrap();
+        let names: Vec<&str> = plan.contestants.iter().map(|one| one.name).collect();
+        assert_eq!(names, ["dynamicfs-threads", "bare-direct"]);
+    }
+}

@@ -1,0 +1,207 @@
+//! The rounds: every contestant in turn, in another order each time.
+//!
+//! All stores stay open from their first turn to the end, because a store that was just opened is
+//! not in its steady state: memtables are empty, logs are new. So that nobody's background work
+//! falls into another's window, a turn begins when the process has been quiet for a while.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::args::{Plan, Shape};
+use crate::contestants::{Contestant, Store};
+use crate::counters::{Counters, Reading};
+use crate::directory::TemporaryDirectory;
+use crate::failure::Failure;
+use crate::writer::{Window, Writer, make_value};
+
+/// Bytes of the writes that fill a store.
+const FILL_BYTES: usize = 1 << 20;
+/// Keys of each check, of all writers together.
+const CHECKED: usize = 2048;
+/// Quiet is: for so long, less than this share of one processor, and nothing written.
+const QUIET: Duration = Duration::from_millis(500);
+const QUIET_CPU: f64 = 0.05;
+/// After so long a turn begins all the same, which is told.
+const QUIET_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A contestant, its store, and what was seen of it.
+pub(crate) struct Entry {
+    /// Who.
+    pub(crate) contestant: Contestant,
+    folder: PathBuf,
+    store: Option<Box<dyn Store>>,
+    /// With the latencies of all rounds.
+    pub(crate) writers: Vec<Writer>,
+    /// Writes per second of each round.
+    pub(crate) rates: Vec<f64>,
+    /// Cost of all windows together.
+    pub(crate) cost: Reading,
+}
+
+/// Runs it: fills, measures, checks, and removes all files.
+///
+/// # Errors
+/// The first failure of a contestant, with its name.
+pub(crate) fn run(
+    plan: &Plan,
+    counters: &Counters,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<Entry>, Failure> {
+    let needed = plan.contestants.iter().map(|one| (one.disk_bytes)(plan.shape)).sum();
+    let home = TemporaryDirectory::new(&plan.directory, needed)?;
+    let mut entries = Vec::new();
+    for contestant in &plan.contestants {
+        say(&format!("filling {}", contestant.name));
+        let folder = home.folder(contestant.name)?;
+        let entry = Entry::new(*contestant, folder, plan.shape);
+        entries.push(entry.map_err(|failure| failure.of(contestant.name))?);
+    }
+    for round in 0..plan.rounds {
+        for index in order(entries.len(), round, plan.rounds) {
+            let entry = &mut entries[index];
+            let name = entry.contestant.name;
+            settle(&plan.directory, counters, say)?;
+            let outcome = entry.turn(plan, counters);
+            let rate = outcome.map_err(|failure| failure.of(name))?;
+            say(&format!("round {} of {}: {name} {rate:.0}/s", round + 1, plan.rounds));
+        }
+    }
+    for entry in &mut entries {
+        let name = entry.contestant.name;
+        say(&format!("closing {name}, opening and checking it"));
+        entry.end(plan.shape).map_err(|failure| failure.of(name))?;
+    }
+    Ok(entries)
+}
+
+/// The order of a round: it begins elsewhere each time, and every other round goes the other way,
+/// so that nobody always comes after the same one.
+fn order(count: usize, round: u32, rounds: u32) -> Vec<usize> {
+    let first = count * round as usize / rounds.max(1) as usize;
+    let mut order: Vec<usize> = (0..count).map(|place| (first + place) % count).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
+/// Waits until nobody works in the background.
+fn settle(directory: &Path, counters: &Counters, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    // What is still in the page cache would be written in somebody's window.
+    let synced = File::open(directory).and_then(|file| Ok(nix::unistd::syncfs(&file)?));
+    synced.map_err(|error| Failure::store("a sync of the file system", error))?;
+    let deadline = Instant::now() + QUIET_DEADLINE;
+    while Instant::now() < deadline {
+        let before = counters.read();
+        std::thread::sleep(QUIET);
+        let spent = before.until(counters.read());
+        let cpu = spent.cpu_ns as f64 / QUIET.as_nanos() as f64;
+        if cpu < QUIET_CPU && spent.process_bytes == 0 {
+            return Ok(());
+        }
+    }
+    say("somebody still works in the background: the next window has that in it");
+    Ok(())
+}
+
+impl Entry {
+    /// Opens the store, empty, and fills it.
+    fn new(contestant: Contestant, folder: PathBuf, shape: Shape) -> Result<Self, Failure> {
+        let store = (contestant.open)(&folder, shape)?;
+        let keys_per_write = (FILL_BYTES / shape.block_bytes).max(1) as u64;
+        let mut values = Vec::new();
+        for first in (0..shape.keys()).step_by(keys_per_write as usize) {
+            let keys = first..shape.keys().min(first + keys_per_write);
+            values.resize((keys.end - keys.start) as usize * shape.block_bytes, 0);
+            for (key, value) in keys.zip(values.chunks_mut(shape.block_bytes)) {
+                make_value(value, key, 0);
+            }
+            store.fill(first, &values)?;
+        }
+        let (writers, rates) = (Writer::all(shape)?, Vec::new());
+        let cost = Reading { flushes: Some(0), ..Reading::default() };
+        Ok(Self { contestant, folder, store: Some(store), writers, rates, cost })
+    }
+
+    fn store(&self) -> Result<&dyn Store, Failure> {
+        let closed = || Failure::store("a turn", "the store is closed");
+        self.store.as_deref().ok_or_else(closed)
+    }
+
+    /// Warms up, measures, checks; the rate.
+    fn turn(&mut self, plan: &Plan, counters: &Counters) -> Result<f64, Failure> {
+        let mut writers = std::mem::take(&mut self.writers);
+        let ended_before = ended(&writers);
+        let window = Window::after(plan.warmup, plan.runtime);
+        writers.iter_mut().for_each(|writer| writer.enter(window));
+        let store = self.store()?;
+        let (writers, cost) = std::thread::scope(|scope| {
+            let running = scope.spawn(|| store.run(writers));
+            std::thread::sleep(window.from.saturating_duration_since(Instant::now()));
+            let before = counters.read();
+            std::thread::sleep(window.until.saturating_duration_since(Instant::now()));
+            let cost = before.until(counters.read());
+            let ran = running.join();
+            let ran = ran.unwrap_or_else(|_| Err(Failure::store("a turn", "its thread panicked")));
+            ran.map(|writers| (writers, cost))
+        })?;
+        self.writers = writers;
+        self.cost = self.cost.and(cost);
+        let rate = (ended(&self.writers) - ended_before) as f64 / plan.runtime.as_secs_f64();
+        self.rates.push(rate);
+        self.check()?;
+        Ok(rate)
+    }
+
+    /// Whether a sample of keys has what was acknowledged last.
+    fn check(&mut self) -> Result<(), Failure> {
+        let mut writers = std::mem::take(&mut self.writers);
+        let store = self.store()?;
+        let count = CHECKED.div_ceil(writers.len().max(1));
+        let read = |key| store.read(key);
+        let outcome = writers.iter_mut().try_for_each(|writer| writer.check(count, &read));
+        self.writers = writers;
+        outcome
+    }
+
+    /// Closes the store, and checks it again as it is opened from its files.
+    fn end(&mut self, shape: Shape) -> Result<(), Failure> {
+        self.close()?;
+        self.store = Some((self.contestant.open)(&self.folder, shape)?);
+        self.check()?;
+        self.close()
+    }
+
+    fn close(&mut self) -> Result<(), Failure> {
+        self.store.take().map_or(Ok(()), Store::close)
+    }
+}
+
+/// Writes that ended in windows.
+pub(crate) fn ended(writers: &[Writer]) -> u64 {
+    writers.iter().map(|writer| writer.latency().len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_has_everybody_once() {
+        for count in 1..12 {
+            for round in 0..5 {
+                let mut order = order(count, round, 5);
+                order.sort_unstable();
+                assert_eq!(order, (0..count).collect::<Vec<_>>(), "{count} in round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_begin_elsewhere_and_turn_round() {
+        assert_eq!(order(6, 0, 3), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(order(6, 1, 3), [1, 0, 5, 4, 3, 2]);
+        assert_eq!(order(6, 2, 3), [4, 5, 0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,73 @@
+//! No engine: `pwrite` and `fdatasync` by every writer, on one file that is wholly written.
+//!
+//! With O_DIRECT it is the least that a durable overwrite in place can cost by system calls, and
+//! gives less than an engine does: a torn block stays torn, nobody would notice.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use crate::args::Shape;
+use crate::contestants::{Contestant, Store};
+use crate::failure::Failure;
+use crate::writer::Aligned;
+
+/// Past the page cache.
+pub(crate) const DIRECT: Contestant = Contestant {
+    name: "bare-direct",
+    packages: &[],
+    disk_bytes: |shape| shape.set_bytes,
+    open: |folder, shape| open(folder, shape, OFlag::O_DIRECT),
+};
+
+/// Through the page cache; the sync writes it.
+pub(crate) const CACHED: Contestant = Contestant {
+    name: "bare-cached",
+    packages: &[],
+    disk_bytes: |shape| shape.set_bytes,
+    open: |folder, shape| open(folder, shape, OFlag::empty()),
+};
+
+struct Bare {
+    file: File,
+    shape: Shape,
+}
+
+fn open(folder: &Path, shape: Shape, flags: OFlag) -> Result<Box<dyn Store>, Failure> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).custom_flags(flags.bits());
+    let file = options.open(folder.join("file")).map_err(|error| {
+        let help = "choose a --dir on a file system with O_DIRECT, or other contestants by --only";
+        Failure::new(format!("its file cannot be opened: {error}"), help)
+    })?;
+    Ok(Box::new(Bare { file, shape }))
+}
+
+impl Store for Bare {
+    fn fill(&self, first_key: u64, values: &[u8]) -> Result<(), Failure> {
+        let mut memory = Aligned::new(values.len());
+        memory.bytes_mut().copy_from_slice(values);
+        let written = self.file.write_all_at(memory.bytes(), self.shape.offset(first_key));
+        written.map_err(|error| Failure::store("a write", error))
+    }
+
+    fn write(&self, key: u64, value: &[u8]) -> Result<(), Failure> {
+        let written = self.file.write_all_at(value, self.shape.offset(key));
+        written
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| Failure::store("a write", error))
+    }
+
+    fn read(&self, key: u64) -> Result<Vec<u8>, Failure> {
+        let mut memory = Aligned::new(self.shape.block_bytes);
+        let read = self.file.read_exact_at(memory.bytes_mut(), self.shape.offset(key));
+        read.map_err(|error| Failure::store("a read", error))?;
+        Ok(memory.bytes().to_vec())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), Failure> {
+        self.file.sync_all().map_err(|error| Failure::store("a sync", error))
+    }
+}

@@ -1,0 +1,253 @@
+//! The table, and the same figures as JSON.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::args::Plan;
+use crate::contest::{Entry, ended};
+use crate::failure::Failure;
+use crate::machine::Machine;
+use crate::units::{show_count, show_size};
+
+/// The first row of the table of contestants: the others are compared with it.
+const REFERENCE: &str = "dynamicfs-threads";
+
+/// What is told of one contestant.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Row {
+    /// Who.
+    pub(crate) name: &'static str,
+    /// Writes per second: median of the rounds.
+    pub(crate) rate: f64,
+    /// The slowest and the fastest round.
+    pub(crate) rate_min: f64,
+    /// See above.
+    pub(crate) rate_max: f64,
+    /// Writes per second of each round.
+    pub(crate) rates: Vec<f64>,
+    /// The median beside that of dynamicfs by threads, where that took part.
+    pub(crate) ratio: Option<f64>,
+    /// Of one write, all rounds together, microseconds.
+    pub latency_us_p50: f64,
+    /// See above.
+    pub latency_us_p99: f64,
+    /// See above.
+    pub(crate) latency_us_max: f64,
+    /// Bytes that reached the disk for each byte that the writers wrote.
+    pub(crate) bytes_per_byte: f64,
+    /// Bytes that the process gave to the kernel for each such byte.
+    pub(crate) process_bytes_per_byte: f64,
+    /// Flushes of the disk for 1,000 writes.
+    pub flushes_per_1000: Option<f64>,
+    /// Processor seconds of the process for 1,000 writes.
+    pub cpu_s_per_1000: f64,
+}
+
+/// What is told of a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// Where.
+    pub(crate) machine: Machine,
+    /// Writers beside each other.
+    pub(crate) writers: u32,
+    /// Bytes of one write.
+    pub(crate) block_bytes: usize,
+    /// Bytes that were overwritten.
+    pub(crate) working_set_bytes: u64,
+    /// Seconds of each window.
+    pub(crate) runtime_s: f64,
+    /// Seconds before each.
+    pub(crate) warmup_s: f64,
+    /// How often.
+    pub(crate) rounds: u32,
+    /// One for each contestant.
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Report {
+    /// Of a run that has ended.
+    ///
+    /// # Errors
+    /// Histograms of different bounds, which there are none of.
+    pub(crate) fn new(plan: &Plan, machine: Machine, entries: &[Entry]) -> Result<Self, Failure> {
+        let row = |entry: &Entry| Row::new(entry, plan.shape.block_bytes);
+        let mut rows = entries.iter().map(row).collect::<Result<Vec<Row>, Failure>>()?;
+        compare(&mut rows);
+        Ok(Self {
+            machine,
+            writers: plan.shape.writers,
+            block_bytes: plan.shape.block_bytes,
+            working_set_bytes: plan.shape.set_bytes,
+            runtime_s: plan.runtime.as_secs_f64(),
+            warmup_s: plan.warmup.as_secs_f64(),
+            rounds: plan.rounds,
+            rows,
+        })
+    }
+
+    /// As text.
+    pub(crate) fn table(&self) -> String {
+        let (block, set) = (show_size(self.block_bytes as u64), show_size(self.working_set_bytes));
+        let mut text = self.machine.lines();
+        text += &format!(
+            "durable overwrites of {block} at random in {set} by {} writers: {} of {} s, each \
+             after {} s of warm-up\nbytes and flushes are counted {}\n\n",
+            self.writers,
+            if self.rounds == 1 { "1 window".into() } else { format!("{} windows", self.rounds) },
+            self.runtime_s,
+            self.warmup_s,
+            self.machine.counted
+        );
+        let mut lines = vec![HEADS.map(String::from)];
+        lines.extend(self.rows.iter().map(Row::cells));
+        text + &aligned(&lines)
+    }
+}
+
+const HEADS: [&str; 10] = [
+    "",
+    "writes/s",
+    "min..max",
+    "ratio",
+    "p50 us",
+    "p99 us",
+    "max us",
+    "bytes/byte",
+    "flushes/1000",
+    "cpu s/1000",
+];
+
+impl Row {
+    fn new(entry: &Entry, block_bytes: usize) -> Result<Self, Failure> {
+        let mut writers = entry.writers.iter();
+        let first = writers.next().ok_or_else(|| Failure::store("a report", "has no writers"))?;
+        let mut latency: Histogram<u64> = first.latency().clone();
+        for writer in writers {
+            let added = latency.add(writer.latency());
+            added.map_err(|error| Failure::store("a histogram", error))?;
+        }
+        let us = |ns: u64| ns as f64 / 1_000.0;
+        let writes = ended(&entry.writers).max(1) as f64;
+        let bytes = writes * block_bytes as f64;
+        Ok(Self {
+            name: entry.contestant.name,
+            rate: median(&entry.rates),
+            rate_min: entry.rates.iter().copied().fold(f64::INFINITY, f64::min),
+            rate_max: entry.rates.iter().copied().fold(0.0, f64::max),
+            rates: entry.rates.clone(),
+            ratio: None,
+            latency_us_p50: us(latency.value_at_quantile(0.5)),
+            latency_us_p99: us(latency.value_at_quantile(0.99)),
+            latency_us_max: us(latency.max()),
+            bytes_per_byte: entry.cost.written_bytes as f64 / bytes,
+            process_bytes_per_byte: entry.cost.process_bytes as f64 / bytes,
+            flushes_per_1000: entry.cost.flushes.map(|count| count as f64 * 1_000.0 / writes),
+            cpu_s_per_1000: entry.cost.cpu_ns as f64 / 1e6 / writes,
+        })
+    }
+
+    fn cells(&self) -> [String; 10] {
+        let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+        [
+            self.name.to_owned(),
+            show_count(self.rate),
+            format!("{}..{}", show_count(self.rate_min), show_count(self.rate_max)),
+            or_dash(self.ratio.map(|ratio| format!("{ratio:.2}"))),
+            show_count(self.latency_us_p50),
+            show_count(self.latency_us_p99),
+            show_count(self.latency_us_max),
+            format!("{:.2}", self.bytes_per_byte),
+            or_dash(self.flushes_per_1000.map(|count| format!("{count:.1}"))),
+            format!("{:.4}", self.cpu_s_per_1000),
+        ]
+    }
+}
+
+/// Fills in the ratios.
+fn compare(rows: &mut [Row]) {
+    let reference = rows.iter().find(|row| row.name == REFERENCE).map(|row| row.rate);
+    let Some(reference) = reference.filter(|rate| *rate > 0.0) else { return };
+    rows.iter_mut().for_each(|row| row.ratio = Some(row.rate / reference));
+}
+
+/// The middle one, or the mean of the two in the middle; zero of nothing.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.as_slice() {
+        [] => 0.0,
+        odd if odd.len() % 2 == 1 => odd[odd.len() / 2],
+        even => (even[even.len() / 2 - 1] + even[even.len() / 2]) / 2.0,
+    }
+}
+
+/// Columns of equal width: the first to the left, the others to the right.
+fn aligned<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
+    let mut widths = [0; COLUMNS];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for line in lines {
+        let (name, numbers) = (&line[0], line.iter().zip(widths).skip(1));
+        let numbers: Vec<String> = numbers.map(|(cell, width)| format!("{cell:>width$}")).collect();
+        text += &format!("{name:<0$}  {1}\n", widths[0], numbers.join("  "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &'static str, rate: f64) -> Row {
+        Row {
+            name,
+            rate,
+            rate_min: rate,
+            rate_max: rate,
+            rates: vec![rate],
+            ratio: None,
+            latency_us_p50: 1.0,
+            latency_us_p99: 2.0,
+            latency_us_max: 3_000.0,
+            bytes_per_byte: 1.5,
+            process_bytes_per_byte: 1.0,
+            flushes_per_1000: None,
+            cpu_s_per_1000: 0.01,
+        }
+    }
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        for (values, middle) in [
+            (&[][..], 0.0),
+            (&[3.0], 3.0),
+            (&[5.0, 1.0], 3.0),
+            (&[9.0, 1.0, 2.0], 2.0),
+            (&[1.0, 100.0, 3.0, 2.0], 2.5),
+        ] {
+            assert_eq!(median(values), middle, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn ratios_are_those_to_dynamicfs_by_threads() {
+        let mut rows = [row("redb", 50.0), row(REFERENCE, 200.0)];
+        compare(&mut rows);
+        assert_eq!(rows.map(|row| row.ratio), [Some(0.25), Some(1.0)]);
+        let mut rows = [row("redb", 50.0)];
+        compare(&mut rows);
+        assert_eq!(rows[0].ratio, None);
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let lines = [["", "writes"], ["dynamicfs", "12"]].map(|line| line.map(String::from));
+        assert_eq!(aligned(&lines), "           writes\ndynamicfs      12\n");
+        let cells = row("redb", 1234.0).cells();
+        assert_eq!((cells[1].as_str(), cells[3].as_str()), ("1,234", "-"));
+    }
+}

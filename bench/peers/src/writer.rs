@@ -1,0 +1,295 @@
+//! A writer: which key it overwrites next, with which bytes, and what it has seen acknowledged.
+//!
+//! Keys are dealt to the writers in turn, so no two writers overwrite the same one: the value that
+//! was acknowledged last is known of every key. A value begins and ends with its key and its
+//! sequence number, and what is between them does not compress.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::args::Shape;
+use crate::failure::Failure;
+
+/// Alignment of memory for O_DIRECT.
+const ALIGNMENT: usize = 4096;
+/// A longer write counts as this long.
+const LATENCY_NS_MAX: u64 = 600_000_000_000;
+/// Bytes of a key and a sequence number.
+const STAMP: usize = 16;
+
+/// When a turn's writes count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    /// The end of the warm-up.
+    pub(crate) from: Instant,
+    /// When nothing more begins.
+    pub(crate) until: Instant,
+}
+
+impl Window {
+    /// A window after a warm-up that begins now.
+    pub(crate) fn after(warmup: Duration, runtime: Duration) -> Self {
+        let from = Instant::now() + warmup;
+        Self { from, until: from + runtime }
+    }
+}
+
+/// Bytes at an address that O_DIRECT takes.
+#[derive(Debug)]
+pub(crate) struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    /// Zeroes.
+    pub(crate) fn new(len: usize) -> Self {
+        let memory = vec![0; len + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Self { memory, start, len }
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    /// The bytes, to be changed.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// Sebastiano Vigna's splitmix64: enough for keys and bytes.
+#[derive(Debug)]
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.draw() % bound
+    }
+}
+
+/// Makes a value of a key: the same for all but its stamps.
+pub(crate) fn make_value(value: &mut [u8], key: u64, sequence: u64) {
+    let mut noise = SplitMix(7);
+    for chunk in value.chunks_mut(8) {
+        chunk.copy_from_slice(&noise.draw().to_le_bytes()[..chunk.len()]);
+    }
+    stamp(value, key, sequence);
+}
+
+fn stamp(value: &mut [u8], key: u64, sequence: u64) {
+    let mut bytes = [0; STAMP];
+    bytes[..8].copy_from_slice(&key.to_le_bytes());
+    bytes[8..].copy_from_slice(&sequence.to_le_bytes());
+    let end = value.len() - STAMP;
+    value[..STAMP].copy_from_slice(&bytes);
+    value[end..].copy_from_slice(&bytes);
+}
+
+/// Compares what was read of a key with what was acknowledged.
+fn check_value(found: &[u8], expected: &[u8], key: u64, sequence: u64) -> Result<(), Failure> {
+    if found == expected {
+        return Ok(());
+    }
+    let stamps = found.get(..STAMP).zip(found.len().checked_sub(STAMP).map(|end| &found[end..]));
+    let shown = stamps.map_or_else(String::new, |(first, last)| {
+        let number = |bytes: &[u8]| {
+            bytes.iter().rev().fold(0, |number: u64, byte| number << 8 | u64::from(*byte))
+        };
+        let pair =
+            |stamp: &[u8]| format!("key {} write {}", number(&stamp[..8]), number(&stamp[8..]));
+        format!(", from {} to {}", pair(first), pair(last))
+    });
+    let (bytes, all) = (found.len(), expected.len());
+    let text = format!("{bytes} bytes{shown}, instead of {all} bytes of write {sequence}");
+    Err(Failure::new(
+        format!("key {key} reads back as {text}"),
+        "an acknowledged write is lost: do not trust its row",
+    ))
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    number: u64,
+    writers: u64,
+    random: SplitMix,
+    /// Of each own key, the last write that was acknowledged. What filled the store is write 0.
+    sequences: Vec<u64>,
+    value: Aligned,
+    window: Window,
+    /// The write under way: which of the own keys, since when.
+    under_way: Option<(usize, Instant)>,
+    /// Of the writes that ended in a window, nanoseconds.
+    latency: Histogram<u64>,
+}
+
+impl Writer {
+    /// All writers of a run, before their first turn.
+    ///
+    /// # Errors
+    /// Never with the bounds that stand here: a histogram refuses others.
+    pub(crate) fn all(shape: Shape) -> Result<Vec<Self>, Failure> {
+        let writers = u64::from(shape.writers);
+        let one = |number: u64| {
+            let mut value = Aligned::new(shape.block_bytes);
+            make_value(value.bytes_mut(), 0, 0);
+            let latency = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
+                .map_err(|error| Failure::store("a histogram", error))?;
+            let now = Instant::now();
+            Ok(Self {
+                number,
+                writers,
+                random: SplitMix(number << 32),
+                sequences: vec![0; (shape.keys() - number).div_ceil(writers) as usize],
+                value,
+                window: Window { from: now, until: now },
+                under_way: None,
+                latency,
+            })
+        };
+        (0..writers).map(one).collect()
+    }
+
+    /// Before a turn.
+    pub(crate) fn enter(&mut self, window: Window) {
+        self.window = window;
+    }
+
+    /// The key to overwrite next, with [`Self::value`]; none when the window is over.
+    pub(crate) fn begin(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if now >= self.window.until {
+            return None;
+        }
+        let slot = self.random.below(self.sequences.len() as u64) as usize;
+        let key = self.key(slot);
+        stamp(self.value.bytes_mut(), key, self.sequences[slot] + 1);
+        self.under_way = Some((slot, now));
+        Some(key)
+    }
+
+    /// What to write.
+    pub(crate) fn value(&self) -> &[u8] {
+        self.value.bytes()
+    }
+
+    /// The write that began last is durable.
+    pub(crate) fn acknowledge(&mut self) {
+        let Some((slot, since)) = self.under_way.take() else {
+            unreachable!("a store acknowledges a write that has begun, once")
+        };
+        self.sequences[slot] += 1;
+        let now = Instant::now();
+        if (self.window.from..self.window.until).contains(&now) {
+            let took = now.duration_since(since).as_nanos();
+            self.latency.saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
+        }
+    }
+
+    /// Latencies of all windows so far.
+    pub(crate) fn latency(&self) -> &Histogram<u64> {
+        &self.latency
+    }
+
+    /// Holds `count` of its keys, at random, against what `read` finds of them.
+    ///
+    /// # Errors
+    /// What `read` says, and a value that is not the one that was acknowledged last.
+    pub(crate) fn check(
+        &mut self,
+        count: usize,
+        read: &dyn Fn(u64) -> Result<Vec<u8>, Failure>,
+    ) -> Result<(), Failure> {
+        for _ in 0..count {
+            let slot = self.random.below(self.sequences.len() as u64) as usize;
+            let (key, sequence) = (self.key(slot), self.sequences[slot]);
+            stamp(self.value.bytes_mut(), key, sequence);
+            check_value(&read(key)?, self.value.bytes(), key, sequence)?;
+        }
+        Ok(())
+    }
+
+    fn key(&self, slot: usize) -> u64 {
+        slot as u64 * self.writers + self.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    const SHAPE: Shape = Shape { writers: 3, block_bytes: 4096, set_bytes: 10 * 4096 };
+
+    #[test]
+    fn every_key_has_one_writer() {
+        let writers = Writer::all(SHAPE).unwrap();
+        let mut keys: Vec<u64> = writers
+            .iter()
+            .flat_map(|writer| (0..writer.sequences.len()).map(|slot| writer.key(slot)))
+            .collect();
+        keys.sort_unstable();
+        assert_eq!(keys, (0..10).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_asked_back() {
+        let mut store: Vec<Vec<u8>> = (0..10)
+            .map(|key| {
+                let mut value = vec![0; 4096];
+                make_value(&mut value, key, 0);
+                value
+            })
+            .collect();
+        let mut writer = Writer::all(SHAPE).unwrap().remove(1);
+        writer.enter(Window::after(Duration::ZERO, Duration::from_secs(100)));
+        for _ in 0..50 {
+            let key = writer.begin().unwrap();
+            store[key as usize] = writer.value().to_vec();
+            writer.acknowledge();
+        }
+        assert_eq!(writer.latency().len(), 50);
+        let store = RefCell::new(store);
+        let read = |key: u64| Ok(store.borrow()[key as usize].clone());
+        writer.check(100, &read).unwrap();
+        for key in [1, 4, 7] {
+            store.borrow_mut()[key][4000] ^= 1;
+        }
+        let line = writer.check(1, &read).unwrap_err().line();
+        assert!(line.contains("reads back as 4096 bytes, from key"), "{line}");
+        let nothing = |_| Ok(Vec::new());
+        let line = writer.check(1, &nothing).unwrap_err().line();
+        assert!(line.contains("reads back as 0 bytes, instead of 4096"), "{line}");
+    }
+
+    #[test]
+    fn nothing_begins_after_the_window_or_counts_before_it() {
+        let mut writer = Writer::all(SHAPE).unwrap().remove(0);
+        assert_eq!(writer.begin(), None);
+        writer.enter(Window::after(Duration::from_secs(100), Duration::from_secs(1)));
+        assert!(writer.begin().is_some());
+        writer.acknowledge();
+        assert!(writer.latency().is_empty());
+    }
+
+    #[test]
+    fn memory_is_aligned() {
+        let mut memory = Aligned::new(8192);
+        memory.bytes_mut()[8191] = 1;
+        assert_eq!(memory.bytes().as_ptr().align_offset(ALIGNMENT), 0);
+        assert_eq!(memory.bytes().len(), 8192);
+    }
+}
