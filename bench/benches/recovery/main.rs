@@ -103,7 +103,9 @@ fn fill(file: &Path, extents: u64, blocks: u64) {
             under_way.pop_front().unwrap().wait().unwrap();
         }
     }
-    under_way.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    for ticket in under_way {
+        ticket.wait().unwrap();
+    }
     engine.close(DEADLINE).unwrap();
 }
 
