@@ -56,6 +56,11 @@ enum Command {
     /// Show what a pool is, by its labels; with --metrics, what opening it finds.
     #[command(after_help = EXIT_CODES)]
     Status(pool::StatusArguments),
+    /// Open a pool, make durable what its last use left, show what was found, and close it.
+    ///
+    /// Every command that writes does that first; this one does no more, and can be forced.
+    #[command(after_help = EXIT_CODES)]
+    Recover(pool::RecoverArguments),
     /// Write a file into an inode.
     #[command(after_help = EXIT_CODES)]
     Put(inodes::PutArguments),
@@ -94,6 +99,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Plan(arguments) => plan::run(arguments),
         Command::Format(arguments) => pool::format(arguments),
         Command::Status(arguments) => pool::status(arguments),
+        Command::Recover(arguments) => pool::recover(arguments),
         Command::Put(arguments) => inodes::put(arguments),
         Command::Get(arguments) => inodes::get(arguments),
         Command::Ls(arguments) => inodes::list(arguments),

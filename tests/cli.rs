@@ -180,6 +180,13 @@ fn a_pool_is_made_filled_shown_and_emptied() {
     good(&["ls", &pool]);
     good(&["status", "--metrics", &pool]);
     assert!(std::fs::read(&pool).unwrap() == before);
+    // Recovering writes that it was opened, and changes nothing that there is.
+    let recovered = good(&["recover", "--json", "--give-up-undecidable", &pool]);
+    let recovered: Value = serde_json::from_str(out(&recovered)).unwrap();
+    assert_eq!(recovered["domains"][0]["recovery"]["dropped"], Value::Null);
+    assert!(std::fs::read(&pool).unwrap() != before);
+    assert!(out(&good(&["recover", &pool])).contains("DOMAIN"));
+    assert_eq!(good(&["get", &pool, &inode]).stdout, b"short");
     good(&["rm", &pool, &inode]);
     assert_eq!(out(&good(&["ls", &pool])), "INODE  SIZE  GENERATION  TAG\n");
     bad(&["rm", &pool, &inode], 1, "there is no inode");
@@ -222,8 +229,8 @@ fn a_format_destroys_nothing_unasked() {
     bad(&["ls", &other], 3, "is not a disk of a pool");
     bad(&["status", "/nonexistent"], 3, "no such device");
     let config = scratch.path("config");
-    std::fs::write(&config, "[table]\nmib = 1\n").unwrap();
-    bad(&["ls", &pool, "--config", &config], 2, "table.mib = 1");
+    std::fs::write(&config, "[table]\nmib = 0\n").unwrap();
+    bad(&["ls", &pool, "--config", &config], 2, "table.mib = 0");
     std::fs::write(&config, "[tabel]\nmib = 1\n").unwrap();
     bad(&["ls", &pool, "--config", &config], 2, "nearest is table");
 }

@@ -10,6 +10,7 @@ use dynamicfs::machine::write_gate::WriteRefusal;
 use dynamicfs::placement::PlacementError;
 use dynamicfs::store::error::StoreError;
 use dynamicfs::store::pool::PoolError;
+use dynamicfs::store::recovery::RecoveryError;
 
 /// The documented exit codes. See `--help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,16 @@ impl From<WriteRefusal> for Failure {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        let undecidable =
+            |error: &RecoveryError| matches!(error, RecoveryError::Undecidable { .. });
+        if let EngineError::Recovery(errors) = &error
+            && errors.iter().any(undecidable)
+        {
+            let help = "try the disk again; `ls` and `get` show what is there without that record, \
+                        and `recover --give-up-undecidable` drops it for good";
+            return Failure { exit: Exit::Io, message, help: Some(help.to_owned()) };
+        }
         let exit = match error {
             EngineError::Device(error) | EngineError::Open(OpenError::Device(error)) => {
                 return error.into();
@@ -118,7 +129,7 @@ impl From<EngineError> for Failure {
             | EngineError::Pool(PoolError::NoMemory(_))
             | EngineError::Reactor(_) => Exit::Runtime,
         };
-        Failure::new(exit, error.to_string())
+        Failure::new(exit, message)
     }
 }
 

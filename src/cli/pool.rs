@@ -8,10 +8,11 @@ use clap::Args;
 use dynamicfs::engine::config::{DiskAccess, DiskConfig};
 use dynamicfs::engine::engine_config::{EngineConfig, ReadOnly};
 use dynamicfs::engine::storage_engine::{
-    DomainReport, EngineMetrics, EngineStatus, FormatOptions, FormatPlan, Overwrite, PoolReport,
-    StorageEngine,
+    DomainReport, EngineMetrics, EngineStatus, Force, FormatOptions, FormatPlan, Overwrite,
+    PoolReport, StorageEngine,
 };
 use dynamicfs::format::record::Lifetime;
+use dynamicfs::store::domain::Undecidable;
 use serde_json::{Value, json};
 
 use super::table::{or_dash, size, table};
@@ -50,7 +51,16 @@ impl PoolArguments {
         &self,
         work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        use_and_close(self.engine_config()?, work)
+        self.with_forced(Force::default(), work)
+    }
+
+    /// The same, and gives up what `force` names where it cannot be had.
+    fn with_forced<T>(
+        &self,
+        force: Force,
+        work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        use_and_close(StorageEngine::open_forced(self.engine_config()?, force)?, work)
     }
 
     /// The same, for reading only: nothing is written, and what is damaged costs itself alone.
@@ -60,15 +70,14 @@ impl PoolArguments {
     ) -> Result<T, Failure> {
         let mut config = self.engine_config()?;
         config.pool.read_only = ReadOnly::Yes;
-        use_and_close(config, work)
+        use_and_close(StorageEngine::open(config)?, work)
     }
 }
 
 fn use_and_close<T>(
-    config: EngineConfig,
+    engine: StorageEngine,
     work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let engine = StorageEngine::open(config)?;
     let outcome = work(&engine);
     let closed = engine.close(CLOSE_DEADLINE);
     let value = outcome?;
@@ -245,6 +254,33 @@ pub(crate) fn status(arguments: &StatusArguments) -> Result<Report, Failure> {
         false => describe_status(&status, &metrics),
     };
     Ok(Report { text, failures: losses(&status) })
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// Drop a last record that cannot be read, though it may have been acknowledged: what was in
+    /// it is gone for good.
+    #[arg(long)]
+    give_up_undecidable: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn recover(arguments: &RecoverArguments) -> Result<Report, Failure> {
+    let undecidable = match arguments.give_up_undecidable {
+        true => Undecidable::GiveUp,
+        false => Undecidable::Refuse,
+    };
+    let work = |engine: &StorageEngine| Ok((engine.status()?, engine.metrics()?));
+    let (status, metrics) = arguments.pool.with_forced(Force { undecidable }, work)?;
+    let text = match arguments.json {
+        true => super::json(&as_json(&status, &metrics))?,
+        false => describe_status(&status, &metrics),
+    };
+    Ok(text.into())
 }
 
 fn describe_status(status: &EngineStatus, metrics: &EngineMetrics) -> String {

@@ -35,6 +35,7 @@ pub use engine_error::{CloseReport, EngineError};
 pub use engine_status::{DomainReport, EngineMetrics, EngineStatus};
 pub use format::{Fill, FormatOptions, FormatPlan, Overwrite};
 pub use labels::PoolReport;
+pub use opening::Force;
 pub use operations::{Acknowledged, InodeId, InodeInfo, InodeOptions, ReadOptions};
 pub use store_ticket::{QueueFull, StoreTicket};
 pub use transaction::Transaction;
@@ -137,7 +138,16 @@ impl StorageEngine {
     /// # Errors
     /// [`EngineError`]. It is all or nothing: after an error nothing is open.
     pub fn open(config: EngineConfig) -> Result<StorageEngine, EngineError> {
-        opening::open(&config)
+        opening::open(&config, Force::default())
+    }
+
+    /// As [`StorageEngine::open`], and gives up what `force` names where it cannot be had. What was
+    /// given up is gone for good, and named in [`EngineStatus`]; look with `pool.read_only` first.
+    ///
+    /// # Errors
+    /// As [`StorageEngine::open`].
+    pub fn open_forced(config: EngineConfig, force: Force) -> Result<StorageEngine, EngineError> {
+        opening::open(&config, force)
     }
 
     /// A buffer of `bytes` (up to 16 MiB), for [`StorageEngine::write_buffer`].

@@ -71,11 +71,24 @@ pub enum Access {
     ReadOnly,
 }
 
+/// What to do about the end of a journal of which nobody can say whether it was acknowledged,
+/// because it cannot be read. Opened for reading only it is left out, whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Undecidable {
+    /// Nothing is opened.
+    #[default]
+    Refuse,
+    /// It is given up for good: what was in it may have been acknowledged and is gone.
+    GiveUp,
+}
+
 /// What can be set of a domain.
 #[derive(Clone, Debug)]
 pub struct DomainConfig {
     /// What it is opened for.
     pub access: Access,
+    /// What to do about a last record that cannot be judged.
+    pub undecidable: Undecidable,
     /// Requests that are served at a time.
     pub requests_max: usize,
     /// When a batch closes.
@@ -122,6 +135,7 @@ impl Default for DomainConfig {
     fn default() -> Self {
         DomainConfig {
             access: Access::ReadWrite,
+            undecidable: Undecidable::Refuse,
             requests_max: 1024,
             closing: Closing::Adaptive,
             batch_ops_max: 1024,

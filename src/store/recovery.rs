@@ -49,7 +49,7 @@ use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
 use crate::store::disk_flushes::DiskFlushes;
 use crate::store::domain::{
-    Access, Domain, DomainConfig, DomainCounters, Health, record_bytes_max,
+    Access, Domain, DomainConfig, DomainCounters, Health, Undecidable, record_bytes_max,
 };
 use crate::store::journal::{Journal, spot_after};
 use crate::store::mechanism::MechanismChooser;
@@ -94,7 +94,8 @@ pub struct RecoveryReport {
     pub records: u64,
     /// Batches that were applied again.
     pub replayed: u64,
-    /// The last record, if it was torn and nobody can have been told of it: its sequence and why.
+    /// The last record, if it was left out: its sequence and why. Either it was torn, and nobody
+    /// can have been told of it, or it cannot be read, and the text says that this is not decided.
     pub dropped: Option<(u64, String)>,
     /// Blocks that were written home; opened for reading only, kept in memory.
     pub written_home: u64,
@@ -219,6 +220,7 @@ pub(crate) async fn recover(
     let last = match reading {
         true => scan.last,
         false => {
+            recovery.give_up(&scan).await?;
             recovery.flush().await?;
             recovery.open_record(&scan, &checkpoint).await?
         }
@@ -324,6 +326,11 @@ impl Recovery<'_> {
     /// Whether nothing is written.
     pub(crate) fn reading(&self) -> bool {
         self.seed.config.access == Access::ReadOnly
+    }
+
+    /// Whether a last record that cannot be judged is left out.
+    pub(crate) fn leaves_out(&self) -> bool {
+        self.reading() || self.seed.config.undecidable == Undecidable::GiveUp
     }
 
     /// Goes on without a page when that is allowed.
@@ -502,6 +509,19 @@ impl Recovery<'_> {
         let request = Request::write(self.seed.disk, Domain::offset_of(place), buffer);
         let (result, _) = self.port.submit(request).await.into_parts();
         result.map(|_| ()).map_err(|error| self.io_error(error))
+    }
+
+    /// Writes over blocks where the record that was given up may begin: a disk that can read them
+    /// again later must not bring it back.
+    async fn give_up(&self, scan: &Scan) -> Result<(), RecoveryError> {
+        for offset in &scan.given_up {
+            let mut block = self.buffer(BLOCK_BYTES as usize)?;
+            block.fill(0);
+            let request = Request::write(self.seed.disk, *offset, block);
+            let (result, _) = self.port.submit(request).await.into_parts();
+            result.map_err(|error| self.io_error(error))?;
+        }
+        Ok(())
     }
 
     /// Makes the verdict durable.

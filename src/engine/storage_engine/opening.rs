@@ -23,7 +23,7 @@ use crate::machine::topology::Topology;
 use crate::memory::Arena;
 use crate::store::discard::PART_BYTES;
 use crate::store::disk_flushes::DiskFlushes;
-use crate::store::domain::{Access, Closing, DomainConfig, Inline};
+use crate::store::domain::{Access, Closing, DomainConfig, Inline, Undecidable};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
 use crate::store::pool::{LabelCopies, read_labels};
@@ -39,6 +39,14 @@ const BUSY_WAIT_MS_MIN: u64 = 2_000;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// MiB of each domain beside its write-back: checkpoint pages, records, blocks read in part.
 const DOMAIN_MIB: u64 = 24;
+
+/// What an opening may give up because the caller says so. Nothing of it stands in a configuration
+/// file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Force {
+    /// What to do about a last record that may have been acknowledged and cannot be read.
+    pub undecidable: Undecidable,
+}
 
 /// Reactors that this machine and configuration can have.
 pub(super) fn reactors_possible(config: &IoConfig) -> Result<u32, EngineError> {
@@ -58,7 +66,7 @@ pub(super) fn reactors_possible(config: &IoConfig) -> Result<u32, EngineError> {
 }
 
 /// What a domain is told of the configuration.
-fn domain_config(config: &EngineConfig) -> DomainConfig {
+fn domain_config(config: &EngineConfig, force: Force) -> DomainConfig {
     let (journal, commit, checkpoint) = (&config.journal, &config.commit, &config.checkpoint);
     let nanoseconds = |time: Duration| time.as_nanos() as u64;
     let default = DomainConfig::default();
@@ -69,6 +77,7 @@ fn domain_config(config: &EngineConfig) -> DomainConfig {
             ReadOnly::Yes => Access::ReadOnly,
             ReadOnly::No => Access::ReadWrite,
         },
+        undecidable: force.undecidable,
         requests_max: config.operations.in_flight_max as usize,
         closing: match commit.mode {
             CommitMode::Adaptive => Closing::Adaptive,
@@ -136,14 +145,14 @@ fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineErro
     Ok(io)
 }
 
-pub(super) fn open(config: &EngineConfig) -> Result<StorageEngine, EngineError> {
+pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine, EngineError> {
     let path = the_disk(config)?.path.clone();
     let name: Arc<str> = path.to_string_lossy().into();
     // Only to know how many lanes to open; what counts is read again once the disk is ours.
     let (copies, bytes) = peek(&path)?;
     let domains = copies.verdict(&name, bytes)?.layout.domains();
     let io = IoScheduler::open(&io_config(config, domains)?)?;
-    match start(&io, config, (&path, &name)) {
+    match start(&io, (config, force), (&path, &name)) {
         Ok((domains, pool)) => Ok(StorageEngine {
             io,
             domains,
@@ -164,7 +173,7 @@ pub(super) fn open(config: &EngineConfig) -> Result<StorageEngine, EngineError> 
 
 fn start(
     io: &IoScheduler,
-    config: &EngineConfig,
+    config: (&EngineConfig, Force),
     (path, name): (&Path, &Arc<str>),
 ) -> Result<(Vec<DomainHandle>, PoolReport), EngineError> {
     let copies = labels(io)?;
@@ -206,7 +215,7 @@ type Told = (u16, Result<RecoveryReport, RecoveryError>);
 
 fn start_domain(
     io: &IoScheduler,
-    config: &EngineConfig,
+    (config, force): (&EngineConfig, Force),
     (label, domain, path): (&Label, u16, &Arc<str>),
     (told, disk_flushes): (Sender<Told>, Arc<DiskFlushes>),
 ) -> Result<DomainHandle, EngineError> {
@@ -228,7 +237,7 @@ fn start_domain(
         incarnation: u64::from_le_bytes(random::bytes().map_err(EngineError::Random)?),
         config: DomainConfig {
             discard_part_bytes: discard_part_bytes(io, config.pool.discard),
-            ..domain_config(config)
+            ..domain_config(config, force)
         },
         arena: Arc::clone(&arena),
         disk_flushes,
@@ -284,9 +293,13 @@ mod tests {
             durability = \"dsync\"
             seal_idle_ms = 17
         ";
-        let told = domain_config(&EngineConfig::from_toml(text).unwrap());
+        let told = domain_config(
+            &EngineConfig::from_toml(text).unwrap(),
+            Force { undecidable: Undecidable::GiveUp },
+        );
         let wanted = DomainConfig {
             access: Access::ReadOnly,
+            undecidable: Undecidable::GiveUp,
             requests_max: 7,
             closing: Closing::Linger { delay_ns: 13_000_000 },
             batch_ops_max: 11,

@@ -6,9 +6,9 @@
 //! | --- | --- | --- |
 //! | nothing, or a head at L+1 whose body does not verify | verifies, or L has none outside the journal | all up to L is accepted; what is at L+1 is torn, was never acknowledged, and is dropped |
 //! | the same | readable and does not verify | L is torn and dropped; all up to L-1 is accepted |
-//! | the same | unreadable | undecidable: refused |
+//! | the same | unreadable | undecidable: refused, or given up by force |
 //! | a head at L+2 or later | any | corruption: L+1 was acknowledged before that was written |
-//! | an unreadable block where L+1 could start | any | undecidable: refused |
+//! | an unreadable block where L+1 could start | any | undecidable: the same |
 //!
 //! and whatever is accepted must be one chain from the tail that L names to L, every body of it
 //! whole, every record of it as the rules say (`rules`). Every other head is of an earlier turn of
@@ -37,6 +37,8 @@ pub(crate) struct Scan {
     pub(crate) dropped: Option<(u64, String)>,
     /// Position of what was dropped, and what it skipped.
     pub(crate) dropped_at: Option<(u64, u32)>,
+    /// Offsets on the disk of unreadable blocks that were given up: a record may begin there.
+    pub(crate) given_up: Vec<u64>,
 }
 
 /// Heads and holes of a journal.
@@ -57,7 +59,7 @@ impl Recovery<'_> {
         let (mut last, mut dropped) = (newest, None);
         let mut body = match self.try_body(&newest).await {
             // Nothing is decided by looking: what cannot be judged is left out, and said.
-            Err(error @ RecoveryError::Undecidable { .. }) if self.reading() => {
+            Err(error @ RecoveryError::Undecidable { .. }) if self.leaves_out() => {
                 dropped = Some((newest, error.to_string()));
                 last = self.before(&found, &newest)?;
                 self.try_body(&last).await?
@@ -83,13 +85,18 @@ impl Recovery<'_> {
             last = self.before(&found, &last)?;
         }
         let dropped_head = dropped.as_ref().map(|(head, _)| *head);
-        self.check_end(&found, &last, dropped_head.is_some())?;
+        let holes = self.check_end(&found, &last, dropped_head.is_some())?;
         let needed = self.chain(&found, &last)?;
         self.check_rules(&needed, &last, dropped_head.as_ref())?;
         self.check_others(&found, &needed, dropped_head.as_ref())?;
-        let dropped = dropped.map(|(head, why)| (head.sequence, why));
+        let mut dropped = dropped.map(|(head, why)| (head.sequence, why));
         let dropped_at = dropped_head.map(|head| (head.position, head.skipped));
-        Ok(Scan { last, needed, dropped, dropped_at })
+        let mut given_up = Vec::new();
+        for (offset, error) in holes {
+            dropped = Some((last.sequence + 1, error.to_string()));
+            given_up.push(offset);
+        }
+        Ok(Scan { last, needed, dropped, dropped_at, given_up })
     }
 
     async fn find_heads(&self) -> Result<Found, RecoveryError> {
@@ -156,13 +163,14 @@ impl Recovery<'_> {
         })
     }
 
-    /// Nothing that was acknowledged may lie behind the last record.
+    /// Nothing that was acknowledged may lie behind the last record. Returns the unreadable blocks
+    /// where it could, if they are left out.
     fn check_end(
         &self,
         found: &Found,
         last: &RecordHead,
         dropped: bool,
-    ) -> Result<(), RecoveryError> {
+    ) -> Result<Vec<(u64, RecoveryError)>, RecoveryError> {
         let beyond = found.heads.iter().find(|head| head.sequence > last.sequence + 1);
         if let Some(beyond) = beyond {
             let what = format!(
@@ -173,21 +181,20 @@ impl Recovery<'_> {
             return Err(self.corrupt(self.id.offset(beyond.position), what));
         }
         if dropped {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let next = spot_after(&self.id, last.end(), BLOCK_BYTES).position;
         let starts = [self.id.offset(next), self.id.start];
-        let hole = found.unreadable.iter().find(|(at, _)| starts.contains(&(self.id.start + at)));
-        if let Some((at, what)) = hole.filter(|_| !self.reading()) {
-            return Err(RecoveryError::Undecidable {
-                domain: self.seed.domain,
-                path: self.seed.path.clone(),
-                sequence: last.sequence + 1,
-                offset: self.id.start + at,
-                what: what.clone(),
-            });
+        let unreadable = found.unreadable.iter().map(|(at, what)| (self.id.start + at, what));
+        let holes = unreadable.filter(|(offset, _)| starts.contains(offset));
+        let undecidable = |(offset, what): (u64, &String)| {
+            (offset, self.undecidable(last.sequence + 1, offset, what.clone()))
+        };
+        let mut holes: Vec<(u64, RecoveryError)> = holes.map(undecidable).collect();
+        match holes.pop() {
+            Some((_, error)) if !self.leaves_out() => Err(error),
+            last => Ok(holes.into_iter().chain(last).collect()),
         }
-        Ok(())
     }
 
     /// The records from the tail that the last one names, to itself.
@@ -279,17 +286,16 @@ impl Recovery<'_> {
         let offset = self.id.offset(head.position);
         let bytes = match self.read(offset, head.length as usize).await {
             Err(RecoveryError::Io { source, .. }) => {
-                return Err(RecoveryError::Undecidable {
-                    domain: self.seed.domain,
-                    path: self.seed.path.clone(),
-                    sequence: head.sequence,
-                    offset,
-                    what: source.to_string(),
-                });
+                return Err(self.undecidable(head.sequence, offset, source.to_string()));
             }
             other => other?,
         };
         Ok(decode_body(&self.id, head, &bytes))
+    }
+
+    fn undecidable(&self, sequence: u64, offset: u64, what: String) -> RecoveryError {
+        let (domain, path) = (self.seed.domain, self.seed.path.clone());
+        RecoveryError::Undecidable { domain, path, sequence, offset, what }
     }
 
     /// Whether the data that the last record names and does not hold is there; else why not.
@@ -309,17 +315,13 @@ impl Recovery<'_> {
                 let offset = Domain::offset_of(place);
                 let bytes = match self.read(offset, BLOCK_BYTES as usize).await {
                     Ok(bytes) => bytes,
-                    Err(RecoveryError::Io { source, .. }) if self.reading() => {
-                        return Ok(Some(format!("byte {offset} cannot be read: {source}")));
-                    }
                     Err(RecoveryError::Io { source, .. }) => {
-                        return Err(RecoveryError::Undecidable {
-                            domain: self.seed.domain,
-                            path: self.seed.path.clone(),
-                            sequence: last.sequence,
-                            offset,
-                            what: source.to_string(),
-                        });
+                        let error = self.undecidable(last.sequence, offset, source.to_string());
+                        return if self.leaves_out() {
+                            Ok(Some(error.to_string()))
+                        } else {
+                            Err(error)
+                        };
                     }
                     Err(other) => return Err(other),
                 };

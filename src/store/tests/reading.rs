@@ -6,10 +6,11 @@ use crate::check::domain::DomainView;
 use crate::check::report::Findings;
 use crate::format::label::Label;
 use crate::format::layout::BLOCK_BYTES;
+use crate::format::record::{JournalId, RecordHead};
 use crate::io::op::{DiskId, OpKind};
 use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
 use crate::store::call::{Call, Reply};
-use crate::store::domain::{Access, DomainConfig};
+use crate::store::domain::{Access, DomainConfig, Undecidable};
 use crate::store::error::StoreError;
 use crate::store::recovery::RecoveryError;
 use crate::store::tests::crashes::run_workload;
@@ -151,14 +152,13 @@ fn a_lost_page_costs_what_was_on_it() {
     });
 }
 
-/// A last record that cannot be read is undecidable: refused for writing, left out for reading.
-#[test]
-fn a_record_that_cannot_be_judged_is_left_out_and_said() {
-    let setup = Setup::default();
-    let mut world = World::new(&setup, 1);
+/// A crash after so many writes of three blocks, the inode, and the last record.
+fn crashed_after(setup: &Setup, writes: u64) -> (Vec<SimDisk>, u64, JournalId, RecordHead) {
+    let mut world = World::new(setup, 1);
     let inode = world.create(0).unwrap();
-    world.write(inode, 0, &[1; 4096]).unwrap();
-    world.write(inode, 4096, &[2; 4096]).unwrap();
+    for n in 0..writes {
+        world.write(inode, 0, &vec![n as u8; 3 * 4096]).unwrap();
+    }
     let sequence = world.status(0).sequence;
     let disks = world.sim.crash(1);
     let bytes = disks[0].read(0, DISK_BYTES);
@@ -171,23 +171,61 @@ fn a_record_that_cannot_be_judged_is_left_out_and_said() {
     let view = DomainView::read(&mut image, &label, 0, &mut Findings::default());
     let last = view.journal.last.unwrap();
     assert_eq!(last.sequence, sequence);
-    // Its inline block, behind the block with its head.
-    let at = view.journal.id.offset(last.position) + u64::from(last.length) - BLOCK_BYTES;
+    (disks, inode, view.journal.id, last)
+}
+
+/// A last record that cannot be read is undecidable: refused for writing, left out for reading,
+/// given up by force, and then for good, whether or not the disk can read it again.
+#[test]
+fn a_record_that_cannot_be_judged_is_left_out_or_given_up_and_said() {
+    let setup = Setup::default();
+    // One in the middle of the ring, and one that went to its beginning.
+    let turned = (2..).map(|writes| (writes, crashed_after(&setup, writes)));
+    let turned = turned.take(1000).find(|(_, (.., last))| last.skipped > 0);
+    let (turned, _) = turned.expect("some record does not fit before the end");
+    for writes in [2, turned] {
+        let (disks, inode, id, last) = crashed_after(&setup, writes);
+        let head = id.offset(last.position);
+        // Its head, and its last inline block.
+        for at in [head, head + u64::from(last.length) - BLOCK_BYTES] {
+            left_out_or_given_up(&setup, &disks, inode, (writes, last.sequence, at));
+        }
+    }
+}
+
+fn left_out_or_given_up(
+    setup: &Setup,
+    disks: &[SimDisk],
+    inode: u64,
+    (writes, sequence, at): (u64, u64, u64),
+) {
     let boot = |setup: &Setup| {
-        let mut world = World::boot(setup, 2, disks.clone());
+        let mut world = World::boot(setup, 2, disks.to_vec());
         let fault = Fault::Errno(nix::libc::EIO);
         let rule = FaultRule::every(OpKind::Read, fault).at(at..at + BLOCK_BYTES);
         world.sim.with_faults(DiskId(0), |faults| faults.rules.push(rule));
         world.recover(2)
     };
-    let refused = boot(&setup).err().expect("nobody can tell");
+    let refused = boot(setup).err().expect("nobody can tell");
     let OpenFailure::Recovery(RecoveryError::Undecidable { sequence: named, .. }) = refused else {
         panic!("{refused:?}")
     };
     assert_eq!(named, sequence);
-    let mut reader = boot(&for_reading(&setup)).unwrap();
-    let dropped = reader.reports[0].dropped.clone().expect("it is left out");
-    assert!(dropped.0 == sequence && dropped.1.contains("cannot be"), "{dropped:?}");
-    assert_eq!(reader.read(inode, 0, 4096).unwrap(), [1; 4096]);
-    assert_eq!(reader.size(inode).unwrap(), 4096);
+    let config = DomainConfig { undecidable: Undecidable::GiveUp, ..setup.config.clone() };
+    let forced = Setup { config, ..setup.clone() };
+    let before = vec![(writes - 2) as u8; 3 * 4096];
+    for mut world in [boot(&for_reading(setup)).unwrap(), boot(&forced).unwrap()] {
+        let dropped = world.reports[0].dropped.clone().expect("it is left out");
+        let said = dropped.1.contains("cannot be decided");
+        assert!(dropped.0 == sequence && said, "{dropped:?}");
+        assert_eq!(world.read(inode, 0, 3 * 4096).unwrap(), before);
+    }
+    // The disk can read it again, where it was not written over.
+    let again = World::boot(setup, 3, boot(&forced).unwrap().sim.crash(3)).recover(3);
+    let mut again = again.unwrap();
+    assert_eq!(again.reports[0].dropped, None);
+    assert_eq!(again.read(inode, 0, 3 * 4096).unwrap(), before);
+    again.write(inode, 0, &[3; 4096]).unwrap();
+    let mut last = World::boot(setup, 4, again.sim.crash(4)).recover(4).unwrap();
+    assert_eq!(last.read(inode, 0, 4096).unwrap(), [3; 4096]);
 }
