@@ -93,10 +93,14 @@ pub(crate) async fn read(
         let mut reads: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
         for part in some {
             let piece = domain.buffer(part.count * BLOCK)?;
-            reads.push(Box::pin(read_part(domain, part, piece, priority)));
+            reads.push(Box::pin(read_unlocked(domain, part, piece, priority)));
         }
-        for piece in join_all(reads).await {
-            let piece = piece?;
+        // Those that lost their races are read one after another: a reader holds one lock at most.
+        for (part, looked) in some.iter().zip(join_all(reads).await) {
+            let piece = match looked? {
+                Look::Read(piece) => piece,
+                Look::Lost(piece) => read_locked(domain, part, piece, priority).await?,
+            };
             buffer[filled..filled + piece.len()].copy_from_slice(&piece);
             filled += piece.len();
         }
@@ -126,39 +130,82 @@ pub(crate) fn lock_name(inode: u64, index: u64) -> Uuid {
 async fn read_part(
     domain: &Domain,
     part: &Part,
+    buffer: DmaBuf,
+    priority: Priority,
+) -> Result<DmaBuf, StoreError> {
+    match read_unlocked(domain, part, buffer, priority).await? {
+        Look::Read(buffer) => Ok(buffer),
+        Look::Lost(buffer) => read_locked(domain, part, buffer, priority).await,
+    }
+}
+
+/// What came of looking at a part, and its memory.
+enum Look {
+    /// It is read.
+    Read(DmaBuf),
+    /// It was written meanwhile.
+    Lost(DmaBuf),
+}
+
+/// Reads a part without a lock, until it has lost too many races.
+async fn read_unlocked(
+    domain: &Domain,
+    part: &Part,
+    mut buffer: DmaBuf,
+    priority: Priority,
+) -> Result<Look, StoreError> {
+    for _ in 0..RACES_MAX {
+        match look(domain, part, buffer, priority).await? {
+            Look::Read(buffer) => return Ok(Look::Read(buffer)),
+            Look::Lost(back) => buffer = back,
+        }
+    }
+    Ok(Look::Lost(buffer))
+}
+
+/// Reads a part while nobody can join a commit that changes it: what is under way is soon over.
+async fn read_locked(
+    domain: &Domain,
+    part: &Part,
     mut buffer: DmaBuf,
     priority: Priority,
 ) -> Result<DmaBuf, StoreError> {
-    let mut guard = None;
-    let mut races = 0;
+    domain.counters.borrow_mut().reads_locked += 1;
+    let locked = domain.locks.read(lock_name(part.inode, part.index)).await;
+    let _guard = locked.map_err(|refusal| no_lock(&refusal))?;
     loop {
-        let snapshot = domain.table.borrow().extent(part.inode, part.index);
-        let Some(snapshot) = snapshot else {
-            if let Some(missing) = domain.missing(part.inode, Some(part.offset(0))) {
-                return Err(missing);
-            }
-            buffer.fill(0);
-            return Ok(buffer);
-        };
-        let (back, result) = fetch(domain, part, &snapshot.extent, buffer, priority).await;
-        let is_current = domain.is_current(part, &snapshot);
-        match result {
-            Ok(()) if is_current => return back.ok_or_else(lost_buffer),
-            Err(error) if is_current => return Err(error),
-            _ => {}
-        }
-        buffer = match back {
-            Some(buffer) => buffer,
-            None => domain.buffer(part.count * BLOCK)?,
-        };
-        races += 1;
-        domain.counters.borrow_mut().reads_again += 1;
-        if races == RACES_MAX && guard.is_none() {
-            domain.counters.borrow_mut().reads_locked += 1;
-            let locked = domain.locks.read(lock_name(part.inode, part.index)).await;
-            guard = Some(locked.map_err(|refusal| no_lock(&refusal))?);
+        match look(domain, part, buffer, priority).await? {
+            Look::Read(buffer) => return Ok(buffer),
+            Look::Lost(back) => buffer = back,
         }
     }
+}
+
+/// Reads a part once, and looks whether it is still the one that it was.
+async fn look(
+    domain: &Domain,
+    part: &Part,
+    mut buffer: DmaBuf,
+    priority: Priority,
+) -> Result<Look, StoreError> {
+    let snapshot = domain.table.borrow().extent(part.inode, part.index);
+    let Some(snapshot) = snapshot else {
+        if let Some(missing) = domain.missing(part.inode, Some(part.offset(0))) {
+            return Err(missing);
+        }
+        buffer.fill(0);
+        return Ok(Look::Read(buffer));
+    };
+    let (back, result) = fetch(domain, part, &snapshot.extent, buffer, priority).await;
+    if domain.is_current(part, &snapshot) {
+        result?;
+        return Ok(Look::Read(back.ok_or_else(lost_buffer)?));
+    }
+    domain.counters.borrow_mut().reads_again += 1;
+    Ok(Look::Lost(match back {
+        Some(buffer) => buffer,
+        None => domain.buffer(part.count * BLOCK)?,
+    }))
 }
 
 fn lost_buffer() -> StoreError {
