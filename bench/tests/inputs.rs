@@ -190,7 +190,9 @@ fn a_file_cut_short_during_a_run_is_counted() {
 fn an_interrupted_smoke_leaves_nothing() {
     let scratch = Scratch::new("interrupted");
     for (signal, number, after_ms) in [("-INT", 2, 150), ("-TERM", 15, 2500), ("-HUP", 1, 1500)] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dynamicfs-bench"))
+        // What runs the tests may ignore signals, and a program inherits that.
+        let mut child = Command::new("env")
+            .args(["--default-signal", env!("CARGO_BIN_EXE_dynamicfs-bench")])
             .args(["smoke", "--runtime=3", "--dir", scratch.0.to_str().unwrap()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
