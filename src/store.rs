@@ -18,6 +18,7 @@ pub mod error;
 mod executor;
 mod journal;
 pub mod mechanism;
+pub mod member;
 pub mod pool;
 mod port;
 mod ram;

@@ -118,9 +118,9 @@ impl From<EngineError> for Failure {
             EngineError::Topology(error) => return error.into(),
             EngineError::Config(_) | EngineError::Unfit { .. } => Exit::Usage,
             EngineError::Layout { .. }
-            | EngineError::Pool(PoolError::NoPool { .. } | PoolError::Unusable { .. }) => {
-                Exit::Device
-            }
+            | EngineError::Pool(
+                PoolError::NoPool { .. } | PoolError::Unusable { .. } | PoolError::Incomplete(_),
+            ) => Exit::Device,
             EngineError::Pool(PoolError::Io(_))
             | EngineError::Recovery(_)
             | EngineError::NotClosed(_) => Exit::Io,

@@ -546,7 +546,7 @@ fn join(
         Sharing::Beside => inode.size_bytes.max(draft.inode.size_bytes),
         Sharing::Alone => draft.inode.size_bytes,
     };
-    let taken = fragments(domain.slot, &placed.runs);
+    let taken = fragments(&placed.runs);
     let places = taken.iter().flat_map(|fragment| places(*fragment));
     let mut new_blocks = places.zip(placed.checksums.iter().copied());
     let mut change = Change {

@@ -9,6 +9,7 @@
 
 use std::rc::Rc;
 
+use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::page::{PageAddress, PageBytes, PageKind};
@@ -110,7 +111,7 @@ async fn checkpoint(domain: &Domain) -> Result<(), StoreError> {
         let (levels, lifetime) = (levels as u32, domain.lifetime());
         CheckpointBody { through, replay_from, next_inode, pages, levels, root, lifetime }
     };
-    flush(domain).await?;
+    flush(domain, domain.members.slots()).await?;
     if domain.flush_failures.get() != failures {
         let reason = "a flush failed while pages were written".into();
         let certainty = crate::store::error::Certainty::Out;
@@ -167,8 +168,8 @@ async fn write_page(
         return Ok(());
     };
     let checksum = seal_page(domain, number, home, &mut buffer, sequence);
-    let offset = home.start_block() * BLOCK_BYTES;
-    let request = Request::write(domain.disk, offset, buffer);
+    let (disk, offset) = domain.members.address(Place::new(home.disk(), home.start_block()));
+    let request = Request::write(disk, offset, buffer);
     let completion = domain.port.submit(request.with_priority(domain.cleaning_priority())).await;
     let (result, buffer) = completion.into_parts();
     domain.reserves.pages.give(buffer);

@@ -1,7 +1,7 @@
 //! The group commit coordinator: the only writer of a domain's journal.
 //!
-//! One record at a time: its write, linked to one flush; only when both have succeeded is the
-//! next one submitted. So a record that verifies, with another behind it, was acknowledged, and
+//! One record at a time: its write, linked to one flush, and beside it a flush of each other disk
+//! that has data of the batch; only when all have succeeded is the next one submitted. So a record that verifies, with another behind it, was acknowledged, and
 //! an opening has to judge the last one alone. Data of the next batch may be on its way
 //! meanwhile; records never are.
 //!
@@ -13,7 +13,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::format::layout::BLOCK_BYTES;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::record::{
     Body, Changes, RecordHead, RecordKind, encode, inline_start, record_bytes,
 };
@@ -24,7 +24,7 @@ use crate::store::batch::{Batch, Committed, number};
 use crate::store::domain::{Closing, Domain, Health};
 use crate::store::error::{Certainty, StoreError};
 use crate::store::mechanism::Mechanism;
-use crate::store::port::{Either, either};
+use crate::store::port::{Either, both, either, join_all};
 
 /// Why a batch fails whose own writes did not.
 const OTHERS_FAILED: &str = "a flush of another commit domain failed on the disk, which may have \
@@ -335,56 +335,86 @@ async fn write_record(
     };
     head.checksum = encode(&id, &head, body, &mut buffer);
     domain.journal_busy.set(true);
-    let failures = domain.notice_failures();
-    let writes = domain.ram.borrow().writes();
-    let offset = id.offset(head.position);
-    let request = match mechanism {
-        Mechanism::Flush => Request::write_flush(domain.disk, offset, buffer),
-        Mechanism::Dsync => Request::write_dsync(domain.disk, offset, buffer),
+    let before = Before {
+        writes: domain.ram.borrow().writes(),
+        failures: domain.notice_failures(),
+        mechanism,
+        data_on: domain.data_on(body),
     };
-    domain.disk_flushes.turn(id.domain);
-    let completion = domain.port.submit(request).await;
-    let (result, buffer) = completion.into_parts();
-    if result.is_ok() {
-        domain.disk_flushes.turn(id.domain);
-        domain.others_have_flushed().await;
+    let (home, offset) = (domain.members.home().disk, id.offset(head.position));
+    let request = match mechanism {
+        Mechanism::Flush => Request::write_flush(home, offset, buffer),
+        Mechanism::Dsync => Request::write_dsync(home, offset, buffer),
+    };
+    domain.flushes_turn(&[domain.members.home_slot()]);
+    let (result, buffer) = match before.data_on.as_slice() {
+        [] => domain.port.submit(request).await.into_parts(),
+        others => {
+            // Their data has completed: the flushes need not wait for the record.
+            domain.flushes_turn(others);
+            let flushes = domain.flush_each(others);
+            let (completion, flushed) = both(domain.port.submit(request), flushes).await;
+            let (result, buffer) = completion.into_parts();
+            (result.and_then(|bytes| flushed.map(|()| bytes)), buffer)
+        }
+    };
+    if let Err(error) = &result
+        && (error.op == OpKind::Flush || mechanism == Mechanism::Dsync)
+    {
+        domain.members.home().flushes.count_failure();
     }
-    let result = settle(domain, &head, result, (writes, failures, mechanism)).await;
+    let flushed = [&[domain.members.home_slot()], before.data_on.as_slice()].concat();
+    domain.flushes_turn(&flushed);
+    if result.is_ok() {
+        domain.others_have_flushed(&flushed).await;
+    }
+    let result = settle(domain, &head, result, &before).await;
     domain.journal_busy.set(false);
     domain.changed.notify();
     (result, buffer)
+}
+
+/// How things were before a record was sent.
+struct Before {
+    /// Home writes that had completed.
+    writes: u64,
+    /// Flushes that had failed.
+    failures: u64,
+    mechanism: Mechanism,
+    /// Disks beside the journal's that have data of the batch.
+    data_on: Vec<u16>,
 }
 
 async fn settle(
     domain: &Domain,
     head: &RecordHead,
     result: Result<u64, Box<IoError>>,
-    (writes, failures, mechanism): (u64, u64, Mechanism),
+    before: &Before,
 ) -> Result<RecordHead, StoreError> {
     match result {
-        Ok(_) if domain.notice_failures() != failures => {
+        Ok(_) if domain.notice_failures() != before.failures => {
             *domain.health.borrow_mut() = Health::Aborting;
             Err(abort(domain, head, OTHERS_FAILED).await)
         }
         Ok(_) => {
             let mut counters = domain.counters.borrow_mut();
             counters.journal_bytes += u64::from(head.length);
-            match mechanism {
+            let mut ram = domain.ram.borrow_mut();
+            match before.mechanism {
                 Mechanism::Flush => {
                     counters.commit_flushes += 1;
-                    domain.ram.borrow_mut().flushed(writes);
+                    ram.flushed(domain.members.home_slot(), before.writes);
                 }
                 Mechanism::Dsync => counters.commit_dsyncs += 1,
             }
+            counters.commit_flushes += before.data_on.len() as u64;
+            before.data_on.iter().for_each(|slot| ram.flushed(*slot, before.writes));
             domain.journal.borrow_mut().last = *head;
             Ok(*head)
         }
         Err(error) => {
             *domain.health.borrow_mut() = Health::Aborting;
-            if error.op == OpKind::Flush || mechanism == Mechanism::Dsync {
-                domain.flush_failed();
-            }
-            domain.disk_flushes.turn(domain.journal.borrow().id.domain);
+            domain.notice_failures();
             let reason = error.to_string();
             Err(abort(domain, head, &reason).await)
         }
@@ -392,24 +422,63 @@ async fn settle(
 }
 
 impl Domain {
-    /// What has completed and no flush has covered may be lost.
-    pub(crate) fn flush_failed(&self) {
-        self.disk_flushes.count_failure();
-        self.notice_failures();
+    /// Disks beside the journal's where data lies that a record names and does not hold.
+    fn data_on(&self, body: &Body) -> Vec<u16> {
+        let Body::Changes(changes) = body else { return Vec::new() };
+        let mut slots = Vec::new();
+        if self.members.all().len() == 1 {
+            return slots;
+        }
+        for put in &changes.extents {
+            let direct = put.fresh & !put.inline;
+            for block in (0..EXTENT_BLOCKS).filter(|block| direct & 1 << block != 0) {
+                let slot = put.extent.places[block].disk();
+                if slot != self.members.home_slot() && !slots.contains(&slot) {
+                    slots.push(slot);
+                }
+            }
+        }
+        slots
     }
 
-    /// Waits until the flushes of other domains have ended that are under way now.
-    pub(crate) async fn others_have_flushed(&self) {
-        let mut others = self.disk_flushes.others(self.journal.borrow().id.domain);
-        while !others.ended() {
-            self.port.sleep_until(self.port.now_ns() + LOOK_AGAIN_NS).await;
+    /// Flushes disks, all at a time. One that fails may drop what has completed and no flush has
+    /// covered, and is counted.
+    pub(crate) async fn flush_each(&self, slots: &[u16]) -> Result<(), Box<IoError>> {
+        let mut flushes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for slot in slots {
+            flushes.push(Box::pin(async move {
+                let member = self.members.at(*slot);
+                let completion = self.port.submit(Request::flush(member.disk)).await;
+                if completion.result.is_err() {
+                    member.flushes.count_failure();
+                }
+                completion.result
+            }));
+        }
+        join_all(flushes).await.into_iter().try_for_each(|result| result.map(|_| ()))
+    }
+
+    /// Flushes of this domain on these disks begin, or end.
+    pub(crate) fn flushes_turn(&self, slots: &[u16]) {
+        let own = self.journal.borrow().id.domain;
+        slots.iter().for_each(|slot| self.members.at(*slot).flushes.turn(own));
+    }
+
+    /// Waits until the flushes of other domains on these disks have ended that are under way now.
+    pub(crate) async fn others_have_flushed(&self, slots: &[u16]) {
+        let own = self.journal.borrow().id.domain;
+        for slot in slots {
+            let mut others = self.members.at(*slot).flushes.others(own);
+            while !others.ended() {
+                self.port.sleep_until(self.port.now_ns() + LOOK_AGAIN_NS).await;
+            }
         }
     }
 
-    /// How many flushes of the disk have failed, of this domain or another. When it is another
+    /// How many flushes of the pool's disks have failed, of this domain or another. When it is another
     /// number than before, what no flush of this domain had covered then may be lost.
     pub(crate) fn notice_failures(&self) -> u64 {
-        let failures = self.disk_flushes.failures();
+        let failures = self.members.flush_failures();
         if self.flush_failures.replace(failures) != failures {
             self.setbacks.set(self.setbacks.get() + 1);
             self.ram.borrow_mut().flush_failed();
@@ -444,15 +513,17 @@ async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError
     head.checksum = encode(&id, &head, &Body::Nothing, &mut buffer);
     let failures = domain.notice_failures();
     let writes = domain.ram.borrow().writes();
-    let request = Request::write_flush(domain.disk, id.offset(head.position), buffer);
-    domain.disk_flushes.turn(id.domain);
+    let (home, offset) = (domain.members.home(), id.offset(head.position));
+    let request = Request::write_flush(home.disk, offset, buffer);
+    let flushed = [domain.members.home_slot()];
+    domain.flushes_turn(&flushed);
     let (result, buffer) = domain.port.submit(request).await.into_parts();
     domain.reserves.marks.give(buffer);
     if result.is_err() {
-        domain.flush_failed();
+        home.flushes.count_failure();
     }
-    domain.disk_flushes.turn(id.domain);
-    domain.others_have_flushed().await;
+    domain.flushes_turn(&flushed);
+    domain.others_have_flushed(&flushed).await;
     match result {
         Ok(_) if domain.notice_failures() != failures => {
             domain.stop(OTHERS_FAILED);
@@ -460,7 +531,7 @@ async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError
         }
         Ok(_) => {
             domain.journal.borrow_mut().last = head;
-            domain.ram.borrow_mut().flushed(writes);
+            domain.ram.borrow_mut().flushed(domain.members.home_slot(), writes);
             domain.counters.borrow_mut().aborts += 1;
             StoreError::CommitFailed { reason: reason.into(), certainty: Certainty::Out }
         }

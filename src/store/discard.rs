@@ -27,7 +27,7 @@ pub(crate) async fn discards(domain: Rc<Domain>) {
         };
         let Some(run) = domain.changed.until(next).await else { return };
         let (offset, len) = (run.disk_block * BLOCK_BYTES, run.blocks * BLOCK_BYTES);
-        let request = Request::discard(domain.disk, offset, len);
+        let request = Request::discard(domain.members.at(run.disk).disk, offset, len);
         let outcome = domain.port.submit(request).await.result;
         domain.space.borrow_mut().put_back(run);
         domain.changed.notify();

@@ -18,17 +18,16 @@ use crate::concurrency::lock::metrics::LockMetrics;
 use crate::concurrency::metadata_locks::InodeLocks;
 use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
-use crate::format::layout::{BLOCK_BYTES, EXTENT_BYTES, Layout};
+use crate::format::layout::EXTENT_BYTES;
 use crate::format::page::InodeRecord;
 use crate::format::record::Lifetime;
-use crate::io::op::DiskId;
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
 use crate::store::batch::{BatchFate, BatchLimits, Change, Pending, Pipe};
-use crate::store::disk_flushes::DiskFlushes;
 use crate::store::error::StoreError;
 use crate::store::journal::{self, Journal};
 use crate::store::mechanism::{Mechanism, MechanismChoice, MechanismChooser};
+use crate::store::member::Members;
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
 use crate::store::reserve::Reserves;
@@ -119,8 +118,6 @@ pub struct DomainConfig {
     pub gather_extents: usize,
     /// Most bytes that it gathers.
     pub gather_bytes: usize,
-    /// Bytes of the parts in which the disk is told of freed space; 0: never.
-    pub discard_part_bytes: u64,
     /// Memory of the table.
     pub pages: PagePolicy,
     /// Metadata pages, 4 KiB each, by which the table's memory grows.
@@ -151,7 +148,6 @@ impl Default for DomainConfig {
             checkpoint_pages: 64,
             gather_extents: 10,
             gather_bytes: 1 << 20,
-            discard_part_bytes: 0,
             pages: PagePolicy::Huge,
             table_pages_per_chunk: 512,
             table_pages_max: u32::MAX,
@@ -268,11 +264,11 @@ pub(crate) fn record_bytes_max(config: &DomainConfig, journal: &Journal) -> u64 
     config.batch_bytes_max.max(journal::REQUEST_BYTES_MIN).min(journal.record_bytes_max())
 }
 
-/// Runs of a disk as fragments.
-pub(crate) fn fragments(disk: u16, runs: &[DiskRun]) -> Vec<Fragment> {
+/// Runs as fragments.
+pub(crate) fn fragments(runs: &[DiskRun]) -> Vec<Fragment> {
     let most = u64::from(Fragment::BLOCKS_MAX);
     let cut = runs.iter().flat_map(|run| {
-        let end = run.start + u64::from(run.blocks);
+        let (disk, end) = (run.disk, run.start + u64::from(run.blocks));
         (run.start..end)
             .step_by(most as usize)
             .filter_map(move |start| Fragment::new(disk, start, (end - start).min(most) as u32))
@@ -286,10 +282,7 @@ pub(crate) struct Domain {
     pub(crate) arena: Arc<Arena>,
     pub(crate) reserves: Reserves,
     pub(crate) batcher: WriteBatcher,
-    pub(crate) disk: DiskId,
-    pub(crate) slot: u16,
-    pub(crate) path: Arc<str>,
-    pub(crate) layout: Layout,
+    pub(crate) members: Members,
     pub(crate) config: DomainConfig,
     pub(crate) table: RefCell<Table>,
     pub(crate) space: RefCell<Space>,
@@ -309,10 +302,8 @@ pub(crate) struct Domain {
     pub(crate) journal_busy: Cell<bool>,
     /// A batch waits for room in the journal.
     pub(crate) room_wanted: Cell<bool>,
-    /// Flushes of the disk that failed, this domain's and others', as far as it has seen them.
+    /// Flushes of the disks that failed, this domain's and others', as far as it has seen them.
     pub(crate) flush_failures: Cell<u64>,
-    /// What the domains of the disk tell each other.
-    pub(crate) disk_flushes: Arc<DiskFlushes>,
     /// Flushes and batches that failed: who began before one and has not joined must not join
     /// after it. Its data may be lost, and what it built on may have been taken back.
     pub(crate) setbacks: Cell<u64>,
@@ -420,9 +411,9 @@ impl Domain {
         }
     }
 
-    /// As [`Domain::give`], for runs of this domain's disk.
+    /// As [`Domain::give`].
     pub(crate) fn give_runs(&self, runs: &[DiskRun]) {
-        self.give(&fragments(self.slot, runs));
+        self.give(&fragments(runs));
     }
 
     /// A change joins the open batch.
@@ -439,17 +430,12 @@ impl Domain {
 
     /// An id that no inode of the pool ever had: domains take turns.
     pub(crate) fn new_inode_id(&self) -> u64 {
-        let domains = u64::from(self.layout.domains());
+        let domains = u64::from(self.members.domains());
         let own = u64::from(self.journal.borrow().id.domain);
         let from = self.next_inode.get().max(1);
         let id = from + (own + domains - from % domains) % domains;
         self.next_inode.set(id + 1);
         id
-    }
-
-    /// Offset of a block on the disk, bytes.
-    pub(crate) fn offset_of(place: Place) -> u64 {
-        place.block() * BLOCK_BYTES
     }
 
     /// What it has done since it was made.

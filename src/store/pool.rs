@@ -1,4 +1,4 @@
-//! A pool of one disk: making it, and finding out what a disk is.
+//! A pool: making it, finding out what a disk is, and whether disks make a whole pool.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::format::record::{
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Request};
 use crate::memory::{Arena, DmaBuf};
+use crate::store::member::Members;
 use crate::store::port::Port;
 
 /// What a new pool is to be.
@@ -18,12 +19,23 @@ use crate::store::port::Port;
 pub struct PoolPlan {
     /// Id of the pool.
     pub pool: [u8; 16],
-    /// Id of the disk.
-    pub disk: [u8; 16],
-    /// Zones of the disk.
-    pub layout: Layout,
+    /// Its disks, by slot: 1 at least, with as many domains and journals of one size.
+    pub disks: Vec<DiskPlan>,
     /// A random number.
     pub incarnation: u64,
+}
+
+/// What a disk of a new pool is to be.
+#[derive(Clone, Debug)]
+pub struct DiskPlan {
+    /// As the engine numbers it.
+    pub number: DiskId,
+    /// Id of the disk.
+    pub id: [u8; 16],
+    /// Its zones.
+    pub layout: Layout,
+    /// Bytes of its logical sectors.
+    pub sector: usize,
 }
 
 /// Why a pool cannot be made, or a disk not be used.
@@ -48,6 +60,9 @@ pub enum PoolError {
         /// Why.
         reason: String,
     },
+    /// Each is a disk of a pool, and together they are none.
+    #[error("these disks are not a whole pool: {}", .0.join("; "))]
+    Incomplete(Vec<String>),
     /// There is no memory.
     #[error("no memory: {0}")]
     NoMemory(String),
@@ -91,28 +106,31 @@ impl Disk<'_> {
     }
 }
 
-/// Makes a pool on a disk: whatever was there is gone. The old label is destroyed first and the
-/// new one written last, so that a crash leaves no pool rather than half of one.
+/// Makes a pool on its disks: whatever was there is gone. The old labels are destroyed first and
+/// the new ones written last, so that a crash leaves no pool, or one that is not whole, rather than
+/// one with something wrong in it.
 ///
 /// # Errors
-/// When the disk fails.
+/// When a disk fails.
 pub(crate) async fn format(
     port: &Port,
     arena: &Arc<Arena>,
-    disk: DiskId,
-    sector: usize,
     plan: &PoolPlan,
 ) -> Result<(), PoolError> {
-    let disk = Disk { port, arena, id: disk };
-    let layout = plan.layout;
-    let offsets = label_offsets(layout.disk_bytes());
-    for (copy, offset) in offsets.into_iter().enumerate() {
-        disk.write_label(copy, offset, None, sector).await?;
+    let disk_of = |disk: &DiskPlan| Disk { port, arena, id: disk.number };
+    for planned in &plan.disks {
+        let offsets = label_offsets(planned.layout.disk_bytes());
+        for (copy, offset) in offsets.into_iter().enumerate() {
+            disk_of(planned).write_label(copy, offset, None, planned.sector).await?;
+        }
     }
-    for domain in 0..layout.domains() {
-        let zone = layout.zone(Zone::Journal(domain));
+    for domain in 0..plan.disks[0].layout.domains() {
+        let home = Members::home_of(domain, plan.disks.len());
+        let planned = &plan.disks[usize::from(home)];
+        let zone = planned.layout.zone(Zone::Journal(domain));
         let (start, bytes) = (zone.start, zone.end - zone.start);
-        let id = JournalId { pool: plan.pool, disk: 0, domain, start, bytes };
+        let id = JournalId { pool: plan.pool, disk: home, domain, start, bytes };
+        let disk = disk_of(planned);
         let body = Body::Checkpoint(CheckpointBody {
             through: 0,
             replay_from: 0,
@@ -139,11 +157,63 @@ pub(crate) async fn format(
         encode(&id, &head, &body, &mut buffer);
         disk.submit(Request::write_flush(disk.id, start, buffer)).await?;
     }
-    let label = Label { pool: plan.pool, disk: plan.disk, slot: 0, members: 1, epoch: 1, layout };
-    for (copy, offset) in offsets.into_iter().enumerate() {
-        disk.write_label(copy, offset, Some(&label), sector).await?;
+    let members = plan.disks.len() as u16;
+    for (slot, planned) in (0..).zip(&plan.disks) {
+        let (pool, disk, layout) = (plan.pool, planned.id, planned.layout);
+        let label = Label { pool, disk, slot, members, epoch: 1, layout };
+        for (copy, offset) in label_offsets(layout.disk_bytes()).into_iter().enumerate() {
+            disk_of(planned).write_label(copy, offset, Some(&label), planned.sector).await?;
+        }
     }
     Ok(())
+}
+
+/// Judges whether disks, named by their paths, are one whole pool; gives, by slot, which of them
+/// each is.
+///
+/// # Errors
+/// [`PoolError::Incomplete`] with a reason for each disk that is missing, foreign, stale, or there
+/// twice.
+pub(crate) fn assemble(disks: &[(Arc<str>, Label)]) -> Result<Vec<usize>, PoolError> {
+    let Some((_, newest)) = disks.iter().max_by_key(|(_, label)| label.epoch) else {
+        return Err(PoolError::Incomplete(vec!["no disk is named".to_owned()]));
+    };
+    let (pool, text) = (newest.pool, |bytes: [u8; 16]| uuid::Uuid::from_bytes(bytes));
+    let mut wrong = Vec::new();
+    let mut slots: Vec<Option<usize>> = vec![None; usize::from(newest.members)];
+    for (number, (path, label)) in disks.iter().enumerate() {
+        let same = label.layout.domains() == newest.layout.domains()
+            && label.layout.journal_bytes() == newest.layout.journal_bytes()
+            && label.members == newest.members;
+        if label.pool != pool {
+            wrong.push(format!("{path} is of pool {}, not {}", text(label.pool), text(pool)));
+        } else if label.epoch != newest.epoch {
+            let (old, new) = (label.epoch, newest.epoch);
+            wrong.push(format!("{path} is stale: of epoch {old}, and the pool is at {new}"));
+        } else if !same {
+            wrong.push(format!("{path} says another geometry of the pool than the others"));
+        } else {
+            match slots.get_mut(usize::from(label.slot)) {
+                None => {
+                    let (slot, count) = (label.slot, newest.members);
+                    wrong.push(format!("{path} says it is disk {slot} of {count}"));
+                }
+                Some(Some(other)) => {
+                    let (other, slot) = (&disks[*other].0, label.slot);
+                    wrong.push(format!("{path} and {other} both say they are disk {slot}"));
+                }
+                Some(place) => *place = Some(number),
+            }
+        }
+    }
+    for (slot, _) in slots.iter().enumerate().filter(|(_, found)| found.is_none()) {
+        wrong.push(format!("disk {slot} of {} is missing", newest.members));
+    }
+    if wrong.is_empty() {
+        Ok(slots.into_iter().flatten().collect())
+    } else {
+        Err(PoolError::Incomplete(wrong))
+    }
 }
 
 /// Looks at the four copies of a disk's label.

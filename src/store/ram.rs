@@ -61,7 +61,8 @@ enum Stage {
     Deferred(u64),
     /// As before, and its home write is on its way.
     Writing(u64),
-    /// As before, and that has completed, as the numbered one of all; no flush has covered it.
+    /// As before, and that has completed, as the numbered one of all; no flush of its disk has
+    /// covered it.
     Written(u64, u64),
 }
 
@@ -73,8 +74,8 @@ pub(crate) struct RamBlocks {
     by_position: BTreeSet<(u64, Place)>,
     /// Deferred ones alone.
     waiting: BTreeSet<(u64, Place)>,
-    /// Written ones, by their number.
-    written: BTreeMap<u64, Place>,
+    /// Written ones, by their disk and number.
+    written: BTreeMap<(u16, u64), Place>,
     /// Home writes that have completed.
     writes: u64,
     /// Freed while their home write was on its way: free when that has completed.
@@ -119,7 +120,7 @@ impl RamBlocks {
             }
             Stage::Written(position, number) => {
                 self.by_position.remove(&(position, place));
-                self.written.remove(&number);
+                self.written.remove(&(place.disk(), number));
             }
         }
         self.blocks.remove(&place);
@@ -134,6 +135,13 @@ impl RamBlocks {
     /// Home writes that have completed and no flush has covered.
     pub(crate) fn unflushed(&self) -> usize {
         self.written.len()
+    }
+
+    /// The disks of those.
+    pub(crate) fn unflushed_disks(&self) -> Vec<u16> {
+        let mut disks: Vec<u16> = self.written.keys().map(|(disk, _)| *disk).collect();
+        disks.dedup();
+        disks
     }
 
     /// Blocks that are here.
@@ -173,7 +181,7 @@ impl RamBlocks {
         if success {
             self.writes += 1;
             *stage = Stage::Written(position, self.writes);
-            self.written.insert(self.writes, place);
+            self.written.insert((place.disk(), self.writes), place);
         } else {
             *stage = Stage::Deferred(position);
             self.waiting.insert((position, place));
@@ -181,17 +189,17 @@ impl RamBlocks {
         false
     }
 
-    /// How many home writes have completed: a flush that is submitted from now on covers them.
+    /// How many home writes have completed: a flush that is submitted from now on covers those of
+    /// its disk.
     pub(crate) fn writes(&self) -> u64 {
         self.writes
     }
 
-    /// A flush that was submitted after so many writes had completed has succeeded.
-    pub(crate) fn flushed(&mut self, writes: u64) {
-        while let Some(entry) = self.written.first_entry()
-            && *entry.key() <= writes
-        {
-            let place = entry.remove();
+    /// A flush of a disk that was submitted after so many writes had completed has succeeded.
+    pub(crate) fn flushed(&mut self, disk: u16, writes: u64) {
+        while let Some((key, place)) = self.written.range((disk, 0)..=(disk, writes)).next() {
+            let (key, place) = (*key, *place);
+            self.written.remove(&key);
             if let Some((_, Stage::Written(position, _))) = self.blocks.remove(&place) {
                 self.by_position.remove(&(position, place));
             }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::format::checksum::block_checksum;
 use crate::format::extent::{Extent, Place};
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
-use crate::io::op::{Buffers, DiskId, Priority, Request};
+use crate::io::op::{Buffers, Priority, Request};
 use crate::memory::DmaBuf;
 use crate::store::call::ReadBytes;
 use crate::store::domain::Domain;
@@ -235,8 +235,8 @@ pub(crate) async fn fetch(
     let places = &extent.places[part.first..part.first + part.count];
     let in_ram = domain.copy_from_ram(places, &mut buffer);
     if in_ram == 0 && is_one_run(places) {
-        let offset = Domain::offset_of(places[0]);
-        let request = Request::read(DiskId(domain.disk.0), offset, buffer).with_priority(priority);
+        let (disk, offset) = domain.members.address(places[0]);
+        let request = Request::read(disk, offset, buffer).with_priority(priority);
         let completion = domain.port.submit(request).await;
         let back = match completion.buffers {
             Buffers::One(buffer) => Some(buffer),
@@ -285,7 +285,8 @@ async fn fetch_run(
     priority: Priority,
 ) -> Result<(), StoreError> {
     let piece = domain.buffer(run * BLOCK)?;
-    let request = Request::read(domain.disk, Domain::offset_of(places[block]), piece);
+    let (disk, offset) = domain.members.address(places[block]);
+    let request = Request::read(disk, offset, piece);
     let completion = domain.port.submit(request.with_priority(priority)).await;
     let (result, piece) = completion.into_parts();
     let (inode, offset) = (part.inode, part.offset(block));
@@ -339,7 +340,7 @@ fn verify(domain: &Domain, part: &Part, extent: &Extent, buffer: &[u8]) -> Resul
         if expected != found {
             domain.counters.borrow_mut().corrupt_blocks += 1;
             let (inode, offset) = (part.inode, part.offset(block));
-            let path = Arc::clone(&domain.path);
+            let path = Arc::clone(&domain.members.at(place.disk()).path);
             return Err(StoreError::Corrupt {
                 inode,
                 offset,

@@ -1,6 +1,6 @@
 //! Opening a domain: what the journal proves, made so again.
 //!
-//! 1. Flush the disk, so that nothing read from here on can be taken back by a power cut.
+//! 1. Flush the disks, so that nothing read from here on can be taken back by a power cut.
 //! 2. Look at every block of the journal for heads of records, and judge the newest
 //!    (`scan`): everything before the last record was
 //!    acknowledged, so it must be there, in one chain; the last may be torn, which its checksums
@@ -38,26 +38,26 @@ use crate::concurrency::extent_locks::{ExtentLockManager, LockConfig};
 use crate::concurrency::metadata_locks::InodeLocks;
 use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
-use crate::format::layout::{BLOCK_BYTES, Layout, Zone};
+use crate::format::layout::{BLOCK_BYTES, Zone};
 use crate::format::record::{
     Body, Changes, CheckpointBody, JournalId, Lifetime, RecordHead, RecordKind, SEQUENCE_MAX,
     encode, inline_start, newest_checkpoint,
 };
 use crate::io::error::IoError;
-use crate::io::op::{DiskId, Priority, Request};
+use crate::io::op::{Priority, Request};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
-use crate::store::disk_flushes::DiskFlushes;
 use crate::store::domain::{
     Access, Domain, DomainConfig, DomainCounters, Health, Undecidable, record_bytes_max,
 };
 use crate::store::journal::{Journal, spot_after};
 use crate::store::mechanism::MechanismChooser;
+use crate::store::member::{Member, Members};
 use crate::store::port::{Changed, Port, join_all};
 use crate::store::ram::{RamBlock, RamBlocks};
 use crate::store::recovery::scan::Scan;
 use crate::store::reserve::{Reserve, Reserves};
-use crate::store::space::Space;
+use crate::store::space::{Share, Space};
 use crate::store::table::{Table, TableError, Written};
 use crate::store::write_back::{RUN_BLOCKS, RUNS};
 use crate::store::write_batcher::WriteBatcher;
@@ -65,14 +65,8 @@ use crate::store::write_batcher::WriteBatcher;
 /// What a domain is opened from.
 #[derive(Clone, Debug)]
 pub struct DomainSeed {
-    /// The disk, as the engine numbers it.
-    pub disk: DiskId,
-    /// The disk's slot in its pool.
-    pub slot: u16,
-    /// The disk's path, for messages.
-    pub path: Arc<str>,
-    /// Its zones.
-    pub layout: Layout,
+    /// The disks of the pool, one of them its journal's.
+    pub members: Members,
     /// Id of the pool.
     pub pool: [u8; 16],
     /// Number of the domain.
@@ -83,8 +77,6 @@ pub struct DomainSeed {
     pub config: DomainConfig,
     /// Memory.
     pub arena: Arc<Arena>,
-    /// What the domains of the disk tell each other.
-    pub disk_flushes: Arc<DiskFlushes>,
 }
 
 /// What an opening found and did.
@@ -212,8 +204,7 @@ pub(crate) async fn recover(
     left.map_err(|doubted| recovery.unsettled(&table, &doubted))?;
     recovery.judge_table(&table, scan.last.sequence)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
-    let part_blocks = seed.config.discard_part_bytes / BLOCK_BYTES;
-    let mut space = Space::new(seed.layout, seed.domain, seed.slot, part_blocks);
+    let mut space = Space::new(seed.domain, &shares(&seed.members));
     recovery.claim(&table, &mut space)?;
     let mut ram = RamBlocks::default();
     report.written_home = recovery.write_home(&inline, &table, &mut ram).await?;
@@ -248,14 +239,23 @@ pub(crate) async fn recover(
 
 /// Whose journal a seed opens.
 pub(crate) fn journal_id(seed: &DomainSeed) -> JournalId {
-    let zone = seed.layout.zone(Zone::Journal(seed.domain));
+    let zone = seed.members.home().layout.zone(Zone::Journal(seed.domain));
     JournalId {
         pool: seed.pool,
-        disk: seed.slot,
+        disk: seed.members.home_slot(),
         domain: seed.domain,
         start: zone.start,
         bytes: zone.end - zone.start,
     }
+}
+
+/// What a domain has of each disk.
+fn shares(members: &Members) -> Vec<Share> {
+    let share = |member: &Member| Share {
+        layout: member.layout,
+        part_blocks: member.discard_part_bytes / BLOCK_BYTES,
+    };
+    members.all().iter().map(share).collect()
 }
 
 fn assemble(
@@ -276,10 +276,7 @@ fn assemble(
         arena: Arc::clone(&seed.arena),
         reserves,
         batcher: WriteBatcher::default(),
-        disk: seed.disk,
-        slot: seed.slot,
-        path: Arc::clone(&seed.path),
-        layout: seed.layout,
+        members: seed.members.clone(),
         config: seed.config.clone(),
         table: RefCell::new(table),
         space: RefCell::new(space),
@@ -295,8 +292,7 @@ fn assemble(
         committing: Cell::new(false),
         journal_busy: Cell::new(false),
         room_wanted: Cell::new(false),
-        flush_failures: Cell::new(seed.disk_flushes.failures()),
-        disk_flushes: Arc::clone(&seed.disk_flushes),
+        flush_failures: Cell::new(seed.members.flush_failures()),
         setbacks: Cell::new(0),
         hurry: Cell::new(false),
         checkpoint_wanted: Cell::new(false),
@@ -349,8 +345,24 @@ impl Recovery<'_> {
     }
 
     pub(crate) fn corrupt(&self, offset: u64, what: impl Into<String>) -> RecoveryError {
-        let (domain, path) = (self.seed.domain, Arc::clone(&self.seed.path));
+        self.corrupt_at(self.seed.members.home_slot(), offset, what)
+    }
+
+    /// The same, of another disk than the journal's.
+    pub(crate) fn corrupt_at(
+        &self,
+        slot: u16,
+        offset: u64,
+        what: impl Into<String>,
+    ) -> RecoveryError {
+        let (domain, path) = (self.seed.domain, self.path(slot));
         RecoveryError::Corrupt { domain, path, offset, what: what.into() }
+    }
+
+    /// The disk in a slot, or that there is none.
+    pub(crate) fn path(&self, slot: u16) -> Arc<str> {
+        let member = self.seed.members.get(slot);
+        member.map_or_else(|| format!("disk {slot}").into(), |member| Arc::clone(&member.path))
     }
 
     pub(crate) fn buffer(&self, bytes: usize) -> Result<DmaBuf, RecoveryError> {
@@ -361,14 +373,35 @@ impl Recovery<'_> {
     }
 
     async fn flush(&self) -> Result<(), RecoveryError> {
-        let (result, _) = self.port.submit(Request::flush(self.seed.disk)).await.into_parts();
-        result.map(|_| ()).map_err(|error| self.io_error(error))
+        let mut flushes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for member in self.seed.members.all() {
+            flushes.push(Box::pin(self.port.submit(Request::flush(member.disk))));
+        }
+        let ended = join_all(flushes).await.into_iter();
+        ended
+            .map(|completion| completion.into_parts().0)
+            .try_for_each(|result| result.map(|_| ()).map_err(|error| self.io_error(error)))
     }
 
-    /// Reads bytes of the disk.
+    /// Reads bytes of the journal's disk.
     pub(crate) async fn read(&self, offset: u64, bytes: usize) -> Result<DmaBuf, RecoveryError> {
+        self.read_at(self.seed.members.home_slot(), offset, bytes).await
+    }
+
+    /// Reads bytes of a disk.
+    pub(crate) async fn read_at(
+        &self,
+        slot: u16,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<DmaBuf, RecoveryError> {
+        let Some(member) = self.seed.members.get(slot) else {
+            let count = self.seed.members.all().len();
+            let what = format!("the pool has {count} disks, and none in slot {slot}");
+            return Err(self.corrupt_at(slot, offset, what));
+        };
         let buffer = self.buffer(bytes)?;
-        let request = Request::read(self.seed.disk, offset, buffer);
+        let request = Request::read(member.disk, offset, buffer);
         let completion = self.port.submit(request.with_priority(Priority::Critical)).await;
         let (result, buffer) = completion.into_parts();
         result.map_err(|error| self.io_error(error))?;
@@ -443,9 +476,9 @@ impl Recovery<'_> {
     /// A block of a batch that is not this domain's.
     fn elsewhere(&self, changes: &Changes) -> Option<Place> {
         let own = |place: &Place| {
-            let owner = self.seed.layout.space_block(place.block());
-            place.disk() == self.seed.slot
-                && owner.is_some_and(|(domain, _)| domain == self.seed.domain)
+            let member = self.seed.members.get(place.disk());
+            let owner = member.and_then(|member| member.layout.space_block(place.block()));
+            owner.is_some_and(|(domain, _)| domain == self.seed.domain)
         };
         let mut places = changes.extents.iter().flat_map(|put| put.extent.existing());
         places.find(|place| !own(place))
@@ -506,7 +539,9 @@ impl Recovery<'_> {
 
     async fn write_one_home(&self, place: Place, source: &Inline) -> Result<(), RecoveryError> {
         let buffer = self.inline_block(source).await?;
-        let request = Request::write(self.seed.disk, Domain::offset_of(place), buffer);
+        // It is in the table, which was judged.
+        let (disk, offset) = self.seed.members.address(place);
+        let request = Request::write(disk, offset, buffer);
         let (result, _) = self.port.submit(request).await.into_parts();
         result.map(|_| ()).map_err(|error| self.io_error(error))
     }
@@ -517,7 +552,7 @@ impl Recovery<'_> {
         for offset in &scan.given_up {
             let mut block = self.buffer(BLOCK_BYTES as usize)?;
             block.fill(0);
-            let request = Request::write(self.seed.disk, *offset, block);
+            let request = Request::write(self.seed.members.home().disk, *offset, block);
             let (result, _) = self.port.submit(request).await.into_parts();
             result.map_err(|error| self.io_error(error))?;
         }
@@ -561,7 +596,7 @@ impl Recovery<'_> {
         let mut buffer = self.buffer(BLOCK_BYTES as usize)?;
         head.checksum = encode(&self.id, &head, &Body::Nothing, &mut buffer);
         let offset = self.id.offset(position);
-        let request = Request::write_flush(self.seed.disk, offset, buffer);
+        let request = Request::write_flush(self.seed.members.home().disk, offset, buffer);
         let (result, _) = self.port.submit(request).await.into_parts();
         result.map_err(|error| self.io_error(error))?;
         Ok(head)

@@ -1,23 +1,29 @@
-//! The blocks of a domain: who may have some, and what must stay free.
+//! The blocks of a domain, on all disks of its pool: who may have some, and what must stay free.
 //!
 //! Some free blocks are not for data: a checkpoint needs homes for pages that have none yet, also
-//! when the disk is full. **Promises** count the pages that requests on their way may make
+//! when the disks are full. **Promises** count the pages that requests on their way may make
 //! necessary; a block that is freed belongs to nobody before the flush that made it free.
+//!
+//! Each request goes to one disk where one has room for it. Disks take turns, each as often as its
+//! share of the free blocks: a new, empty disk gets more than the others and never all.
 
+mod disk_space;
 mod unused;
 
 use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
 use crate::format::layout::Layout;
-use crate::store::allocator::{Allocator, Run};
-use unused::Unused;
+use crate::store::allocator::Run;
+use disk_space::DiskSpace;
 
 /// Blocks that data never gets: for the parents of new pages.
 const RESERVE_BLOCKS: u64 = 32;
 
-/// A run of blocks that are neighbours on the disk.
+/// A run of blocks that are neighbours on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskRun {
+    /// Slot of the disk.
+    pub(crate) disk: u16,
     pub(crate) start: u64,
     pub(crate) blocks: u32,
 }
@@ -25,6 +31,8 @@ pub(crate) struct DiskRun {
 /// A run that nobody gets while the disk is told that it is unused.
 #[derive(Debug)]
 pub(crate) struct HeldRun {
+    /// Slot of the disk.
+    pub(crate) disk: u16,
     run: Run,
     pub(crate) disk_block: u64,
     pub(crate) blocks: u64,
@@ -39,55 +47,64 @@ pub(crate) enum SpaceError {
     TwoOwners { disk: u16, block: u64 },
 }
 
+/// What a domain has of one disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Zones of the disk.
+    pub(crate) layout: Layout,
+    /// The disk is told of what becomes free in parts of so many blocks; 0: never.
+    pub(crate) part_blocks: u64,
+}
+
+#[derive(Debug)]
+struct Member {
+    space: DiskSpace,
+    /// What it is owed of the requests so far, in blocks: the turn is of whom most is owed to.
+    owed: i128,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Space {
-    allocator: Allocator,
-    layout: Layout,
     domain: u16,
-    disk: u16,
+    /// By slot.
+    members: Vec<Member>,
     promised: u64,
-    /// Free blocks for the next small requests that are to be neighbours.
-    stretch: Option<Run>,
-    /// Free blocks that the disk is being told of.
-    held: u64,
-    unused: Unused,
-    scratch: Vec<Run>,
+    /// Where the next small requests that are to be neighbours go, while there is room.
+    beside: usize,
+    /// Whose freed blocks are looked at next.
+    unused_next: usize,
 }
 
 impl Space {
-    /// All of it is free. The disk is told of what becomes free in parts of so many blocks; 0:
-    /// never.
-    pub(crate) fn new(layout: Layout, domain: u16, disk: u16, part_blocks: u64) -> Space {
-        let allocator = Allocator::new_free(layout.space_blocks());
-        let unused = Unused::new(layout.space_blocks(), part_blocks);
-        Space {
-            allocator,
-            layout,
-            domain,
-            disk,
-            promised: 0,
-            stretch: None,
-            held: 0,
-            unused,
-            scratch: Vec::new(),
-        }
+    /// All of it is free. The disks are by slot.
+    pub(crate) fn new(domain: u16, disks: &[Share]) -> Space {
+        let members = disks.iter().enumerate().map(|(slot, share)| Member {
+            space: DiskSpace::new(share.layout, domain, slot as u16, share.part_blocks),
+            owed: 0,
+        });
+        let members = members.collect();
+        Space { domain, members, promised: 0, beside: 0, unused_next: 0 }
+    }
+
+    fn sum(&self, of: impl Fn(&DiskSpace) -> u64) -> u64 {
+        self.members.iter().map(|member| of(&member.space)).sum()
     }
 
     /// Blocks that have no owner.
     pub(crate) fn free_blocks(&self) -> u64 {
-        let kept = self.stretch.map_or(0, |run| u64::from(run.blocks));
-        self.allocator.free_blocks() + kept + self.held
+        self.sum(DiskSpace::free_blocks)
     }
 
     /// All blocks.
     pub(crate) fn blocks(&self) -> u64 {
-        self.allocator.blocks()
+        self.sum(DiskSpace::blocks)
     }
 
     /// Blocks that data may have, when pages want `pages` blocks.
     pub(crate) fn available(&self, pages: u64) -> u64 {
-        self.free_blocks().saturating_sub(RESERVE_BLOCKS + self.promised + self.held + pages)
+        let held = self.sum(DiskSpace::held);
+        self.free_blocks().saturating_sub(RESERVE_BLOCKS + self.promised + held + pages)
     }
 
     /// Blocks that requests on their way may want for pages.
@@ -105,68 +122,69 @@ impl Space {
         self.promised
     }
 
+    /// Whose turn it is to take so many blocks.
+    fn turn(&mut self, blocks: u32) -> usize {
+        let [_, _, ..] = self.members.as_slice() else { return 0 };
+        let mut all = 0;
+        for member in &mut self.members {
+            let free = i128::from(member.space.free_blocks());
+            member.owed += free * i128::from(blocks);
+            all += free;
+        }
+        let most = self.members.iter().enumerate().max_by_key(|(slot, member)| {
+            // Of several the first.
+            (member.owed, std::cmp::Reverse(*slot))
+        });
+        let chosen = most.map_or(0, |(slot, _)| slot);
+        self.members[chosen].owed -= all * i128::from(blocks);
+        chosen
+    }
+
     /// Takes blocks in as few runs as can be; nothing when there are not so many.
     pub(crate) fn take(&mut self, blocks: u32) -> Option<Vec<DiskRun>> {
-        self.scratch.clear();
-        if !self.allocator.take(blocks, &mut self.scratch) {
-            self.close_stretch();
-            if !self.allocator.take(blocks, &mut self.scratch) {
-                return None;
+        let first = self.turn(blocks);
+        if let Some(runs) = self.members[first].space.take(blocks) {
+            return Some(runs);
+        }
+        let to_be_had = |space: &DiskSpace| space.free_blocks() - space.held();
+        if self.sum(to_be_had) < u64::from(blocks) {
+            return None;
+        }
+        let (mut runs, mut left) = (Vec::new(), blocks);
+        let count = self.members.len();
+        for slot in (first..count).chain(0..first) {
+            let space = &mut self.members[slot].space;
+            let here = to_be_had(space).min(left.into()) as u32;
+            if here > 0 {
+                let Some(some) = space.take(here) else { unreachable!("{here} blocks are free") };
+                runs.extend(some);
+                left -= here;
             }
         }
-        Some(self.on_disk())
+        assert_eq!(left, 0, "there were as many blocks");
+        Some(runs)
     }
 
     /// As [`Space::take`], behind what the last call took as far as space allows: what small
     /// requests write home later goes in one write.
     pub(crate) fn take_beside(&mut self, blocks: u32) -> Option<Vec<DiskRun>> {
-        if self.stretch.is_none_or(|run| run.blocks < blocks) {
-            self.close_stretch();
-            self.stretch = self.allocator.take_stretch();
+        if !self.members[self.beside].space.has_beside(blocks) {
+            self.beside = self.turn(blocks);
         }
-        let Some(run) = self.stretch.filter(|run| run.blocks >= blocks) else {
-            return self.take(blocks);
-        };
-        let rest = Run { start: run.start + u64::from(blocks), blocks: run.blocks - blocks };
-        self.stretch = (rest.blocks > 0).then_some(rest);
-        self.scratch.clear();
-        self.scratch.push(Run { start: run.start, blocks });
-        Some(self.on_disk())
-    }
-
-    /// What is left of the stretch belongs to everybody.
-    fn close_stretch(&mut self) {
-        let Some(run) = self.stretch.take() else { return };
-        let given = self.allocator.give(run);
-        assert!(given.is_ok(), "{run:?} was taken: {given:?}");
-    }
-
-    /// The runs that were taken, as the disk has them.
-    fn on_disk(&self) -> Vec<DiskRun> {
-        let mut runs: Vec<DiskRun> = Vec::with_capacity(self.scratch.len());
-        for run in &self.scratch {
-            let (mut start, mut left) = (run.start, run.blocks);
-            while left > 0 {
-                let blocks = u64::from(left).min(self.layout.contiguous_from(start)) as u32;
-                let disk = self.layout.disk_block(self.domain, start);
-                match runs.last_mut() {
-                    Some(last) if last.start + u64::from(last.blocks) == disk => {
-                        last.blocks += blocks;
-                    }
-                    _ => runs.push(DiskRun { start: disk, blocks }),
-                }
-                start += u64::from(blocks);
-                left -= blocks;
-            }
+        match self.members[self.beside].space.take_beside(blocks) {
+            Some(runs) => Some(runs),
+            None => self.take(blocks),
         }
-        runs
     }
 
     /// Two homes for a page, which need not be neighbours.
     pub(crate) fn take_homes(&mut self) -> Option<[Fragment; 2]> {
         let runs = self.take(2)?;
-        let mut blocks = runs.iter().flat_map(|run| run.start..run.start + u64::from(run.blocks));
-        let mut home = || Fragment::new(self.disk, blocks.next()?, 1);
+        let mut blocks = runs.iter().flat_map(|run| {
+            let blocks = run.start..run.start + u64::from(run.blocks);
+            blocks.map(|block| (run.disk, block))
+        });
+        let mut home = || blocks.next().and_then(|(disk, block)| Fragment::new(disk, block, 1));
         Some([home()?, home()?])
     }
 
@@ -175,67 +193,40 @@ impl Space {
     /// # Panics
     /// When it was: two owners would be next.
     pub(crate) fn give(&mut self, place: Place) {
-        let start = self.number(place).unwrap_or_else(|error| unreachable!("{error}"));
-        let free = self.stretch.is_some_and(|run| (run.start..run.end()).contains(&start));
-        assert!(!free, "{place:?} was given and nobody had it");
-        let given = self.allocator.give(Run { start, blocks: 1 });
-        assert!(given.is_ok(), "{place:?} was given twice: {given:?}");
-        self.unused.mark(start);
+        let Some(member) = self.members.get_mut(usize::from(place.disk())) else {
+            unreachable!("{}", self.elsewhere(place))
+        };
+        member.space.give(place);
     }
 
-    /// Takes a run that was freed since the disk was told, up to so many blocks, unless somebody
-    /// could need it meanwhile. What is not wholly free is looked at again when more of it is.
+    /// Takes a run that was freed since its disk was told, up to so many blocks, unless somebody
+    /// could need it meanwhile.
     pub(crate) fn hold_unused(&mut self, blocks_max: u64, pages: u64) -> Option<HeldRun> {
-        let part = self.unused.part_blocks();
         // Half of what is free stays free for whoever comes.
         let most = blocks_max.min(self.available(pages) / 2);
-        let is_free = |space: &Space, start: u64| {
-            (start..start + part).all(|block| space.allocator.is_free(block))
-                && space.layout.contiguous_from(start) >= part
-        };
-        if part == 0 || part > most {
-            return None;
-        }
-        loop {
-            let start = self.unused.next()? * part;
-            if !is_free(self, start) {
-                continue;
-            }
-            let mut end = start + part;
-            let most = most.min(self.layout.contiguous_from(start));
-            while end + part <= start + most && is_free(self, end) && self.unused.take(end / part) {
-                end += part;
-            }
-            let run = Run { start, blocks: (end - start) as u32 };
-            let claimed = self.allocator.claim(run);
-            assert!(claimed.is_ok(), "{run:?} is free: {claimed:?}");
-            self.held += end - start;
-            let disk_block = self.layout.disk_block(self.domain, start);
-            return Some(HeldRun { run, disk_block, blocks: end - start });
-        }
+        let count = self.members.len();
+        let turn = (self.unused_next..count).chain(0..self.unused_next);
+        let mut found = turn.filter_map(|slot| self.members[slot].space.hold_unused(most));
+        let held = found.next()?;
+        self.unused_next = (usize::from(held.disk) + 1) % count;
+        Some(held)
     }
 
     /// The disk was told.
     pub(crate) fn put_back(&mut self, held: HeldRun) {
-        let given = self.allocator.give(held.run);
-        assert!(given.is_ok(), "{held:?} was nobody's: {given:?}");
-        self.held -= held.blocks;
+        self.members[usize::from(held.disk)].space.put_back(held);
     }
 
     /// A block has an owner, as recovery finds.
     pub(crate) fn claim(&mut self, place: Place) -> Result<(), SpaceError> {
-        let start = self.number(place)?;
-        self.allocator
-            .claim(Run { start, blocks: 1 })
-            .map_err(|_| SpaceError::TwoOwners { disk: place.disk(), block: place.block() })
+        let elsewhere = self.elsewhere(place);
+        let member = self.members.get_mut(usize::from(place.disk())).ok_or(elsewhere)?;
+        member.space.claim(place)
     }
 
-    fn number(&self, place: Place) -> Result<u64, SpaceError> {
+    fn elsewhere(&self, place: Place) -> SpaceError {
         let (disk, block, domain) = (place.disk(), place.block(), self.domain);
-        match self.layout.space_block(block) {
-            Some((found, number)) if found == domain && disk == self.disk => Ok(number),
-            _ => Err(SpaceError::Elsewhere { disk, block, domain }),
-        }
+        SpaceError::Elsewhere { disk, block, domain }
     }
 }
 
@@ -243,8 +234,12 @@ impl Space {
 mod tests {
     use super::*;
 
+    fn share(bytes: u64) -> Share {
+        Share { layout: Layout::plan(bytes, 1, 1 << 20).unwrap(), part_blocks: 256 }
+    }
+
     fn space() -> Space {
-        Space::new(Layout::plan(64 << 20, 1, 1 << 20).unwrap(), 0, 0, 256)
+        Space::new(0, &[share(64 << 20)])
     }
 
     #[test]
@@ -261,7 +256,7 @@ mod tests {
         assert_eq!(space.take_beside(1), None);
         space.give(Place::new(0, runs[0].start));
         let one = space.take_beside(1);
-        assert_eq!(one, Some(vec![DiskRun { start: runs[0].start, blocks: 1 }]));
+        assert_eq!(one, Some(vec![DiskRun { disk: 0, start: runs[0].start, blocks: 1 }]));
     }
 
     #[test]
@@ -294,5 +289,41 @@ mod tests {
         let mut space = space();
         let taken = space.take_beside(1).unwrap();
         space.give(Place::new(0, taken[0].start + 1));
+    }
+
+    /// Disks of 64, 128 and 256 MiB, the first of which is half full, get data by what is free of
+    /// each, request by request, and the last block of each is to be had.
+    #[test]
+    fn disks_are_filled_by_what_is_free_of_each() {
+        let disks = [share(64 << 20), share(128 << 20), share(256 << 20)];
+        let mut space = Space::new(0, &disks);
+        let half = space.members[0].space.free_blocks() as u32 / 2;
+        space.members[0].space.take(half).unwrap();
+        let free = |space: &Space| -> Vec<u64> {
+            space.members.iter().map(|member| member.space.free_blocks()).collect()
+        };
+        let before = free(&space);
+        let all = space.free_blocks();
+        let (mut last, mut longest, mut row) = (3, 0, 0);
+        for _ in 0..all / 40 {
+            let runs = space.take(10).unwrap();
+            row = if runs[0].disk == last { row + 1 } else { 1 };
+            (last, longest) = (runs[0].disk, longest.max(row));
+        }
+        for (disk, before) in before.iter().enumerate() {
+            let share = free(&space)[disk] as f64 / *before as f64;
+            assert!((0.74..0.76).contains(&share), "disk {disk} has {share} left of what was free");
+        }
+        assert!(longest < 8, "a disk got {longest} requests in a row");
+        let left = space.free_blocks() as u32;
+        let rest = space.take(left).unwrap();
+        assert_eq!(rest.iter().map(|run| run.blocks).sum::<u32>(), left);
+        assert_eq!((space.free_blocks(), space.take(1)), (0, None));
+        for disk in [0, 2] {
+            let run = rest.iter().find(|run| run.disk == disk).unwrap();
+            space.give(Place::new(disk, run.start));
+        }
+        let homes = space.take_homes().unwrap().map(Fragment::disk);
+        assert_eq!(homes.iter().sum::<u16>(), 2, "one on each disk that has one");
     }
 }

@@ -87,8 +87,9 @@ async fn round(domain: &Domain) -> Result<(), StoreError> {
     }
     outcome?;
     let pressed = domain.room_wanted.get() || domain.closing.get() || domain.drain_wanted.get();
-    if pressed && domain.ram.borrow().unflushed() > 0 {
-        flush(domain).await?;
+    let unflushed = domain.ram.borrow().unflushed_disks();
+    if pressed && !unflushed.is_empty() {
+        flush(domain, unflushed.into_iter()).await?;
     }
     Ok(())
 }
@@ -110,7 +111,8 @@ async fn write_run(
         out.copy_from_slice(block.bytes());
     }
     let (place, _) = &blocks[0];
-    let request = Request::write(domain.disk, Domain::offset_of(*place), buffer);
+    let (disk, offset) = domain.members.address(*place);
+    let request = Request::write(disk, offset, buffer);
     let completion = domain.port.submit(request.with_priority(domain.cleaning_priority())).await;
     let (result, buffer) = completion.into_parts();
     domain.reserves.runs.give(buffer);
@@ -129,34 +131,31 @@ fn finish(domain: &Domain, blocks: &[(Place, RamBlock)], success: bool) {
     }
 }
 
-/// Makes durable what was written. Never beside a record: where a flush fails, the disk may have
-/// dropped what it was to cover, and another one that succeeds at the same time says nothing of
-/// that.
-pub(crate) async fn flush(domain: &Domain) -> Result<(), StoreError> {
+/// Makes durable what was written to the disks in these slots. Never beside a record: where a flush
+/// fails, the disk may have dropped what it was to cover, and another one that succeeds at the same
+/// time says nothing of that.
+pub(crate) async fn flush(
+    domain: &Domain,
+    slots: impl Iterator<Item = u16>,
+) -> Result<(), StoreError> {
+    let slots: Vec<u16> = slots.collect();
     domain.changed.until(|| (!domain.journal_busy.get()).then_some(())).await;
     domain.journal_busy.set(true);
     let failures = domain.notice_failures();
     let writes = domain.ram.borrow().writes();
-    let own = domain.journal.borrow().id.domain;
-    domain.disk_flushes.turn(own);
-    let (result, _) = domain.port.submit(Request::flush(domain.disk)).await.into_parts();
-    if result.is_err() {
-        domain.flush_failed();
-    }
-    domain.disk_flushes.turn(own);
-    domain.others_have_flushed().await;
-    let others_failed = domain.notice_failures() != failures;
+    domain.flushes_turn(&slots);
+    let result = domain.flush_each(&slots).await;
+    domain.flushes_turn(&slots);
+    domain.others_have_flushed(&slots).await;
+    let failed = domain.notice_failures() != failures;
     domain.journal_busy.set(false);
     domain.changed.notify();
-    domain.counters.borrow_mut().other_flushes += 1;
-    match result {
-        Ok(_) => {
-            // What another domain's failure may have dropped is written again.
-            if !others_failed {
-                domain.ram.borrow_mut().flushed(writes);
-            }
-            Ok(())
-        }
-        Err(error) => Err(StoreError::Write { source: error.into() }),
+    domain.counters.borrow_mut().other_flushes += slots.len() as u64;
+    result.map_err(|error| StoreError::Write { source: error.into() })?;
+    // What another domain's failure may have dropped is written again.
+    if !failed {
+        let mut ram = domain.ram.borrow_mut();
+        slots.iter().for_each(|slot| ram.flushed(*slot, writes));
     }
+    Ok(())
 }

@@ -13,8 +13,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
-use crate::io::op::Request;
+use crate::io::op::{DiskId, Request};
 use crate::memory::{BufferList, DmaBuf};
 use crate::store::domain::Domain;
 use crate::store::error::StoreError;
@@ -119,7 +120,7 @@ fn part(runs: &[DiskRun], mut at: u32, mut blocks: u32) -> Vec<DiskRun> {
         }
         let here = blocks.min(run.blocks - at);
         if here > 0 {
-            own.push(DiskRun { start: run.start + u64::from(at), blocks: here });
+            own.push(DiskRun { start: run.start + u64::from(at), blocks: here, ..*run });
         }
         (at, blocks) = (0, blocks - here);
         if blocks == 0 {
@@ -173,8 +174,7 @@ async fn write_runs(
         if short.is_some() {
             break;
         }
-        let offset = run.start * BLOCK_BYTES;
-        for request in requests(domain, offset, list) {
+        for request in requests(domain.members.address(Place::new(run.disk, run.start)), list) {
             writes.push(Box::pin(domain.port.submit(request)));
         }
     }
@@ -188,9 +188,9 @@ async fn write_runs(
 }
 
 /// One request for buffers that follow each other on the disk, or a few when they are many.
-fn requests(domain: &Domain, mut offset: u64, list: Vec<DmaBuf>) -> Vec<Request> {
+fn requests((disk, mut offset): (DiskId, u64), list: Vec<DmaBuf>) -> Vec<Request> {
     if list.len() == 1 {
-        return list.into_iter().map(|one| Request::write(domain.disk, offset, one)).collect();
+        return list.into_iter().map(|one| Request::write(disk, offset, one)).collect();
     }
     let mut requests = Vec::new();
     let mut list = list.into_iter().peekable();
@@ -198,7 +198,7 @@ fn requests(domain: &Domain, mut offset: u64, list: Vec<DmaBuf>) -> Vec<Request>
         let some: Vec<DmaBuf> = list.by_ref().take(BufferList::BUFFERS_MAX).collect();
         let some = Box::new(BufferList::new(some));
         let bytes = some.bytes();
-        requests.push(Request::write_vectored(domain.disk, offset, some));
+        requests.push(Request::write_vectored(disk, offset, some));
         offset += bytes;
     }
     requests

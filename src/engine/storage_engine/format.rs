@@ -20,7 +20,7 @@ use crate::machine::mapping::PagePolicy;
 use crate::machine::random;
 use crate::machine::write_gate::{ForceSignatures, WriteGate, WriteRefusal};
 use crate::store::errand::errand;
-use crate::store::pool::{PoolPlan, format as write_pool};
+use crate::store::pool::{DiskPlan, PoolPlan, format as write_pool};
 
 /// How long a format waits for its disk to end what is under way, once it has failed.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -193,16 +193,21 @@ pub(super) fn format(
     let random = || random::bytes::<16>().map_err(EngineError::Random);
     let v4 = |bytes| *Builder::from_random_bytes(bytes).into_uuid().as_bytes();
     let incarnation = random::bytes().map_err(EngineError::Random)?;
-    let (pool, disk) = (v4(random()?), v4(random()?));
+    let (pool, id) = (v4(random()?), v4(random()?));
     let incarnation = u64::from_le_bytes(incarnation);
-    write(config, PoolPlan { pool, disk, layout, incarnation })?;
+    write(config, (pool, id), layout, incarnation)?;
     let report = labels::inspect(&plan.path)?;
     assert_eq!(*report.pool.as_bytes(), pool, "the label that was written is read");
     Ok(report)
 }
 
 /// The blocks of the pool, through an engine with one reactor.
-fn write(config: &EngineConfig, plan: PoolPlan) -> Result<(), EngineError> {
+fn write(
+    config: &EngineConfig,
+    (pool, id): ([u8; 16], [u8; 16]),
+    layout: Layout,
+    incarnation: u64,
+) -> Result<(), EngineError> {
     let mut io_config: IoConfig = config.io.clone();
     io_config.disks[0].lanes = Some(1);
     io_config.reactors.count = io_config.reactors.cpus.is_none().then_some(1);
@@ -210,11 +215,13 @@ fn write(config: &EngineConfig, plan: PoolPlan) -> Result<(), EngineError> {
     io_config.memory.pages = PagePolicy::Normal;
     let io = IoScheduler::open(&io_config)?;
     let sector = io.disks()[0].logical_block_bytes as usize;
+    let disks = vec![DiskPlan { number: DiskId(0), id, layout, sector }];
+    let plan = PoolPlan { pool, disks, incarnation };
     let reactor = io.reactors_of(DiskId(0))[0];
     let arena = io.arenas[0].clone();
     let (told, result) = channel();
     let work = move |port: std::rc::Rc<_>| -> crate::store::errand::LocalFuture<_> {
-        Box::pin(async move { write_pool(&port, &arena, DiskId(0), sector, &plan).await })
+        Box::pin(async move { write_pool(&port, &arena, &plan).await })
     };
     // The receiver waits for it: it is there.
     io.spawn_seed(reactor, errand(work, move |outcome| drop(told.send(outcome))));

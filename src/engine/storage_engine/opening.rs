@@ -26,6 +26,7 @@ use crate::store::disk_flushes::DiskFlushes;
 use crate::store::domain::{Access, Closing, DomainConfig, Inline, Undecidable};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
+use crate::store::member::{Member, Members};
 use crate::store::pool::{LabelCopies, read_labels};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
@@ -217,7 +218,7 @@ fn start_domain(
     io: &IoScheduler,
     (config, force): (&EngineConfig, Force),
     (label, domain, path): (&Label, u16, &Arc<str>),
-    (told, disk_flushes): (Sender<Told>, Arc<DiskFlushes>),
+    (told, flushes): (Sender<Told>, Arc<DiskFlushes>),
 ) -> Result<DomainHandle, EngineError> {
     let reactors = io.reactors_of(DISK);
     let reactor = reactors[usize::from(domain) % reactors.len()];
@@ -227,20 +228,20 @@ fn start_domain(
     let calls = Arc::new(StoreCalls::new(config.operations.in_flight_max));
     let doorstep = Arc::new(Doorstep::new(calls, bell.clone()));
     let arena = arena_of(io, reactor);
-    let seed = DomainSeed {
+    let member = Member {
         disk: DISK,
-        slot: label.slot,
         path: Arc::clone(path),
         layout: label.layout,
+        flushes,
+        discard_part_bytes: discard_part_bytes(io, config.pool.discard),
+    };
+    let seed = DomainSeed {
+        members: Members::new(Arc::from([member]), label.slot),
         pool: label.pool,
         domain,
         incarnation: u64::from_le_bytes(random::bytes().map_err(EngineError::Random)?),
-        config: DomainConfig {
-            discard_part_bytes: discard_part_bytes(io, config.pool.discard),
-            ..domain_config(config, force)
-        },
+        config: domain_config(config, force),
         arena: Arc::clone(&arena),
-        disk_flushes,
     };
     let (at_door, answer) =
         (Arc::clone(&doorstep), move |result| drop(told.send((domain, result))));

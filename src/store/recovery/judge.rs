@@ -17,9 +17,14 @@ impl Recovery<'_> {
         (what, doubt): &(String, Doubt),
     ) -> RecoveryError {
         let home = table.pages.home((0, doubt.page));
-        let offset = home.map_or(self.id.start, |home| home.start_block() * BLOCK_BYTES);
+        let at = home.map(|home| (home.disk(), home.start_block() * BLOCK_BYTES));
+        let (slot, offset) = at.unwrap_or((self.seed.members.home_slot(), self.id.start));
         let (page, why) = (doubt.page, doubt.what);
-        self.corrupt(offset, format!("{what}, on page {page}: {why}, and no record explains that"))
+        self.corrupt_at(
+            slot,
+            offset,
+            format!("{what}, on page {page}: {why}, and no record explains that"),
+        )
     }
 
     /// Judges all inodes and extents, of records up to `last`.
@@ -38,7 +43,7 @@ impl Recovery<'_> {
 
     fn judge_inode(&self, inode: &InodeRecord, last: u64) -> Result<(), String> {
         let InodeRecord { id, generation, created, size_bytes, .. } = *inode;
-        let (domains, own) = (u64::from(self.seed.layout.domains()), u64::from(self.seed.domain));
+        let (domains, own) = (u64::from(self.seed.members.domains()), u64::from(self.seed.domain));
         // One of another domain could not be asked for by its id.
         if id == 0 || id >= INODE_IDS_END || id % domains != own {
             return Err(format!("inode {id} is not of this domain"));

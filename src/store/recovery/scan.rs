@@ -19,7 +19,6 @@ use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::record::{
     Body, Changes, RecordError, RecordHead, RecordKind, decode_body, decode_head,
 };
-use crate::store::domain::Domain;
 use crate::store::journal::{MAX_RECORD_BYTES, spot_after};
 use crate::store::recovery::{Recovery, RecoveryError, rules};
 
@@ -187,8 +186,9 @@ impl Recovery<'_> {
         let starts = [self.id.offset(next), self.id.start];
         let unreadable = found.unreadable.iter().map(|(at, what)| (self.id.start + at, what));
         let holes = unreadable.filter(|(offset, _)| starts.contains(offset));
+        let home = self.seed.members.home_slot();
         let undecidable = |(offset, what): (u64, &String)| {
-            (offset, self.undecidable(last.sequence + 1, offset, what.clone()))
+            (offset, self.undecidable((home, offset), last.sequence + 1, what.clone()))
         };
         let mut holes: Vec<(u64, RecoveryError)> = holes.map(undecidable).collect();
         match holes.pop() {
@@ -283,18 +283,24 @@ impl Recovery<'_> {
         if u64::from(head.length) > MAX_RECORD_BYTES {
             return Ok(Err(RecordError::Malformed("it is longer than any record")));
         }
+        let home = self.seed.members.home_slot();
         let offset = self.id.offset(head.position);
         let bytes = match self.read(offset, head.length as usize).await {
             Err(RecoveryError::Io { source, .. }) => {
-                return Err(self.undecidable(head.sequence, offset, source.to_string()));
+                return Err(self.undecidable((home, offset), head.sequence, source.to_string()));
             }
             other => other?,
         };
         Ok(decode_body(&self.id, head, &bytes))
     }
 
-    fn undecidable(&self, sequence: u64, offset: u64, what: String) -> RecoveryError {
-        let (domain, path) = (self.seed.domain, self.seed.path.clone());
+    fn undecidable(
+        &self,
+        (slot, offset): (u16, u64),
+        sequence: u64,
+        what: String,
+    ) -> RecoveryError {
+        let (domain, path) = (self.seed.domain, self.path(slot));
         RecoveryError::Undecidable { domain, path, sequence, offset, what }
     }
 
@@ -312,11 +318,12 @@ impl Recovery<'_> {
                     continue;
                 }
                 let place = put.extent.places[block];
-                let offset = Domain::offset_of(place);
-                let bytes = match self.read(offset, BLOCK_BYTES as usize).await {
+                let (slot, offset) = (place.disk(), place.block() * BLOCK_BYTES);
+                let bytes = match self.read_at(slot, offset, BLOCK_BYTES as usize).await {
                     Ok(bytes) => bytes,
                     Err(RecoveryError::Io { source, .. }) => {
-                        let error = self.undecidable(last.sequence, offset, source.to_string());
+                        let error =
+                            self.undecidable((slot, offset), last.sequence, source.to_string());
                         return if self.leaves_out() {
                             Ok(Some(error.to_string()))
                         } else {

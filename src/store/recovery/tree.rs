@@ -82,7 +82,8 @@ impl Recovery<'_> {
             let what = "a root or levels where there are no pages";
             return if none { Ok(Vec::new()) } else { Err(self.corrupt(self.id.start, what)) };
         }
-        if u64::from(checkpoint.pages) > self.seed.layout.space_blocks() {
+        let blocks = self.seed.members.all().iter().map(|member| member.layout.space_blocks());
+        if u64::from(checkpoint.pages) > blocks.sum() {
             let what = format!("{} pages are more than there are blocks", checkpoint.pages);
             return Err(self.corrupt(self.id.start, what));
         }
@@ -151,8 +152,9 @@ impl Recovery<'_> {
     }
 
     fn page_error(&self, number: u32, child: &Child, error: &TableError) -> RecoveryError {
-        let offset = child.homes[0].start_block() * BLOCK_BYTES;
-        self.corrupt(offset, format!("page {number}: {error}"))
+        let home = child.homes[0];
+        let offset = home.start_block() * BLOCK_BYTES;
+        self.corrupt_at(home.disk(), offset, format!("page {number}: {error}"))
     }
 
     /// Reads pages of a level, all at a time.
@@ -181,9 +183,10 @@ impl Recovery<'_> {
         let home = child.homes[0];
         if child.homes.iter().any(|home| home.blocks() != 1) {
             let what = format!("page {number} of level {level} has a home of several blocks");
-            return Err(self.corrupt(home.start_block() * BLOCK_BYTES, what));
+            return Err(self.corrupt_at(home.disk(), home.start_block() * BLOCK_BYTES, what));
         }
-        let bytes = self.read(home.start_block() * BLOCK_BYTES, BLOCK_BYTES as usize).await?;
+        let (slot, offset) = (home.disk(), home.start_block() * BLOCK_BYTES);
+        let bytes = self.read_at(slot, offset, BLOCK_BYTES as usize).await?;
         let (pool, domain) = (self.seed.pool, self.seed.domain);
         let address = PageAddress { pool, domain, level, number, home };
         Ok(Some(Read { number, address, bytes, checksum: child.checksum, sequence_max }))
@@ -206,16 +209,18 @@ impl Recovery<'_> {
     }
 
     fn open<'b>(&self, read: &'b Read) -> Result<Page<'b>, RecoveryError> {
-        let offset = read.address.home.start_block() * BLOCK_BYTES;
+        let home = read.address.home;
+        let (slot, offset) = (home.disk(), home.start_block() * BLOCK_BYTES);
         let (number, level) = (read.number, read.address.level);
         let name = format_args!("page {number} of level {level}");
         let page = Page::open(&read.bytes, &read.address, read.checksum);
-        let page = page.map_err(|error| self.corrupt(offset, format!("{name}: {error}")))?;
+        let page =
+            page.map_err(|error| self.corrupt_at(slot, offset, format!("{name}: {error}")))?;
         let (sequence, newest) = (page.sequence, read.sequence_max);
         if sequence > newest {
             let what =
                 format!("{name}: records up to {sequence} are in it, and {newest} in its parent");
-            return Err(self.corrupt(offset, what));
+            return Err(self.corrupt_at(slot, offset, what));
         }
         Ok(page)
     }

@@ -106,6 +106,18 @@ fn crashes_of_two_domains() {
     enough_recoveries("two domains");
 }
 
+/// Data and pages of each domain lie on every disk, and its journal on one.
+#[test]
+fn crashes_of_pools_of_several_disks() {
+    for_each_seed("crashes_of_pools_of_several_disks", 30, |seed| {
+        let disks = 2 + (seed % 3) as usize;
+        let domains = 1 + (seed / 3 % 3) as u16;
+        let reactors = 1 + (seed / 9 % 2) as usize;
+        let setup = Setup { disks, domains, reactors, ..Setup::default() };
+        crash_and_go_on(seed, &setup, 6);
+    });
+}
+
 /// Counters of a pool's whole life are kept with its checkpoints.
 #[test]
 fn counters_survive_a_close_and_a_crash() {

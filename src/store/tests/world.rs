@@ -15,7 +15,8 @@ use crate::store::domain::{Closing, DomainConfig, DomainStatus, Inline};
 use crate::store::errand::errand;
 use crate::store::error::StoreError;
 use crate::store::mechanism::{Mechanism, MechanismChoice};
-use crate::store::pool::{PoolError, PoolPlan, format, read_labels};
+use crate::store::member::{Member, Members};
+use crate::store::pool::{DiskPlan, PoolError, PoolPlan, assemble, format, read_labels};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
 
@@ -28,6 +29,8 @@ const SOON_NS: u64 = 60_000_000_000;
 #[derive(Clone)]
 pub(super) struct Setup {
     pub(super) disk: SimDiskConfig,
+    pub(super) disks: usize,
+    pub(super) discard_part_bytes: u64,
     pub(super) domains: u16,
     pub(super) reactors: usize,
     pub(super) config: DomainConfig,
@@ -55,6 +58,8 @@ impl Default for Setup {
         let arena = Arena::new(6 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
         Setup {
             disk,
+            disks: 1,
+            discard_part_bytes: 0,
             domains: 1,
             reactors: 1,
             config,
@@ -80,7 +85,8 @@ impl Setup {
         ];
         config.mechanism = choices[random.below(3) as usize];
         config.inline_when = [Inline::Always, Inline::Idle][random.below(2) as usize];
-        config.discard_part_bytes = [0, 4096, 64 << 10][random.below(3) as usize];
+        setup.discard_part_bytes = [0, 4096, 64 << 10][random.below(3) as usize];
+        let config = &mut setup.config;
         config.gather_extents = 1 + random.below(12) as usize;
         config.checkpoint_percent = 20 + random.below(60);
         config.write_back_bytes = 4096 << random.below(6);
@@ -93,9 +99,9 @@ impl Setup {
 
     fn sim_config(&self) -> SimConfig {
         SimConfig {
-            disks: vec![self.disk.clone()],
+            disks: vec![self.disk.clone(); self.disks],
             reactors: self.reactors,
-            lanes: vec![(0..self.reactors).collect()],
+            lanes: vec![(0..self.reactors).collect(); self.disks],
             scheduler: self.scheduler.clone(),
             arena: Some(Arc::clone(&self.arena)),
             ..SimConfig::default()
@@ -136,16 +142,20 @@ pub(super) fn formatted(setup: &Setup, seed: u64) -> Vec<SimDisk> {
 
 /// Formats the disks of a simulation, if nothing stops it.
 pub(super) fn start_format(sim: &mut Simulation, setup: &Setup) -> Result<(), PoolError> {
-    let plan = PoolPlan { pool: [7; 16], disk: [8; 16], layout: setup.layout(), incarnation: 1 };
-    let (arena, sector) = (sim.arena(), setup.disk.logical_block_bytes as usize);
+    let disks = (0..setup.disks).map(|slot| DiskPlan {
+        number: DiskId(slot as u16),
+        id: [8 + slot as u8; 16],
+        layout: setup.layout(),
+        sector: setup.disk.logical_block_bytes as usize,
+    });
+    let plan = PoolPlan { pool: [7; 16], disks: disks.collect(), incarnation: 1 };
+    let arena = sim.arena();
     let slot = Arc::new(Mutex::new(None));
     let result = Arc::clone(&slot);
     sim.spawn_seed(
         0,
         errand(
-            move |port| {
-                Box::pin(async move { format(&port, &arena, DiskId(0), sector, &plan).await })
-            },
+            move |port| Box::pin(async move { format(&port, &arena, &plan).await }),
             move |outcome| *result.lock().unwrap() = Some(outcome),
         ),
     );
@@ -178,8 +188,14 @@ impl World {
 
     /// Opens the pool on the disks that it was booted with.
     pub(super) fn recover(mut self, seed: u64) -> Result<World, OpenFailure> {
-        let label = self.label().map_err(OpenFailure::Pool)?;
-        assert_eq!(label.layout, self.setup.layout());
+        let mut labels = Vec::new();
+        for disk in 0..self.setup.disks {
+            let label = self.label(DiskId(disk as u16)).map_err(OpenFailure::Pool)?;
+            assert_eq!(label.layout, self.setup.layout());
+            labels.push((format!("sim-{disk}").into(), label));
+        }
+        let slots = assemble(&labels).map_err(OpenFailure::Pool)?;
+        assert!(slots.into_iter().eq(0..self.setup.disks), "no disk was moved");
         self.start_domains(seed);
         self.wait_until_open().map_err(OpenFailure::Recovery)?;
         Ok(self)
@@ -192,25 +208,34 @@ impl World {
         World { sim, setup: setup.clone(), doorsteps, opened, reports }
     }
 
-    fn label(&mut self) -> Result<crate::format::label::Label, PoolError> {
+    fn label(&mut self, disk: DiskId) -> Result<crate::format::label::Label, PoolError> {
         let (arena, slot) = (self.sim.arena(), Arc::new(Mutex::new(None)));
         let (bytes, sector) =
             (self.setup.disk.size_bytes, self.setup.disk.logical_block_bytes as usize);
         let result = Arc::clone(&slot);
         let seed = errand(
             move |port| {
-                Box::pin(async move { read_labels(&port, &arena, DiskId(0), bytes, sector).await })
+                Box::pin(async move { read_labels(&port, &arena, disk, bytes, sector).await })
             },
             move |copies| *result.lock().unwrap() = Some(copies),
         );
         self.sim.spawn_seed(0, seed);
         let copies = wait_for(&mut self.sim, &slot).expect("labels are read");
-        copies?.verdict(&"sim-0".into(), bytes)
+        copies?.verdict(&format!("sim-{}", disk.0).into(), bytes)
     }
 
     /// Starts the domains' tasks; they recover.
     fn start_domains(&mut self, seed: u64) {
-        let (opened, disk_flushes) = (Opened::default(), Arc::default());
+        let opened = Opened::default();
+        let members: Arc<[Member]> = (0..self.setup.disks)
+            .map(|slot| Member {
+                disk: DiskId(slot as u16),
+                path: format!("sim-{slot}").into(),
+                layout: self.setup.layout(),
+                flushes: Arc::default(),
+                discard_part_bytes: self.setup.discard_part_bytes,
+            })
+            .collect();
         for domain in 0..self.setup.domains {
             let reactor = usize::from(domain) % self.setup.reactors;
             let bell = self.sim.bell(reactor).unwrap();
@@ -218,16 +243,15 @@ impl World {
             let doorstep = Arc::new(Doorstep::new(calls, bell.clone()));
             self.doorsteps.push(Arc::clone(&doorstep));
             let seed = DomainSeed {
-                disk: DiskId(0),
-                slot: 0,
-                path: "sim-0".into(),
-                layout: self.setup.layout(),
+                members: Members::new(
+                    Arc::clone(&members),
+                    Members::home_of(domain, self.setup.disks),
+                ),
                 pool: [7; 16],
                 domain,
                 incarnation: Random::new(seed ^ u64::from(domain) << 48).next_u64(),
                 config: self.setup.config.clone(),
                 arena: self.sim.arena(),
-                disk_flushes: Arc::clone(&disk_flushes),
             };
             let opened = Arc::clone(&opened);
             let tell = Box::new(move |result| opened.lock().unwrap().push((domain, result)));
