@@ -4,7 +4,7 @@
 //! tree and applies the records its own way, so that a mistake in one of the two shows as a
 //! disagreement. It never writes, and goes on behind what it finds wrong as far as it can.
 //!
-//! 1. [Labels](label): four copies, a quorum.
+//! 1. [Labels](label): four copies on each disk, a quorum; and [what they say together](members).
 //! 2. [Journal](journal), for each domain: every head is looked for; who follows whom makes chains;
 //!    the chain with the newest end is the journal, and must reach back to the tail that its end
 //!    names.
@@ -23,6 +23,7 @@ pub mod domain;
 pub mod image;
 pub mod journal;
 pub mod label;
+pub mod members;
 pub mod report;
 pub mod state;
 #[cfg(test)]
@@ -35,9 +36,10 @@ pub use self::report::{Depth, Finding, Report, Severity, Site};
 use crate::check::digest::PoolDigest;
 use crate::check::domain::DomainView;
 use crate::check::label::LabelView;
+use crate::check::members::Members;
 use crate::check::report::{Findings, LabelFacts};
 
-/// Checks the pool on a disk or in a file.
+/// Checks the pool on disks or in files.
 ///
 /// ```
 /// use dynamicfs::check::{Depth, Image, check};
@@ -52,19 +54,31 @@ use crate::check::report::{Findings, LabelFacts};
 /// ```
 pub fn check(image: &mut Image<'_>, depth: Depth) -> Report {
     let mut findings = Findings::default();
-    let labels = LabelView::read(image);
     let mut report = Report::default();
-    if let Some(label) = labels.judge(image.bytes(), &mut findings) {
+    if let Some(members) = read_members(image, &mut findings) {
         let mut digest = PoolDigest::default();
+        let label = members.label();
         for domain in 0..label.layout.domains() {
-            let view = DomainView::read(image, &label, domain, &mut findings);
+            let view = DomainView::read(image, &members, domain, &mut findings);
             let facts = view.check(image, depth, &mut findings, &mut digest);
             report.inodes += facts.inodes;
             report.extents += facts.extents;
             report.domains.push(facts);
         }
-        report.label = Some(LabelFacts::of(&label));
+        report.label = Some(LabelFacts::of(label));
         report.digest = digest.sum();
     }
     findings.into_report(report)
+}
+
+/// Reads the labels of all disks, and puts the disks in the order of their slots.
+pub fn read_members(image: &mut Image<'_>, findings: &mut Findings) -> Option<Members> {
+    let mut labels = Vec::new();
+    for disk in 0..image.disks() {
+        let view = LabelView::read(image, disk);
+        labels.push(view.judge(disk, image.bytes(disk), findings));
+    }
+    let (members, order) = Members::judge(&labels, findings)?;
+    image.arrange(&order);
+    Some(members)
 }

@@ -64,9 +64,9 @@ pub use concurrency::lock::metrics::LockMetrics;
 pub use concurrency::lock::word::LockMode;
 pub use concurrency::metadata_locks::{ExtentMapLocks, InodeLocks};
 pub use engine::storage_engine::{
-    Acknowledged, CloseReport, EngineError, EngineMetrics, EngineStatus, Fill, FormatOptions,
-    FormatPlan, InodeId, InodeInfo, InodeOptions, Overwrite, PoolReport, QueueFull, ReadOptions,
-    StoreTicket, Transaction,
+    Acknowledged, CloseReport, DiskFormatPlan, EngineError, EngineMetrics, EngineStatus, Fill,
+    Force, FormatOptions, FormatPlan, InodeId, InodeInfo, InodeOptions, MemberReport, Overwrite,
+    PoolReport, QueueFull, ReadOptions, StoreTicket, Transaction,
 };
 pub use engine::{
     CloseError, ConfigError, DiskConfig, EngineConfig, IoConfig, IoScheduler, OpenError,
@@ -77,5 +77,6 @@ pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, 
 pub use memory::{BufferList, DmaBuf};
 pub use store::batch::Committed;
 pub use store::call::{Durability, ReadBytes};
+pub use store::domain::Undecidable;
 pub use store::error::{Certainty, StoreError};
 pub use store::mechanism::Mechanism;

@@ -120,7 +120,8 @@ pub fn execute(plan: &CompareDurablePlan) -> Result<(), Failure> {
 impl<'a> Contest<'a> {
     /// Asks the write gate, once for all rounds, and makes a first pool to learn its size.
     fn new(plan: &'a CompareDurablePlan) -> Result<Self, Failure> {
-        let mut config = pool::configuration(plan.pool.as_deref(), Some(&plan.disk))?;
+        let mut config =
+            pool::configuration(plan.pool.as_deref(), std::slice::from_ref(&plan.disk))?;
         config.pool.domains.get_or_insert(1);
         config.journal.mib_per_domain.get_or_insert(plan.journal_mib);
         let room = u64::from(plan.block_bytes.max(4096)) * u64::from(plan.writers) + (16 << 20);

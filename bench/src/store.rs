@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use dynamicfs::{Durability, EngineMetrics, EngineStatus, InodeId, Priority, StorageEngine};
+use dynamicfs::{
+    Durability, EngineMetrics, EngineStatus, InodeId, PoolReport, Priority, StorageEngine,
+};
 
 use crate::args::{Clients, DurabilityWord};
 use crate::environment::Environment;
@@ -53,14 +55,19 @@ pub fn disks(plan: &RunPlan) -> Result<Vec<PathBuf>, Failure> {
     match &plan.store {
         None => Ok(plan.filenames.clone()),
         Some(store) => {
-            let config = pool::configuration(store.pool.as_deref(), first(plan))?;
-            Ok(vec![pool::disk(&config)])
+            let config = pool::configuration(store.pool.as_deref(), &plan.filenames)?;
+            Ok(pool::disks(&config))
         }
     }
 }
 
-fn first(plan: &RunPlan) -> Option<&std::path::Path> {
-    plan.filenames.first().map(PathBuf::as_path)
+fn disks_of(pool: &PoolReport) -> Vec<PathBuf> {
+    pool.disks.iter().map(|disk| disk.path.clone()).collect()
+}
+
+fn paths(pool: &PoolReport) -> String {
+    let paths: Vec<String> = disks_of(pool).iter().map(|path| path.display().to_string()).collect();
+    paths.join(":")
 }
 
 /// Opens the pool, runs the job, closes the pool.
@@ -68,7 +75,7 @@ fn first(plan: &RunPlan) -> Option<&std::path::Path> {
 /// # Errors
 /// [`Failure`], but for failed requests, which are in the report.
 pub fn measure(plan: &RunPlan, store: &StorePlan) -> Result<RunReport, Failure> {
-    let mut config = pool::configuration(store.pool.as_deref(), first(plan))?;
+    let mut config = pool::configuration(store.pool.as_deref(), &plan.filenames)?;
     let consent = Consent { destroy: &plan.destroy, force: plan.force };
     consent.covers(&config)?;
     let job = &plan.jobs[0];
@@ -248,7 +255,7 @@ impl StoreRun<'_> {
         let rates = StoreRates::of(&counts, journal_laps(before, after));
         let (queue, device) = class_latency(&before.io, &after.io, Priority::Critical);
         let store = StoreReport {
-            path: status.pool.path.display().to_string(),
+            path: paths(&status.pool),
             domains: status.pool.domains,
             journal_bytes: status.pool.journal_bytes,
             inodes,
@@ -283,7 +290,7 @@ impl StoreRun<'_> {
             engine,
             store: Some(store),
             disks: seen.disks.clone(),
-            environment: Environment::probe(std::slice::from_ref(&status.pool.path)),
+            environment: Environment::probe(&disks_of(&status.pool)),
             warnings,
             percentiles: self.plan.output.percentiles.clone(),
             first_failure: first_failure.map(|first| first.message),

@@ -61,7 +61,7 @@ fn what_a_pool_has_no_use_for_is_refused() {
         ("--inodes=0", "from 1 to 256"),
         ("--drivers=2", "add --clients=tasks"),
         ("--filename=/dev/other", "a pool has one disk"),
-        ("--destroy=/dev/other", "is not the disk of the pool"),
+        ("--destroy=/dev/other", "is not a disk of the pool"),
         ("--readonly", "--readonly: a run on the engine makes inodes"),
         ("--clients=fibres", "possible values: threads, tasks, reactor"),
         ("--durability=maybe", "possible values: committed, buffered"),
@@ -104,7 +104,7 @@ fn nothing_is_formatted_without_consent() {
     let pool = format!("--pool={}", config.display());
     let destroy = format!("--destroy={other}");
     let words = ["--target=engine", &pool, &destroy, "--format", "--rw=write"];
-    refused(&words, 2, "is not the disk of the pool");
+    refused(&words, 2, "is not a disk of the pool");
     let destroy = format!("--destroy={file}");
     let words = ["--target=engine", &pool, &destroy, "--rw=write"];
     refused(&words, 3, "make a pool with --format");

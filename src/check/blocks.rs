@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::check::image::Image;
 use crate::check::journal::InlineCopy;
+use crate::check::members::Members;
 use crate::check::report::{Depth, DomainFacts, Findings, Site};
-use crate::check::state::{State, is_inside};
+use crate::check::state::State;
 use crate::check::tree::Tree;
 use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
-use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 
 /// Most blocks that are read at a time.
@@ -52,7 +52,7 @@ impl Claim {
             Owner::Page(level, number) => format!("a home of page {number} of level {level}"),
             Owner::Data(inode, block) => format!("block {block} of inode {inode}"),
         };
-        Site::at(domain, self.offset(), what)
+        Site::at(domain, self.offset(), what).on(self.place.disk())
     }
 }
 
@@ -79,9 +79,9 @@ impl Claims {
     }
 
     /// Every block has one owner, in the domain's space.
-    pub fn judge(&self, label: &Label, findings: &mut Findings, facts: &mut DomainFacts) {
+    pub fn judge(&self, members: &Members, findings: &mut Findings, facts: &mut DomainFacts) {
         for claim in &self.list {
-            if !is_inside(label, self.domain, claim.place) {
+            if !members.is_inside(self.domain, claim.place) {
                 let expected = format!("a block of domain {}'s space", self.domain);
                 findings.error(claim.site(self.domain), expected, format!("{:?}", claim.place));
             }
@@ -94,7 +94,7 @@ impl Claims {
             let site = pair[0].site(self.domain);
             findings.error(site, "one owner", pair[1].site(self.domain).what);
         }
-        facts.blocks = label.layout.space_blocks();
+        facts.blocks = members.space_blocks();
         let owned = facts.page_blocks + facts.data_blocks;
         facts.free_blocks = facts.blocks.saturating_sub(owned);
     }
@@ -103,7 +103,7 @@ impl Claims {
     pub fn judge_data(
         &self,
         image: &mut Image<'_>,
-        (depth, state): (Depth, &State),
+        (depth, state, home_disk): (Depth, &State, u16),
         inline: &BTreeMap<Place, InlineCopy>,
         findings: &mut Findings,
         facts: &mut DomainFacts,
@@ -122,15 +122,17 @@ impl Claims {
             let run = neighbours(first, rest);
             let (here, behind) = rest.split_at(run);
             rest = behind;
-            let read = image.piece(first.offset(), (run as u64) * BLOCK_BYTES).ok();
+            let disk = first.place.disk();
+            let read = image.piece(disk, first.offset(), (run as u64) * BLOCK_BYTES).ok();
             for (n, claim) in here.iter().enumerate() {
                 let at = n * BLOCK_BYTES as usize;
                 let block = match &read {
                     Some(bytes) => Ok(bytes[at..at + BLOCK_BYTES as usize].to_vec()),
-                    None => image.block(claim.offset()),
+                    None => image.block(disk, claim.offset()),
                 };
                 let home = block.map_err(|error| error.to_string());
-                let content = self.content(image, claim, home, copy(claim), findings, facts);
+                let copy = copy(claim).map(|copy| (home_disk, copy));
+                let content = self.content(image, claim, home, copy, findings, facts);
                 if let Some(content) = content {
                     judge_end(claim, &content, state, self.domain, findings);
                 }
@@ -144,16 +146,16 @@ impl Claims {
         image: &mut Image<'_>,
         claim: &Claim,
         home: Result<Vec<u8>, String>,
-        copy: Option<InlineCopy>,
+        copy: Option<(u16, InlineCopy)>,
         findings: &mut Findings,
         facts: &mut DomainFacts,
     ) -> Option<Vec<u8>> {
-        let copy = copy.and_then(|copy| {
-            let bytes = image.block(copy.offset).ok()?;
+        let copy = copy.and_then(|(disk, copy)| {
+            let bytes = image.block(disk, copy.offset).ok()?;
             if block_checksum(&bytes) == claim.checksum {
                 return Some(bytes);
             }
-            let site = Site::at(self.domain, copy.offset, "a block in a record");
+            let site = Site::at(self.domain, copy.offset, "a block in a record").on(disk);
             let found = format!("{:#010x}", block_checksum(&bytes));
             findings.error(site, format!("checksum {:#010x}", claim.checksum), found);
             None

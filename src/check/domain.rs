@@ -4,19 +4,19 @@ use crate::check::blocks::Claims;
 use crate::check::digest::{InodeDigest, PoolDigest};
 use crate::check::image::Image;
 use crate::check::journal::{Journal, Record};
+use crate::check::members::Members;
 use crate::check::report::{Depth, DomainFacts, Findings, Site};
 use crate::check::state::State;
 use crate::check::tree::Tree;
 use crate::format::extent::Place;
-use crate::format::label::Label;
 use crate::format::layout::EXTENT_BLOCKS;
 use crate::format::record::{Body, CheckpointBody, RecordHead};
 
 /// Everything that is known of a domain, as far as it can be read.
 #[derive(Clone, Debug)]
 pub struct DomainView {
-    /// The label of its disk.
-    pub label: Label,
+    /// The disks of its pool.
+    pub members: Members,
     /// Its number.
     pub domain: u16,
     /// Its journal.
@@ -35,25 +35,25 @@ impl DomainView {
     /// Reads journal and pages, and applies the records.
     pub fn read(
         image: &mut Image<'_>,
-        label: &Label,
+        members: &Members,
         domain: u16,
         findings: &mut Findings,
     ) -> DomainView {
-        let journal = Journal::read(image, label, domain, findings);
+        let journal = Journal::read(image, members, domain, findings);
         let checkpoint = match journal.last {
             Some(_) => journal.checkpoint(findings),
             None => None,
         };
         let (tree, state) = match &checkpoint {
             Some((head, body)) => {
-                let tree = Tree::read(image, label, domain, body, findings);
+                let tree = Tree::read(image, members, domain, body, findings);
                 let state = State::of_tree(domain, &tree, (head, body), findings);
                 (tree, state)
             }
             None => (Tree::default(), State::default()),
         };
-        let (label, replayed) = (*label, 0);
-        let mut view = DomainView { label, domain, journal, checkpoint, tree, state, replayed };
+        let (members, replayed) = (members.clone(), 0);
+        let mut view = DomainView { members, domain, journal, checkpoint, tree, state, replayed };
         view.replay(findings);
         view
     }
@@ -102,16 +102,22 @@ impl DomainView {
             ..DomainFacts::default()
         };
         let claims = Claims::gather(self.domain, &self.tree, &self.state);
-        claims.judge(&self.label, findings, &mut facts);
+        claims.judge(&self.members, findings, &mut facts);
         if let (Some((head, body)), Some(last)) = (&self.checkpoint, &self.journal.last) {
             (facts.checkpoint_sequence, facts.through) = (head.sequence, body.through);
-            self.state.judge(&self.label, body, last, findings);
+            self.state.judge(self.members.label(), body, last, findings);
         } else {
             let site = Site::of_domain(self.domain, "inodes and extents");
             findings.error(site, "a checkpoint to read them from", "none");
         }
         let inline = self.journal.inline_copies();
-        claims.judge_data(image, (depth, &self.state), &inline, findings, &mut facts);
+        claims.judge_data(
+            image,
+            (depth, &self.state, self.journal.id.disk),
+            &inline,
+            findings,
+            &mut facts,
+        );
         facts.closed = facts.replayed == 0 && facts.inline_blocks == 0 && facts.dropped.is_none();
         self.add_to(digest);
         facts

@@ -1,51 +1,85 @@
-//! The bytes that are checked: a device, a file, or a simulated disk.
+//! The bytes that are checked: devices, files, or simulated disks.
 
 use std::io;
 
 use crate::format::layout::BLOCK_BYTES;
 
-/// A disk to be checked. All reads are whole blocks of 4 KiB on their own boundaries.
+/// Reads from an offset as many bytes as the buffer takes.
+pub type ReadAt<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>;
+
+struct DiskImage<'a> {
+    bytes: u64,
+    read: ReadAt<'a>,
+}
+
+/// The disks of a pool to be checked. All reads are whole blocks of 4 KiB on their own boundaries.
 ///
 /// See [`check`](crate::check::check) for an example.
 pub struct Image<'a> {
-    bytes: u64,
-    read: &'a mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>,
+    /// None: missing.
+    disks: Vec<Option<DiskImage<'a>>>,
 }
 
 impl<'a> Image<'a> {
-    /// `bytes` bytes, which `read` reads: from an offset, as many as the buffer takes.
-    pub fn new(bytes: u64, read: &'a mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>) -> Image<'a> {
-        Image { bytes, read }
+    /// One disk of `bytes` bytes, which `read` reads.
+    pub fn new(bytes: u64, read: ReadAt<'a>) -> Image<'a> {
+        Image { disks: vec![Some(DiskImage { bytes, read })] }
     }
 
-    /// Its size.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Several disks, in any order.
+    pub fn of_disks(disks: impl IntoIterator<Item = (u64, ReadAt<'a>)>) -> Image<'a> {
+        let disks = disks.into_iter().map(|(bytes, read)| Some(DiskImage { bytes, read }));
+        Image { disks: disks.collect() }
+    }
+
+    /// How many disks there are.
+    pub fn disks(&self) -> u16 {
+        self.disks.len() as u16
+    }
+
+    /// Puts each disk where `order` has its number now; where it has none, there is none.
+    pub(super) fn arrange(&mut self, order: &[Option<usize>]) {
+        let mut before = std::mem::take(&mut self.disks);
+        let mut take = |number: usize| before.get_mut(number).and_then(Option::take);
+        self.disks = order.iter().map(|number| number.and_then(&mut take)).collect();
+    }
+
+    fn disk(&mut self, disk: u16) -> io::Result<&mut DiskImage<'a>> {
+        let found = self.disks.get_mut(usize::from(disk)).and_then(Option::as_mut);
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no disk {disk}")))
+    }
+
+    /// Bytes of a disk; 0 when there is none.
+    pub fn bytes(&self, disk: u16) -> u64 {
+        let found = self.disks.get(usize::from(disk)).and_then(Option::as_ref);
+        found.map_or(0, |found| found.bytes)
     }
 
     /// Reads into the whole buffer.
     ///
     /// # Errors
-    /// When the range is not all inside the image, or the reading fails.
-    pub fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let inside = offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.bytes);
+    /// When the range is not all inside the disk, there is no such disk, or the reading fails.
+    pub fn read(&mut self, disk: u16, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let found = self.disk(disk)?;
+        let inside = offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= found.bytes);
         if !inside {
-            let what = format!("the disk ends at byte {}", self.bytes);
+            let what = format!("the disk ends at byte {}", found.bytes);
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
         }
-        (self.read)(offset, buffer)
+        (found.read)(offset, buffer)
     }
 
     /// Reads `bytes` bytes.
     ///
     /// # Errors
-    /// As [`Image::read`]; memory is taken only for what is inside the image.
-    pub fn piece(&mut self, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
-        if bytes > self.bytes {
-            self.read(self.bytes, &mut [0])?;
+    /// As [`Image::read`]; memory is taken only for what is inside the disk.
+    pub fn piece(&mut self, disk: u16, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
+        let end = self.disk(disk)?.bytes;
+        if bytes > end {
+            self.read(disk, end, &mut [0])?;
         }
         let mut buffer = vec![0; bytes as usize];
-        self.read(offset, &mut buffer)?;
+        self.read(disk, offset, &mut buffer)?;
         Ok(buffer)
     }
 
@@ -53,7 +87,7 @@ impl<'a> Image<'a> {
     ///
     /// # Errors
     /// As [`Image::read`].
-    pub fn block(&mut self, offset: u64) -> io::Result<Vec<u8>> {
-        self.piece(offset, BLOCK_BYTES)
+    pub fn block(&mut self, disk: u16, offset: u64) -> io::Result<Vec<u8>> {
+        self.piece(disk, offset, BLOCK_BYTES)
     }
 }

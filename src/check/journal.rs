@@ -24,12 +24,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::check::image::Image;
+use crate::check::members::Members;
 use crate::check::report::{Findings, Site};
-use crate::check::state::is_inside;
 use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
-use crate::format::label::Label;
-use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, Layout, Zone};
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, Zone};
 use crate::format::page::InodeRecord;
 use crate::format::record::{
     Body, Changes, CheckpointBody, INODE_IDS_END, JournalId, RecordError, RecordHead, RecordKind,
@@ -77,9 +76,12 @@ pub struct Journal {
 }
 
 /// The journal of a domain.
-pub fn journal_id(label: &Label, domain: u16) -> JournalId {
-    let zone = label.layout.zone(Zone::Journal(domain));
-    let (pool, disk, start) = (label.pool, label.slot, zone.start);
+pub fn journal_id(members: &Members, domain: u16) -> JournalId {
+    let (pool, disk) = (members.label().pool, members.home(domain));
+    // That of another disk where the right one is missing: nothing is read there.
+    let layout = members.layout(disk).unwrap_or(&members.label().layout);
+    let zone = layout.zone(Zone::Journal(domain));
+    let start = zone.start;
     JournalId { pool, disk, domain, start, bytes: zone.end - zone.start }
 }
 
@@ -87,12 +89,12 @@ impl Journal {
     /// Reads and judges it.
     pub fn read(
         image: &mut Image<'_>,
-        label: &Label,
+        members: &Members,
         domain: u16,
         findings: &mut Findings,
     ) -> Journal {
         let mut journal = Journal {
-            id: journal_id(label, domain),
+            id: journal_id(members, domain),
             heads: BTreeMap::new(),
             unreadable: Vec::new(),
             last: None,
@@ -101,15 +103,15 @@ impl Journal {
         };
         journal.find_heads(image, findings);
         let chain = journal.newest_chain(findings);
-        journal.judge_end(image, &label.layout, &chain, findings);
+        journal.judge_end(image, members, &chain, findings);
         let Some(last) = journal.last else {
-            let site = Site::at(domain, journal.id.start, "journal");
+            let site = Site::at(domain, journal.id.start, "journal").on(journal.id.disk);
             findings.error(site, "a record that counts", "none");
             return journal;
         };
         journal.take_needed(image, &chain, &last, findings);
         journal.judge_rules(&last, findings);
-        journal.judge_batches(label, findings);
+        journal.judge_batches(members, findings);
         journal.judge_others(&last, findings);
         journal.judge_behind(image, &last, findings);
         journal
@@ -118,7 +120,7 @@ impl Journal {
     /// Where a record lies, in words and bytes.
     pub fn site(&self, head: &RecordHead) -> Site {
         let what = format!("record {}", head.sequence);
-        Site::at(self.id.domain, self.id.offset(head.position), what)
+        Site::at(self.id.domain, self.id.offset(head.position), what).on(self.id.disk)
     }
 
     /// Every content of a block that a needed record holds, by the block's place; the newest, and
@@ -151,7 +153,8 @@ impl Journal {
         match record.map(|record| (record.head, record.body.as_ref())) {
             Some((head, Some(Body::Checkpoint(body)))) => Some((head, *body)),
             found => {
-                let site = Site::at(self.id.domain, self.id.offset(position), "checkpoint record");
+                let site = Site::at(self.id.domain, self.id.offset(position), "checkpoint record")
+                    .on(self.id.disk);
                 let found = match found {
                     Some((head, Some(_))) => format!("a record of kind {:?}", head.kind),
                     Some((_, None)) => "a damaged record".into(),
@@ -182,14 +185,14 @@ impl Journal {
         let mut at = 0;
         while at < self.id.bytes {
             let bytes = CHUNK_BYTES.min(self.id.bytes - at);
-            match image.piece(self.id.start + at, bytes) {
+            match image.piece(self.id.disk, self.id.start + at, bytes) {
                 Ok(chunk) => self.heads_in(at, &chunk, findings),
-                Err(_) if self.id.start + at >= image.bytes() => {
+                Err(_) if self.id.start + at >= image.bytes(self.id.disk) => {
                     return self.cannot_read(at..self.id.bytes);
                 }
                 Err(_) => {
                     for at in (at..at + bytes).step_by(BLOCK_BYTES as usize) {
-                        match image.block(self.id.start + at) {
+                        match image.block(self.id.disk, self.id.start + at) {
                             Ok(block) => self.heads_in(at, &block, findings),
                             Err(_) => self.cannot_read(at..at + BLOCK_BYTES),
                         }
@@ -216,7 +219,8 @@ impl Journal {
                 }
                 Err(RecordError::Absent) => {}
                 Err(error) => {
-                    let site = Site::at(self.id.domain, self.id.start + at, "journal");
+                    let site =
+                        Site::at(self.id.domain, self.id.start + at, "journal").on(self.id.disk);
                     findings.error(site, "a record or none", error.to_string());
                 }
             }
@@ -270,14 +274,14 @@ impl Journal {
     fn judge_end(
         &mut self,
         image: &mut Image<'_>,
-        layout: &Layout,
+        members: &Members,
         chain: &[RecordHead],
         findings: &mut Findings,
     ) {
         let Some((tip, before)) = chain.split_last() else { return };
         let site = self.site(tip);
         let torn = match self.body(image, tip) {
-            Ok(Body::Changes(changes)) => self.judge_data(image, layout, &changes, findings),
+            Ok(Body::Changes(changes)) => self.judge_data(image, members, &changes, findings),
             Ok(_) => None,
             Err(BodyFault::Torn(why)) => Some(why),
             Err(BodyFault::Wrong(why)) => {
@@ -301,7 +305,7 @@ impl Journal {
     fn judge_data(
         &self,
         image: &mut Image<'_>,
-        layout: &Layout,
+        members: &Members,
         changes: &Changes,
         findings: &mut Findings,
     ) -> Option<String> {
@@ -310,12 +314,13 @@ impl Journal {
                 continue;
             }
             let offset = place.block() * BLOCK_BYTES;
-            let site = Site::at(self.id.domain, offset, "data of the last record");
-            if layout.space_block(place.block()).is_none() || place.disk() != self.id.disk {
+            let site = Site::at(self.id.domain, offset, "data of the last record").on(place.disk());
+            let layout = members.layout(place.disk());
+            if layout.and_then(|layout| layout.space_block(place.block())).is_none() {
                 findings.error(site, "a block of the data zone", format!("{place:?}"));
                 continue;
             }
-            match image.block(offset) {
+            match image.block(place.disk(), offset) {
                 Ok(block) if block_checksum(&block) == expected => {}
                 Ok(block) => {
                     let found = block_checksum(&block);
@@ -358,7 +363,7 @@ impl Journal {
         let from = first.position.wrapping_sub(u64::from(first.skipped));
         if last.tail != first.position && last.tail != from {
             let what = format!("record {}", first.sequence.saturating_sub(1));
-            let site = Site::at(self.id.domain, self.id.offset(last.tail), what);
+            let site = Site::at(self.id.domain, self.id.offset(last.tail), what).on(self.id.disk);
             let expected = format!("every record from position {} on", last.tail);
             let found = format!("no record that record {} follows", first.sequence);
             findings.error(site, expected, found);
@@ -369,7 +374,7 @@ impl Journal {
         if head.length > RECORD_BYTES_MAX {
             return Err(BodyFault::Wrong(format!("{} bytes, more than a record", head.length)));
         }
-        let bytes = image.piece(self.id.offset(head.position), u64::from(head.length));
+        let bytes = image.piece(self.id.disk, self.id.offset(head.position), head.length.into());
         let bytes = bytes.map_err(|error| BodyFault::Wrong(error.to_string()))?;
         decode_body(&self.id, head, &bytes).map_err(|error| match error {
             RecordError::Body { .. } => BodyFault::Torn(error.to_string()),
@@ -459,10 +464,10 @@ impl Journal {
     }
 
     /// What every needed batch says, whether a checkpoint has it or not.
-    fn judge_batches(&self, label: &Label, findings: &mut Findings) {
+    fn judge_batches(&self, members: &Members, findings: &mut Findings) {
         for Record { head, body } in &self.needed {
             let Some(Body::Changes(changes)) = body else { continue };
-            for wrong in batch_faults(label, self.id.domain, head, changes) {
+            for wrong in batch_faults(members, self.id.domain, head, changes) {
                 findings.error(self.site(head), "a batch that makes sense", wrong);
             }
         }
@@ -499,7 +504,7 @@ impl Journal {
         }
         for range in &self.unreadable {
             let (start, end) = (self.id.start + range.start, self.id.start + range.end);
-            let site = Site::at(self.id.domain, start, "journal");
+            let site = Site::at(self.id.domain, start, "journal").on(self.id.disk);
             let found = format!("nothing that can be read up to byte {end}");
             if self.next_places(last).iter().any(|at| range.contains(at)) {
                 findings.error(site, "what shows that no record follows the last", found);
@@ -522,11 +527,11 @@ impl Journal {
             if self.heads.contains_key(&at) {
                 continue;
             }
-            let Ok(block) = image.block(offset) else { continue };
+            let Ok(block) = image.block(self.id.disk, offset) else { continue };
             if !is_begun(&self.id, last, &block) {
                 continue;
             }
-            let site = Site::at(self.id.domain, offset, format!("record {next}"));
+            let site = Site::at(self.id.domain, offset, format!("record {next}")).on(self.id.disk);
             findings.note(site, "a whole head, or none", "one that is torn or damaged");
         }
     }
@@ -534,7 +539,12 @@ impl Journal {
 
 /// An inode is of the batch that puts it, an extent comes with its inode, nothing comes twice, and
 /// every block is of the domain.
-fn batch_faults(label: &Label, domain: u16, head: &RecordHead, changes: &Changes) -> Vec<String> {
+fn batch_faults(
+    members: &Members,
+    domain: u16,
+    head: &RecordHead,
+    changes: &Changes,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let (mut inodes, mut extents) = (BTreeSet::new(), BTreeSet::new());
     for InodeRecord { id, generation, .. } in &changes.inodes {
@@ -553,7 +563,8 @@ fn batch_faults(label: &Label, domain: u16, head: &RecordHead, changes: &Changes
         if !extents.insert((inode, index)) {
             wrong.push(format!("extent {index} of inode {inode} twice"));
         }
-        if let Some(place) = put.extent.existing().find(|place| !is_inside(label, domain, *place)) {
+        if let Some(place) = put.extent.existing().find(|place| !members.is_inside(domain, *place))
+        {
             wrong.push(format!("{place:?}, outside the domain's space"));
         }
     }

@@ -70,13 +70,14 @@ pub struct LabelView {
 
 impl LabelView {
     /// Reads them.
-    pub fn read(image: &mut Image<'_>) -> LabelView {
-        let mut copies: Vec<LabelCopy> =
-            (0..LABEL_COPIES / 2).map(|copy| read_copy(image, image.bytes(), copy)).collect();
+    pub fn read(image: &mut Image<'_>, disk: u16) -> LabelView {
+        let mut copies: Vec<LabelCopy> = (0..LABEL_COPIES / 2)
+            .map(|copy| read_copy(image, disk, image.bytes(disk), copy))
+            .collect();
         let made_for = copies.iter().find_map(|copy| Some(copy.label()?.layout.disk_bytes()));
-        let disk_bytes = made_for.unwrap_or(image.bytes());
+        let disk_bytes = made_for.unwrap_or(image.bytes(disk));
         let tail = LABEL_COPIES / 2..LABEL_COPIES;
-        copies.extend(tail.map(|copy| read_copy(image, disk_bytes, copy)));
+        copies.extend(tail.map(|copy| read_copy(image, disk, disk_bytes, copy)));
         LabelView { copies }
     }
 
@@ -93,21 +94,21 @@ impl LabelView {
     }
 
     /// The label that holds, and what is wrong with the copies.
-    pub fn judge(&self, image_bytes: u64, findings: &mut Findings) -> Option<Label> {
+    pub fn judge(&self, disk: u16, image_bytes: u64, findings: &mut Findings) -> Option<Label> {
         let Some(label) = self.label() else {
             let found = self.copies.iter().map(|copy| copy.describe());
             let found = found.collect::<Vec<_>>().join("; ");
             let expected = format!("{OPEN_QUORUM} label copies that agree");
-            findings.error(Site::of_disk(0, "labels"), expected, found);
+            findings.error(Site::of_disk(0, "labels").on(disk), expected, found);
             return None;
         };
         let agree = self.agreeing(&label);
         if agree < WRITE_QUORUM {
             let expected = format!("{WRITE_QUORUM} copies that agree");
-            findings.error(Site::of_disk(0, "labels"), expected, format!("{agree}"));
+            findings.error(Site::of_disk(0, "labels").on(disk), expected, format!("{agree}"));
         }
         for copy in self.copies.iter().filter(|copy| copy.label() != Some(&label)) {
-            let site = Site::of_disk(copy.offset, format!("label copy {}", copy.number));
+            let site = Site::of_disk(copy.offset, format!("label copy {}", copy.number)).on(disk);
             let expected = format!("the label of epoch {}", label.epoch);
             let same_pool = copy.label().is_some_and(|other| other.pool == label.pool);
             let of_another_time = copy.label().is_some_and(|other| other.epoch != label.epoch);
@@ -118,30 +119,38 @@ impl LabelView {
                 findings.error(site, expected, copy.describe() + of_same);
             }
         }
-        judge_content(&label, image_bytes, findings);
+        judge_content(&label, (disk, image_bytes), findings);
         Some(label)
     }
 }
 
-fn judge_content(label: &Label, image_bytes: u64, findings: &mut Findings) {
+fn judge_content(label: &Label, (disk, image_bytes): (u16, u64), findings: &mut Findings) {
     let made_for = label.layout.disk_bytes();
     if made_for > image_bytes {
         let expected = format!("a disk of {made_for} bytes");
-        findings.error(Site::of_disk(image_bytes, "end"), expected, format!("{image_bytes}"));
+        findings.error(
+            Site::of_disk(image_bytes, "end").on(disk),
+            expected,
+            format!("{image_bytes}"),
+        );
     }
     if label.slot >= label.members {
         let expected = format!("a slot below {}", label.members);
-        findings.error(Site::of_disk(0, "label"), expected, format!("slot {}", label.slot));
+        findings.error(
+            Site::of_disk(0, "label").on(disk),
+            expected,
+            format!("slot {}", label.slot),
+        );
     }
 }
 
-fn read_copy(image: &mut Image<'_>, disk_bytes: u64, number: usize) -> LabelCopy {
+fn read_copy(image: &mut Image<'_>, disk: u16, disk_bytes: u64, number: usize) -> LabelCopy {
     if disk_bytes < 2 * LABEL_ZONE_BYTES {
         let what = format!("{disk_bytes} bytes have no room for labels");
         return LabelCopy { number, offset: 0, content: CopyContent::Unreadable(what) };
     }
     let offset = label_offsets(disk_bytes)[number];
-    let content = match image.block(offset) {
+    let content = match image.block(disk, offset) {
         Err(error) => CopyContent::Unreadable(error.to_string()),
         Ok(block) => {
             let bytes = block.get(..LABEL_BYTES).unwrap_or(&[]);

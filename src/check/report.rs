@@ -33,26 +33,38 @@ pub enum Severity {
 pub struct Site {
     /// The domain that it belongs to.
     pub domain: Option<u16>,
+    /// Slot of the disk; of a pool of one disk, and where it is the first, it is left out.
+    #[serde(skip_serializing_if = "is_first")]
+    pub disk: u16,
     /// Byte of the disk.
     pub offset: Option<u64>,
     /// What is, or should be, there.
     pub what: String,
 }
 
+fn is_first(disk: &u16) -> bool {
+    *disk == 0
+}
+
 impl Site {
     /// Something of the whole disk.
     pub fn of_disk(offset: u64, what: impl Into<String>) -> Site {
-        Site { domain: None, offset: Some(offset), what: what.into() }
+        Site { domain: None, disk: 0, offset: Some(offset), what: what.into() }
     }
 
     /// Something of a domain, at a place.
     pub fn at(domain: u16, offset: u64, what: impl Into<String>) -> Site {
-        Site { domain: Some(domain), offset: Some(offset), what: what.into() }
+        Site { domain: Some(domain), disk: 0, offset: Some(offset), what: what.into() }
     }
 
     /// Something of a domain that has no one place.
     pub fn of_domain(domain: u16, what: impl Into<String>) -> Site {
-        Site { domain: Some(domain), offset: None, what: what.into() }
+        Site { domain: Some(domain), disk: 0, offset: None, what: what.into() }
+    }
+
+    /// The same, on another disk than the first.
+    pub fn on(self, disk: u16) -> Site {
+        Site { disk, ..self }
     }
 }
 
@@ -60,6 +72,9 @@ impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(domain) = self.domain {
             write!(f, "domain {domain}, ")?;
+        }
+        if self.disk > 0 {
+            write!(f, "disk {}, ", self.disk)?;
         }
         if let Some(offset) = self.offset {
             write!(f, "byte {offset}, ")?;

@@ -294,12 +294,6 @@ fn is_filled(slot: &FirstSlot) -> bool {
     *slot != FirstSlot::empty(slot.generation)
 }
 
-/// Whether a block is in a domain's space on the label's disk.
-pub fn is_inside(label: &Label, domain: u16, place: crate::format::extent::Place) -> bool {
-    let found = label.layout.space_block(place.block());
-    place.disk() == label.slot && found.is_some_and(|(owner, _)| owner == domain)
-}
-
 fn candidates(groups: &[Group]) -> BTreeMap<ExtentKey, Candidates> {
     let mut all: BTreeMap<ExtentKey, Candidates> = BTreeMap::new();
     for group in groups {

@@ -5,9 +5,9 @@
 //! read.
 
 use crate::check::image::Image;
+use crate::check::members::Members;
 use crate::check::report::{Findings, Site};
 use crate::format::fragment::Fragment;
-use crate::format::label::Label;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::page::{
     CHILDREN_PER_PAGE, Child, FirstSlot, GROUPS_PER_PAGE, GroupHeader, INODES_PER_PAGE,
@@ -76,7 +76,7 @@ struct Wanted {
 /// What reading takes.
 struct Reader<'r, 'i> {
     image: &'r mut Image<'i>,
-    label: &'r Label,
+    members: &'r Members,
     domain: u16,
     findings: &'r mut Findings,
 }
@@ -85,13 +85,13 @@ impl Tree {
     /// Reads the tree of a checkpoint.
     pub fn read(
         image: &mut Image<'_>,
-        label: &Label,
+        members: &Members,
         domain: u16,
         checkpoint: &CheckpointBody,
         findings: &mut Findings,
     ) -> Tree {
         let mut tree = Tree::default();
-        let mut reader = Reader { image, label, domain, findings };
+        let mut reader = Reader { image, members, domain, findings };
         let Some(levels) = reader.levels(checkpoint) else { return tree };
         let CheckpointBody { root, through, .. } = *checkpoint;
         let mut wanted = Vec::new();
@@ -139,8 +139,9 @@ impl Reader<'_, '_> {
 
     fn site(&self, wanted: &Wanted) -> Site {
         let Wanted { level, number, .. } = wanted;
-        let offset = wanted.child.homes[0].start_block() * BLOCK_BYTES;
-        Site::at(self.domain, offset, format!("page {number} of level {level}"))
+        let home = wanted.child.homes[0];
+        let what = format!("page {number} of level {level}");
+        Site::at(self.domain, home.start_block() * BLOCK_BYTES, what).on(home.disk())
     }
 
     /// Reads a page; returns its children.
@@ -149,8 +150,8 @@ impl Reader<'_, '_> {
         let mut found = TreePage { level, number, child, kind: None, sequence: 0 };
         let mut below = Vec::new();
         self.judge_homes(wanted);
-        let block = self.image.block(child.homes[0].start_block() * BLOCK_BYTES);
-        let (pool, domain, home) = (self.label.pool, self.domain, child.homes[0]);
+        let (pool, domain, home) = (self.members.label().pool, self.domain, child.homes[0]);
+        let block = self.image.block(home.disk(), home.start_block() * BLOCK_BYTES);
         let address = PageAddress { pool, domain, level, number, home };
         let opened = match &block {
             Ok(block) => {

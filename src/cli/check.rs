@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use dynamicfs::check::image::ReadAt;
 use dynamicfs::check::label::{CopyContent, LabelView};
 use dynamicfs::check::report::DomainFacts;
 use dynamicfs::check::{Depth, Image, Report as CheckReport, check};
@@ -18,9 +19,9 @@ use super::{Exit, Failure, Report, json};
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArguments {
-    /// The disk or file of the pool.
-    #[arg(value_name = "DEV|FILE")]
-    device: PathBuf,
+    /// The disks or files of the pool, all of them, in any order.
+    #[arg(value_name = "DEV|FILE", required = true)]
+    devices: Vec<PathBuf>,
     /// Read every block and verify its checksum, too.
     #[arg(long)]
     data: bool,
@@ -30,23 +31,20 @@ pub(crate) struct CheckArguments {
 }
 
 pub(crate) fn run(arguments: &CheckArguments) -> Result<Report, Failure> {
-    let disk = Disk::open(&arguments.device, Exclusive::Yes)?;
+    let disks = Disks::open(&arguments.devices, Exclusive::Yes)?;
     let depth = if arguments.data { Depth::Data } else { Depth::Metadata };
-    let found = disk.look(|image| {
-        let labels = LabelView::read(image);
-        let is_small = image.bytes() < 2 * LABEL_ZONE_BYTES;
-        let absent = |content: &CopyContent| match content {
-            CopyContent::Zeroes | CopyContent::Refused(LabelError::Absent) => true,
-            CopyContent::Unreadable(_) => is_small,
-            _ => false,
-        };
-        let is_none = labels.copies.iter().all(|copy| absent(&copy.content));
-        if is_none { None } else { Some(check(image, depth)) }
-    });
-    let path = arguments.device.display();
-    let Some(found) = found else {
-        return Err(Failure::new(Exit::Device, format!("{path} is no disk of a pool")));
-    };
+    let found =
+        disks.look(|image| match (0..image.disks()).find(|disk| has_no_label(image, *disk)) {
+            Some(disk) => Err(disk),
+            None => Ok(check(image, depth)),
+        });
+    let found = found.map_err(|disk| {
+        let path = arguments.devices[usize::from(disk)].display();
+        Failure::new(Exit::Device, format!("{path} is no disk of a pool"))
+    })?;
+    let paths: Vec<String> =
+        arguments.devices.iter().map(|path| path.display().to_string()).collect();
+    let path = paths.join(", ");
     let mut report = Report::default();
     if !found.is_consistent() {
         let what = if found.errors == 1 { "inconsistency" } else { "inconsistencies" };
@@ -57,8 +55,41 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// A disk that is only read.
-pub(crate) struct Disk {
+/// Whether a disk carries nothing like a label.
+fn has_no_label(image: &mut Image<'_>, disk: u16) -> bool {
+    let labels = LabelView::read(image, disk);
+    let is_small = image.bytes(disk) < 2 * LABEL_ZONE_BYTES;
+    labels.copies.iter().all(|copy| match copy.content {
+        CopyContent::Zeroes | CopyContent::Refused(LabelError::Absent) => true,
+        CopyContent::Unreadable(_) => is_small,
+        _ => false,
+    })
+}
+
+/// Disks that are only read.
+pub(crate) struct Disks(Vec<Disk>);
+
+impl Disks {
+    /// Opens disks or files; exclusively, so that nobody changes them, or to look at some in use.
+    pub(crate) fn open(paths: &[PathBuf], exclusive: Exclusive) -> Result<Disks, Failure> {
+        let disks = paths.iter().map(|path| Disk::open(path, exclusive));
+        Ok(Disks(disks.collect::<Result<_, Failure>>()?))
+    }
+
+    /// Has them read as an image.
+    pub(crate) fn look<T>(&self, with: impl FnOnce(&mut Image<'_>) -> T) -> T {
+        type Read<'a> = Box<dyn FnMut(u64, &mut [u8]) -> io::Result<()> + 'a>;
+        let mut reads: Vec<(u64, Read<'_>)> = Vec::new();
+        for disk in &self.0 {
+            let read = |offset: u64, buffer: &mut [u8]| disk.file.read_exact_at(buffer, offset);
+            reads.push((disk.bytes, Box::new(read)));
+        }
+        let disks = reads.iter_mut().map(|(bytes, read)| (*bytes, &mut **read as ReadAt<'_>));
+        with(&mut Image::of_disks(disks))
+    }
+}
+
+struct Disk {
     file: File,
     bytes: u64,
     /// Keeps others from writing to it meanwhile.
@@ -66,8 +97,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Opens a disk or file; exclusively, so that nobody changes it, or to look at one in use.
-    pub(crate) fn open(path: &Path, exclusive: Exclusive) -> Result<Disk, Failure> {
+    fn open(path: &Path, exclusive: Exclusive) -> Result<Disk, Failure> {
         let info = probe(path)?;
         let options = OpenOptions { exclusive, ..OpenOptions::new(Access::ReadOnly) };
         let claim = match exclusive {
@@ -78,14 +108,6 @@ impl Disk {
             Failure::new(Exit::Device, format!("cannot open {}: {error}", path.display()))
         })?;
         Ok(Disk { file, bytes: info.size_bytes, _claim: claim })
-    }
-
-    /// Has it read as an image.
-    pub(crate) fn look<T>(&self, with: impl FnOnce(&mut Image<'_>) -> T) -> T {
-        let mut read = |offset: u64, buffer: &mut [u8]| -> io::Result<()> {
-            self.file.read_exact_at(buffer, offset)
-        };
-        with(&mut Image::new(self.bytes, &mut read))
     }
 }
 

@@ -7,15 +7,15 @@ mod views;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use dynamicfs::check::Image;
 use dynamicfs::check::domain::DomainView;
 use dynamicfs::check::label::LabelView;
 use dynamicfs::check::report::{Findings, Severity};
+use dynamicfs::check::{Image, read_members};
 use dynamicfs::format::label::Label;
 use dynamicfs::machine::device::Exclusive;
 
 use self::show::Shown;
-use super::check::Disk;
+use super::check::Disks;
 use super::{Exit, Failure, Report};
 
 #[derive(Debug, Args)]
@@ -30,6 +30,9 @@ struct Target {
     /// The disk or file of the pool.
     #[arg(value_name = "DEV|FILE")]
     device: PathBuf,
+    /// Another disk of the pool; repeatable. What lies on a disk that is not named is not shown.
+    #[arg(long = "disk", value_name = "DEV|FILE")]
+    disks: Vec<PathBuf>,
     /// The commit domain.
     #[arg(long, value_name = "D", default_value_t = 0)]
     domain: u16,
@@ -118,29 +121,32 @@ impl What {
 
 pub(crate) fn run(arguments: &InspectArguments) -> Result<Report, Failure> {
     let target = arguments.what.target();
-    let disk = Disk::open(&target.device, Exclusive::No)?;
-    disk.look(|image| look(image, &arguments.what))
+    let disks: Vec<PathBuf> = [&target.device].into_iter().chain(&target.disks).cloned().collect();
+    Disks::open(&disks, Exclusive::No)?.look(|image| look(image, &arguments.what))
 }
 
 fn look(image: &mut Image<'_>, what: &What) -> Result<Report, Failure> {
-    let labels = LabelView::read(image);
+    let labels = LabelView::read(image, 0);
     let json = what.target().json;
     if let What::Labels { .. } = what {
         return views::labels(&labels).report(json);
     }
     let path = what.target().device.display();
-    let Some(label) = labels.label() else {
+    let Some(_) = labels.label() else {
         let message = format!("{path}: no label that two copies agree on");
         let help = Some("`dynamicfs inspect labels` shows each copy".to_owned());
         return Err(Failure { exit: Exit::Device, message, help });
     };
-    let (domain, domains) = (what.domain(&label), label.layout.domains());
+    let mut findings = Findings::default();
+    let members = read_members(image, &mut findings);
+    let members = members.unwrap_or_else(|| unreachable!("one disk has a label"));
+    let label = members.label();
+    let (domain, domains) = (what.domain(label), label.layout.domains());
     if domain >= domains {
         let message = format!("domain {domain} of a pool that has {domains}");
         return Err(Failure::new(Exit::Usage, message));
     }
-    let mut findings = Findings::default();
-    let view = DomainView::read(image, &label, domain, &mut findings);
+    let view = DomainView::read(image, &members, domain, &mut findings);
     let shown = show(image, what, &view).map_err(|missing| why(missing, &findings))?;
     shown.report(json)
 }

@@ -1,15 +1,15 @@
 //! `dynamicfs format` and `dynamicfs status`: pools as a whole.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use dynamicfs::engine::config::{DiskAccess, DiskConfig};
 use dynamicfs::engine::engine_config::{EngineConfig, ReadOnly};
 use dynamicfs::engine::storage_engine::{
-    DomainReport, EngineMetrics, EngineStatus, Force, FormatOptions, FormatPlan, Overwrite,
-    PoolReport, StorageEngine,
+    DomainReport, EngineMetrics, EngineStatus, Force, FormatOptions, FormatPlan, MemberReport,
+    Overwrite, PoolReport, StorageEngine,
 };
 use dynamicfs::format::record::Lifetime;
 use dynamicfs::store::domain::Undecidable;
@@ -24,10 +24,14 @@ pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
 /// Which pool, and how to open it.
 #[derive(Debug, Args)]
 pub(crate) struct PoolArguments {
-    /// Block device or file of the pool.
+    /// Block device or file of the pool, any one of them.
     #[arg(value_name = "POOL")]
     path: PathBuf,
-    /// Read settings from this file; its disks do not matter but for the settings of this one.
+    /// Another disk of the pool; repeatable. All have to be named, here or in --config.
+    #[arg(long = "disk", value_name = "DEV|FILE")]
+    disks: Vec<PathBuf>,
+    /// Read settings from this file. If POOL is one of its disks, and no --disk is given, its disks
+    /// are the pool's.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -39,10 +43,18 @@ impl PoolArguments {
                 .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?,
             None => EngineConfig::default(),
         };
-        let known = config.io.disks.iter().find(|disk| disk.path == self.path).cloned();
-        let disk = known
-            .unwrap_or_else(|| DiskConfig { path: self.path.clone(), ..DiskConfig::default() });
-        config.io.disks = vec![DiskConfig { access: DiskAccess::ReadWrite, ..disk }];
+        let known = |path: &PathBuf| config.io.disks.iter().find(|disk| disk.path == *path);
+        let of_file = self.disks.is_empty() && known(&self.path).is_some();
+        let named = |path: &PathBuf| {
+            let fresh = || DiskConfig { path: path.clone(), ..DiskConfig::default() };
+            known(path).cloned().unwrap_or_else(fresh)
+        };
+        let mut disks: Vec<DiskConfig> = match of_file {
+            true => config.io.disks.clone(),
+            false => [&self.path].into_iter().chain(&self.disks).map(named).collect(),
+        };
+        disks.iter_mut().for_each(|disk| disk.access = DiskAccess::ReadWrite);
+        config.io.disks = disks;
         Ok(config)
     }
 
@@ -136,13 +148,17 @@ pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
     let options =
         FormatOptions { overwrite, create_bytes: arguments.size, ..FormatOptions::default() };
     let plan = StorageEngine::plan_format(&config, &options)?;
-    if !plan.is_new && arguments.size.is_some() {
-        let path = plan.path.display();
+    if let Some(disk) = plan.disks.iter().find(|disk| !disk.is_new)
+        && arguments.size.is_some()
+    {
+        let path = disk.path.display();
         let message = format!("{path} is there already, and --size is for new files");
         return Err(Failure::new(Exit::Usage, message));
     }
-    if !plan.carries.is_empty() && overwrite == Overwrite::No {
-        let message = format!("{} holds data: {}", plan.path.display(), plan.carries.join("; "));
+    let carried = |(path, found): (&Path, &str)| format!("{}: {found}", path.display());
+    let carries: Vec<String> = plan.carries().map(carried).collect();
+    if !carries.is_empty() && overwrite == Overwrite::No {
+        let message = format!("a disk holds data: {}", carries.join("; "));
         let help = Some("--overwrite destroys it".to_owned());
         return Err(Failure { exit: Exit::Refused, message, help });
     }
@@ -159,7 +175,7 @@ pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
 
 /// Asks on the terminal; where there is none, only `--yes` will do.
 fn confirm(plan: &FormatPlan) -> Result<(), Failure> {
-    let name = plan.path.display().to_string();
+    let name = plan.disks[0].path.display().to_string();
     let refused = |message: String| {
         let help = Some("add --yes to go on without being asked".to_owned());
         Failure { exit: Exit::Refused, message, help }
@@ -170,7 +186,11 @@ fn confirm(plan: &FormatPlan) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(refused(format!("{name} was not formatted: nobody is there to be asked")));
     }
-    let _ = write!(out, "All that {name} holds will be lost. Type its name to go on: ");
+    let others = match plan.disks.len() {
+        1 => "it holds".to_owned(),
+        count => format!("these {count} disks hold"),
+    };
+    let _ = write!(out, "All that {others} will be lost. Type {name} to go on: ");
     let _ = out.flush();
     let mut answer = String::new();
     match io::stdin().read_line(&mut answer) {
@@ -188,42 +208,56 @@ fn lines(title: &str, lines: &[(&str, String)]) -> String {
 }
 
 fn describe_plan(plan: &FormatPlan) -> String {
-    let device = plan.device.as_ref();
-    let model = or_dash(device.and_then(|device| device.model.as_ref()));
-    let carries = match plan.carries.as_slice() {
-        [] => "nothing known".to_owned(),
-        found => found.join("; "),
-    };
-    let title = match plan.is_new {
-        true => format!("a pool on the new file {}", plan.path.display()),
-        false => format!("a pool on {}", plan.path.display()),
-    };
-    let layout = [
-        ("size", format!("{} ({} bytes)", size(plan.disk_bytes), plan.disk_bytes)),
-        ("model", model),
-        ("carries", carries),
+    let mut text = String::new();
+    for disk in &plan.disks {
+        let model = or_dash(disk.device.as_ref().and_then(|device| device.model.as_ref()));
+        let carries = match disk.carries.as_slice() {
+            [] => "nothing known".to_owned(),
+            found => found.join("; "),
+        };
+        let title = match disk.is_new {
+            true => format!("a pool on the new file {}", disk.path.display()),
+            false => format!("a pool on {}", disk.path.display()),
+        };
+        let facts = [
+            ("size", format!("{} ({} bytes)", size(disk.disk_bytes), disk.disk_bytes)),
+            ("model", model),
+            ("carries", carries),
+        ];
+        text.push_str(&lines(&title, &facts));
+    }
+    let facts = [
         ("domains", plan.domains.to_string()),
         ("journal of each", size(plan.journal_bytes)),
-        ("for data", size(plan.data_bytes)),
+        ("for data", size(plan.data_bytes())),
     ];
-    lines(&title, &layout)
+    text + &lines("together", &facts)
 }
 
 fn describe_pool(pool: &PoolReport) -> String {
-    let whole = pool.labels.iter().filter(|label| *label == "whole").count();
-    let damaged = pool.labels.iter().enumerate().filter(|(_, label)| *label != "whole");
-    let mut labels = format!("{whole} of {} copies whole", pool.labels.len());
-    damaged.for_each(|(copy, label)| labels.push_str(&format!("; copy {copy}: {label}")));
     let facts = [
-        ("pool", pool.pool.to_string()),
-        ("disk", pool.disk.to_string()),
-        ("size", format!("{} ({} bytes)", size(pool.disk_bytes), pool.disk_bytes)),
+        ("disks", format!("{}, epoch {}", pool.members, pool.epoch)),
         ("domains", pool.domains.to_string()),
         ("journal of each", size(pool.journal_bytes)),
-        ("for data", size(pool.data_bytes)),
+        ("for data", size(pool.data_bytes())),
+    ];
+    let mut text = lines(&format!("pool {}", pool.pool), &facts);
+    pool.disks.iter().for_each(|disk| text.push_str(&describe_member(disk)));
+    text
+}
+
+fn describe_member(disk: &MemberReport) -> String {
+    let whole = disk.labels.iter().filter(|label| *label == "whole").count();
+    let damaged = disk.labels.iter().enumerate().filter(|(_, label)| *label != "whole");
+    let mut labels = format!("{whole} of {} copies whole", disk.labels.len());
+    damaged.for_each(|(copy, label)| labels.push_str(&format!("; copy {copy}: {label}")));
+    let facts = [
+        ("disk", format!("{}, slot {}", disk.disk, disk.slot)),
+        ("size", format!("{} ({} bytes)", size(disk.disk_bytes), disk.disk_bytes)),
+        ("for data", size(disk.data_bytes)),
         ("labels", labels),
     ];
-    lines(&pool.path.display().to_string(), &facts)
+    lines(&disk.path.display().to_string(), &facts)
 }
 
 #[derive(Debug, Args)]

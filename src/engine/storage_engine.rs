@@ -1,9 +1,10 @@
-//! [`StorageEngine`]: a crash-consistent pool of inodes on a disk, for threads and tasks.
+//! [`StorageEngine`]: a crash-consistent pool of inodes on disks, for threads and tasks.
 //!
 //! It is thin: an operation becomes a [`Call`] to the commit domain that its inode belongs to, and
 //! the domain's answer comes back in a [`StoreTicket`]. An inode belongs to domain `id % domains`;
 //! creations go round. The domains are tasks on the reactors of an [`IoScheduler`], which has the
-//! pool's disk for itself.
+//! pool's disks for itself; each reactor reaches each disk, so that no request of a domain goes
+//! through another thread.
 //!
 //! What can fail at the pool as a whole is an [`EngineError`]; an operation fails with a
 //! [`StoreError`], which says what is certain. Full is a value: see [`StoreTicket::taken`].
@@ -33,8 +34,8 @@ use crate::store::service::Doorstep;
 
 pub use engine_error::{CloseReport, EngineError};
 pub use engine_status::{DomainReport, EngineMetrics, EngineStatus};
-pub use format::{Fill, FormatOptions, FormatPlan, Overwrite};
-pub use labels::PoolReport;
+pub use format::{DiskFormatPlan, Fill, FormatOptions, FormatPlan, Overwrite};
+pub use labels::{MemberReport, PoolReport};
 pub use opening::Force;
 pub use operations::{Acknowledged, InodeId, InodeInfo, InodeOptions, ReadOptions};
 pub use store_ticket::{QueueFull, StoreTicket};
@@ -80,7 +81,8 @@ pub struct StorageEngine {
 
 impl std::fmt::Debug for StorageEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StorageEngine({}, {} domains)", self.pool.path.display(), self.domains.len())
+        let (pool, disks, domains) = (self.pool.pool, self.pool.members, self.domains.len());
+        write!(f, "StorageEngine({pool}, {disks} disks, {domains} domains)")
     }
 }
 
@@ -97,10 +99,10 @@ impl StorageEngine {
         format::plan(config, options)
     }
 
-    /// Makes a pool on the disk of `config`: all that was there is gone.
+    /// Makes a pool on the disks of `config`: all that was there is gone.
     ///
     /// # Errors
-    /// The disk is in use, or carries data and `options` does not say [`Overwrite::Yes`]; it is too
+    /// A disk is in use, or carries data and `options` does not say [`Overwrite::Yes`]; it is too
     /// small; or it fails. Afterwards there is the new pool or, after a failure, none.
     pub fn format(
         config: &EngineConfig,

@@ -371,7 +371,10 @@ fn a_pool_is_not_overwritten_or_opened_twice_and_says_what_it_is() {
     let _alongside = alongside();
     let pool = Pool::on_file(48, |_| ());
     let label = StorageEngine::inspect(pool.path()).unwrap();
-    assert_eq!((label.domains, &label.labels[..]), (1, &["whole"; 4].map(String::from)[..]));
+    assert_eq!(
+        (label.domains, &label.disks[0].labels[..]),
+        (1, &["whole"; 4].map(String::from)[..])
+    );
     let again = StorageEngine::format(&pool.config, FormatOptions::default());
     let Err(EngineError::Refused(refusal)) = again else { panic!("{again:?}") };
     assert!(refusal.to_string().contains(&label.pool.to_string()), "{refusal}");
@@ -384,7 +387,7 @@ fn a_pool_is_not_overwritten_or_opened_twice_and_says_what_it_is() {
     close(&engine);
     drop(engine);
     let new = StorageEngine::format(&pool.config, overwrite).unwrap();
-    assert_ne!((new.pool, new.disk), (label.pool, label.disk));
+    assert_ne!((new.pool, new.disks[0].disk), (label.pool, label.disks[0].disk));
     assert_eq!(settle(pool.open().list(InodeId(0), 10)), []);
     let scratch = Scratch::new();
     let empty = small(&scratch.file("empty", 64 << 20));

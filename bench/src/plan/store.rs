@@ -113,23 +113,19 @@ fn refuse_foreign(args: &RunArgs) -> Result<(), Failure> {
 
 /// A run on a pool writes, whatever its job does: it makes and fills inodes of its own.
 pub(super) fn check_writes(plan: &RunPlan, readonly: bool) -> Result<(), Failure> {
-    if let [_, second, ..] = plan.filenames.as_slice() {
-        let (second, help) = (second.display().to_string(), "name one disk");
-        return Err(Failure::usage("filename", &second, "a pool has one disk", help));
-    }
     if readonly {
         let reason = "a run on the engine makes inodes and fills them, also to read them";
         return Err(Failure::usage("readonly", "", reason, "leave out --readonly"));
     }
-    let disk = plan.filenames.first();
-    let other = plan.destroy.iter().find(|named| disk.is_some_and(|disk| disk != *named));
-    if let Some(other) = other.or(plan.destroy.get(1)) {
+    let disks = &plan.filenames;
+    let other = |named: &&PathBuf| !disks.is_empty() && !disks.contains(named);
+    if let Some(other) = plan.destroy.iter().find(other) {
         let named = other.display().to_string();
         let help = "spell the path as in --filename";
-        return Err(Failure::usage("destroy", &named, "is not the disk of the pool", help));
+        return Err(Failure::usage("destroy", &named, "is not a disk of the pool", help));
     }
     if plan.destroy.is_empty() {
-        let disk = disk.map_or_else(|| "DISK".into(), |disk| disk.display().to_string());
+        let disk = disks.first().map_or_else(|| "DISK".into(), |disk| disk.display().to_string());
         let reason = "a run on the engine writes to its pool";
         let help = format!("if that is meant, add --destroy={disk}");
         return Err(Failure::usage("target", "engine", reason, &help));

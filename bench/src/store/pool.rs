@@ -18,11 +18,11 @@ use crate::session;
 /// How long the pool may take to close: it writes a checkpoint.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The configuration of a file, or the defaults, for a disk, where one is named.
+/// The configuration of a file, or the defaults, for disks, where some are named.
 ///
 /// # Errors
 /// [`Failure::Usage`] when the file cannot be used, or names no disk and nothing else does.
-pub fn configuration(file: Option<&Path>, disk: Option<&Path>) -> Result<EngineConfig, Failure> {
+pub fn configuration(file: Option<&Path>, disks: &[PathBuf]) -> Result<EngineConfig, Failure> {
     let mut config = match file {
         Some(file) => EngineConfig::from_file(file).map_err(|error| Failure::Usage {
             message: error.to_string(),
@@ -30,11 +30,13 @@ pub fn configuration(file: Option<&Path>, disk: Option<&Path>) -> Result<EngineC
         })?,
         None => EngineConfig::default(),
     };
-    if let Some(path) = disk {
-        let known = config.io.disks.iter().find(|known| known.path == path).cloned();
-        let fresh = DiskConfig { path: path.to_owned(), ..DiskConfig::default() };
-        config.io.disks = vec![known.unwrap_or(fresh)];
-        config.io.disks[0].access = DiskAccess::ReadWrite;
+    if !disks.is_empty() {
+        let named = |path: &PathBuf| {
+            let known = config.io.disks.iter().find(|known| known.path == *path).cloned();
+            let fresh = || DiskConfig { path: path.clone(), ..DiskConfig::default() };
+            DiskConfig { access: DiskAccess::ReadWrite, ..known.unwrap_or_else(fresh) }
+        };
+        config.io.disks = disks.iter().map(named).collect();
     }
     let file = file.map_or_else(String::new, |file| file.display().to_string());
     if config.io.disks.iter().any(|disk| disk.nop_bytes.is_some()) {
@@ -49,10 +51,10 @@ pub fn configuration(file: Option<&Path>, disk: Option<&Path>) -> Result<EngineC
     Ok(config)
 }
 
-/// The disk of a configuration.
+/// The disks of a configuration.
 #[must_use]
-pub fn disk(config: &EngineConfig) -> PathBuf {
-    config.io.disks.first().map(|disk| disk.path.clone()).unwrap_or_default()
+pub fn disks(config: &EngineConfig) -> Vec<PathBuf> {
+    config.io.disks.iter().map(|disk| disk.path.clone()).collect()
 }
 
 /// What may be overwritten, and how.
@@ -65,20 +67,33 @@ pub struct Consent<'a> {
 }
 
 impl Consent<'_> {
-    /// Whether the disk of this configuration is among them.
+    /// Whether the disks of this configuration are among them.
     ///
     /// # Errors
-    /// [`Failure::Usage`] when it is not.
+    /// [`Failure::Usage`] when one is not.
     pub fn covers(&self, config: &EngineConfig) -> Result<(), Failure> {
-        let path = disk(config);
         let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        if self.destroy.iter().any(|named| canonical(named) == canonical(&path)) {
-            return Ok(());
+        let named =
+            |path: &PathBuf| self.destroy.iter().any(|named| canonical(named) == canonical(path));
+        let disks = disks(config);
+        let is_other =
+            |named: &&PathBuf| !disks.iter().any(|path| canonical(named) == canonical(path));
+        let missing = disks.iter().find(|path| !named(path));
+        let help = missing.map_or_else(
+            || "leave it out".to_owned(),
+            |path| format!("if that is meant, add --destroy={}", path.display()),
+        );
+        match (self.destroy.iter().find(is_other), missing) {
+            (Some(other), _) => {
+                let (other, reason) = (other.display().to_string(), "is not a disk of the pool");
+                Err(Failure::usage("destroy", &other, reason, &help))
+            }
+            (None, Some(path)) => {
+                let reason = format!("does not name {}, a disk of the pool", path.display());
+                Err(Failure::usage("destroy", "", &reason, &help))
+            }
+            (None, None) => Ok(()),
         }
-        let named = self.destroy.first().map(|path| path.display().to_string());
-        let reason = format!("is not the disk of the pool, {}", path.display());
-        let help = format!("if that is meant, add --destroy={}", path.display());
-        Err(Failure::usage("destroy", &named.unwrap_or_default(), &reason, &help))
     }
 }
 
@@ -91,7 +106,7 @@ pub fn format(
     fill: FormatFill,
     consent: Consent<'_>,
 ) -> Result<(), Failure> {
-    session::clear_for_writing(&[disk(config)], consent.destroy, consent.force)?;
+    session::clear_for_writing(&disks(config), consent.destroy, consent.force)?;
     make(config, fill, if consent.force { Overwrite::Yes } else { Overwrite::No })
 }
 

@@ -137,7 +137,7 @@ pub(crate) fn seal_page(image: &mut [u8], view: &DomainView, page: &TreePage) {
         let page = view.tree.pages.iter().find(here).unwrap();
         let home = page.child.homes[0];
         let at = (home.start_block() * BLOCK_BYTES) as usize;
-        let (pool, disk, address) = (view.label.pool, home.disk(), at as u64);
+        let (pool, disk, address) = (view.members.label().pool, home.disk(), at as u64);
         let context = Context { pool, disk, zone: Zone::Data.number(), address, incarnation: 0 };
         let (head, rest) = (&image[at..at + PAGE_SUM], &image[at + PAGE_SUM + 8..at + 4096]);
         let sum = metadata_checksum(&context, &[head, rest]);
@@ -183,7 +183,7 @@ pub(crate) fn view_of(image: &[u8], label: &Label, domain: u16) -> DomainView {
         Ok(())
     };
     let mut image = Image::new(image.len() as u64, &mut read);
-    DomainView::read(&mut image, label, domain, &mut Findings::default())
+    DomainView::read(&mut image, &(*label).into(), domain, &mut Findings::default())
 }
 
 /// Sealing alone changes nothing: else the tests below would see checksums and not lies.
@@ -195,7 +195,7 @@ fn a_seal_without_a_lie_is_consistent() {
         let before = image.clone();
         for domain in 0..2 {
             let view = view_of(&image, &label, domain);
-            assert_eq!(journal_id(&label, domain), view.journal.id);
+            assert_eq!(journal_id(&label.into(), domain), view.journal.id);
             let first = view.journal.needed[0].head;
             seal_records(&mut image, &view.journal.id, &first);
         }

@@ -127,7 +127,8 @@ pub(super) fn record(
     let found = found.ok_or_else(|| format!("no record {sequence} in the journal"))?;
     let mut shown = Shown { facts: head(journal, found), lists: Vec::new() };
     shown.facts.extend([("previous", hex(found.previous)), ("checksum", hex(found.checksum))]);
-    let bytes = image.piece(journal.id.offset(found.position), u64::from(found.length));
+    let bytes =
+        image.piece(journal.id.disk, journal.id.offset(found.position), u64::from(found.length));
     let body = bytes.map_err(|error| error.to_string()).and_then(|bytes| {
         decode_body(&journal.id, found, &bytes).map_err(|error| error.to_string())
     });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use uuid::Builder;
 
-use crate::engine::config::{DiskAccess, DiskConfig, IoConfig};
+use crate::engine::config::{DiskAccess, IoConfig};
 use crate::engine::engine_config::{EngineConfig, ReadOnly};
 use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::labels::{self, PoolReport};
@@ -62,6 +62,17 @@ pub struct FormatOptions {
 /// What a format would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FormatPlan {
+    /// The disks, by slot.
+    pub disks: Vec<DiskFormatPlan>,
+    /// Commit domains.
+    pub domains: u16,
+    /// Bytes of each domain's journal.
+    pub journal_bytes: u64,
+}
+
+/// What a format would do to a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DiskFormatPlan {
     /// The disk.
     pub path: PathBuf,
     /// Whether a file of this name would be made.
@@ -72,42 +83,56 @@ pub struct FormatPlan {
     pub device: Option<DeviceInfo>,
     /// What would be destroyed.
     pub carries: Vec<String>,
-    /// Commit domains.
-    pub domains: u16,
-    /// Bytes of each domain's journal.
-    pub journal_bytes: u64,
     /// Bytes for data and metadata pages.
     pub data_bytes: u64,
 }
 
-/// The one disk of a configuration.
-pub(super) fn the_disk(config: &EngineConfig) -> Result<&DiskConfig, EngineError> {
+impl FormatPlan {
+    /// What would be destroyed, with the disk that carries it.
+    pub fn carries(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.disks
+            .iter()
+            .flat_map(|disk| disk.carries.iter().map(|found| (disk.path.as_path(), found.as_str())))
+    }
+
+    /// Bytes for data and metadata pages, of all disks.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.data_bytes).sum()
+    }
+}
+
+/// The disks of a configuration that is fit for a pool.
+pub(super) fn the_disks(config: &EngineConfig) -> Result<Vec<PathBuf>, EngineError> {
     config.check()?;
     let unfit = |field, value: String, reason| Err(EngineError::Unfit { field, value, reason });
-    let [disk] = config.io.disks.as_slice() else {
-        let count = config.io.disks.len().to_string();
-        return unfit("disks", count, "a pool has one disk; name one");
-    };
-    if let Some(bytes) = disk.nop_bytes {
-        let reason = "a NOP disk keeps nothing; a pool needs a device or file";
-        return unfit("disks[0].nop_bytes", bytes.to_string(), reason);
+    let disks = &config.io.disks;
+    if disks.is_empty() {
+        return unfit("disks", "0".to_owned(), "a pool has disks; name them");
     }
-    if disk.access != DiskAccess::ReadWrite && config.pool.read_only == ReadOnly::No {
-        let value = match disk.access {
-            DiskAccess::ReadOnlyShared => "\"read_only_shared\"",
-            _ => "\"read_only\"",
-        };
-        let reason = "a pool is made and changed by writing; set it to \"read_write\", or open the \
-                      pool with pool.read_only = true";
-        return unfit("disks[0].access", value.to_owned(), reason);
+    for disk in disks {
+        if let Some(bytes) = disk.nop_bytes {
+            let reason = "a NOP disk keeps nothing; a pool needs a device or file";
+            return unfit("disks.nop_bytes", bytes.to_string(), reason);
+        }
+        if disk.access != DiskAccess::ReadWrite && config.pool.read_only == ReadOnly::No {
+            let value = match disk.access {
+                DiskAccess::ReadOnlyShared => "\"read_only_shared\"",
+                _ => "\"read_only\"",
+            };
+            let reason = "a pool is made and changed by writing; set it to \"read_write\", or open \
+                          the pool with pool.read_only = true";
+            return unfit("disks.access", value.to_owned(), reason);
+        }
     }
-    Ok(disk)
+    Ok(disks.iter().map(|disk| disk.path.clone()).collect())
 }
 
 struct Planned {
     report: FormatPlan,
-    layout: Layout,
-    /// What the gate said, if it refuses without [`Overwrite::Yes`].
+    /// By slot.
+    layouts: Vec<Layout>,
+    /// What the gate said of the first disk that it refuses without [`Overwrite::Yes`].
     refusal: Option<WriteRefusal>,
 }
 
@@ -124,8 +149,39 @@ fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned,
         let reason = "a pool is made by writing; leave it out";
         return Err(EngineError::Unfit { field, value, reason });
     }
-    let path = the_disk(config)?.path.clone();
-    let (device, disk_bytes) = match (probe(&path), options.create_bytes) {
+    let paths = the_disks(config)?;
+    let mut disks = Vec::new();
+    let mut refusal = None;
+    for path in &paths {
+        let (disk, refused) = plan_disk(path, options)?;
+        refusal = refusal.or(refused);
+        disks.push(disk);
+    }
+    twice(&disks)?;
+    let domains = match config.pool.domains {
+        Some(domains) => domains,
+        None => config.pool.domains_for(reactors_possible(&config.io)?),
+    };
+    let smallest = disks.iter().map(|disk| disk.disk_bytes).min().unwrap_or(0);
+    // Each disk has room for the journals of all.
+    let journal_bytes = config.journal.bytes_per_domain(smallest, domains);
+    let mut layouts = Vec::new();
+    for disk in &mut disks {
+        let layout = Layout::plan(disk.disk_bytes, domains as u16, journal_bytes);
+        let path = || disk.path.clone();
+        let layout = layout.map_err(|source| EngineError::Layout { path: path(), source })?;
+        disk.data_bytes = u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES;
+        layouts.push(layout);
+    }
+    let report = FormatPlan { disks, domains: domains as u16, journal_bytes };
+    Ok(Planned { report, layouts, refusal })
+}
+
+fn plan_disk(
+    path: &Path,
+    options: &FormatOptions,
+) -> Result<(DiskFormatPlan, Option<WriteRefusal>), EngineError> {
+    let (device, disk_bytes) = match (probe(path), options.create_bytes) {
         (Err(DeviceError::Missing { .. }), Some(bytes)) => (None, bytes),
         (Err(error), _) => return Err(error.into()),
         (Ok(info), _) => {
@@ -133,6 +189,7 @@ fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned,
             (Some(info), bytes)
         }
     };
+    let path = path.to_path_buf();
     let mut carries = Vec::new();
     let mut refusal = None;
     if device.is_some() {
@@ -143,18 +200,24 @@ fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned,
             refusal = Some(WriteRefusal::HoldsData { path: path.clone(), found });
         }
     }
-    let layout = lay_out(config, &path, disk_bytes)?;
-    let report = FormatPlan {
-        path,
-        is_new: device.is_none(),
-        disk_bytes,
-        device,
-        carries,
-        domains: layout.domains(),
-        journal_bytes: layout.journal_bytes(),
-        data_bytes: u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES,
+    let is_new = device.is_none();
+    Ok((DiskFormatPlan { path, is_new, disk_bytes, device, carries, data_bytes: 0 }, refusal))
+}
+
+/// Refuses a disk that is named twice, by whatever names.
+fn twice(disks: &[DiskFormatPlan]) -> Result<(), EngineError> {
+    let name = |disk: &DiskFormatPlan| match &disk.device {
+        Some(device) => device.resolved_path.clone(),
+        None => disk.path.clone(),
     };
-    Ok(Planned { report, layout, refusal })
+    for (number, disk) in disks.iter().enumerate() {
+        if disks[..number].iter().any(|other| name(other) == name(disk)) {
+            let value = disk.path.display().to_string();
+            let reason = "the disk is named twice";
+            return Err(EngineError::Unfit { field: "disks.path", value, reason });
+        }
+    }
+    Ok(())
 }
 
 fn size_of_device(info: &DeviceInfo) -> Result<u64, EngineError> {
@@ -163,60 +226,65 @@ fn size_of_device(info: &DeviceInfo) -> Result<u64, EngineError> {
     Ok(info.size_bytes / block * block)
 }
 
-fn lay_out(config: &EngineConfig, path: &Path, disk_bytes: u64) -> Result<Layout, EngineError> {
-    let domains = match config.pool.domains {
-        Some(domains) => domains,
-        None => config.pool.domains_for(reactors_possible(&config.io)?),
-    };
-    let journal_bytes = config.journal.bytes_per_domain(disk_bytes, domains);
-    Layout::plan(disk_bytes, domains as u16, journal_bytes)
-        .map_err(|source| EngineError::Layout { path: path.to_path_buf(), source })
-}
-
 pub(super) fn format(
     config: &EngineConfig,
     options: &FormatOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<PoolReport, EngineError> {
-    let Planned { report: plan, layout, refusal } = plan_whole(config, options)?;
+    let Planned { report: plan, layouts, refusal } = plan_whole(config, options)?;
     if options.overwrite == Overwrite::No
         && let Some(refusal) = refusal
     {
         return Err(refusal.into());
     }
     let is_file = |info: &DeviceInfo| info.kind == DeviceKind::File;
-    if plan.is_new {
-        create_file(&plan.path, plan.disk_bytes, progress)?;
-    } else if options.fill == Fill::Whole && plan.device.as_ref().is_some_and(is_file) {
-        zero_file(&plan.path, progress)?;
+    let mut written = 0;
+    for disk in &plan.disks {
+        let before = written;
+        let mut told = |bytes| {
+            written = before + bytes;
+            progress(written);
+        };
+        if disk.is_new {
+            create_file(&disk.path, disk.disk_bytes, &mut told)?;
+        } else if options.fill == Fill::Whole && disk.device.as_ref().is_some_and(is_file) {
+            zero_file(&disk.path, &mut told)?;
+        }
     }
     let random = || random::bytes::<16>().map_err(EngineError::Random);
     let v4 = |bytes| *Builder::from_random_bytes(bytes).into_uuid().as_bytes();
     let incarnation = random::bytes().map_err(EngineError::Random)?;
-    let (pool, id) = (v4(random()?), v4(random()?));
     let incarnation = u64::from_le_bytes(incarnation);
-    write(config, (pool, id), layout, incarnation)?;
-    let report = labels::inspect(&plan.path)?;
-    assert_eq!(*report.pool.as_bytes(), pool, "the label that was written is read");
+    let pool = v4(random()?);
+    let mut disks = Vec::new();
+    for (number, layout) in (0..).zip(layouts) {
+        let (number, id) = (DiskId(number), v4(random()?));
+        disks.push(DiskPlan { number, id, layout, sector: 0 });
+    }
+    write(config, PoolPlan { pool, disks, incarnation })?;
+    let paths: Vec<PathBuf> = plan.disks.iter().map(|disk| disk.path.clone()).collect();
+    let seen = labels::look(&paths)?;
+    let slots = labels::by_slot(&seen)?;
+    let report = PoolReport::of(slots.iter().map(|number| &seen[*number]));
+    let report = report.unwrap_or_else(|| unreachable!("a pool has a disk"));
+    assert_eq!(*report.pool.as_bytes(), pool, "the labels that were written are read");
     Ok(report)
 }
 
 /// The blocks of the pool, through an engine with one reactor.
-fn write(
-    config: &EngineConfig,
-    (pool, id): ([u8; 16], [u8; 16]),
-    layout: Layout,
-    incarnation: u64,
-) -> Result<(), EngineError> {
+fn write(config: &EngineConfig, mut plan: PoolPlan) -> Result<(), EngineError> {
     let mut io_config: IoConfig = config.io.clone();
-    io_config.disks[0].lanes = Some(1);
+    io_config.disks.iter_mut().for_each(|disk| disk.lanes = Some(1));
+    // Every disk has its lane on that one.
+    io_config.reactors.cpus =
+        io_config.reactors.cpus.map(|cpus| cpus.into_iter().take(1).collect());
     io_config.reactors.count = io_config.reactors.cpus.is_none().then_some(1);
     io_config.memory.arena_mib_per_node = ARENA_MIB;
     io_config.memory.pages = PagePolicy::Normal;
     let io = IoScheduler::open(&io_config)?;
-    let sector = io.disks()[0].logical_block_bytes as usize;
-    let disks = vec![DiskPlan { number: DiskId(0), id, layout, sector }];
-    let plan = PoolPlan { pool, disks, incarnation };
+    for (disk, facts) in plan.disks.iter_mut().zip(io.disks()) {
+        disk.sector = facts.logical_block_bytes as usize;
+    }
     let reactor = io.reactors_of(DiskId(0))[0];
     let arena = io.arenas[0].clone();
     let (told, result) = channel();
@@ -250,14 +318,18 @@ mod tests {
         };
         for (text, wanted) in [
             (with(|_| ()), "no such device or file"),
-            (with(|config| config.io.disks[0].access = DiskAccess::ReadOnly), "disks[0].access"),
-            (with(|config| config.io.disks.push(DiskConfig::default())), "disks = 2"),
-            (with(|config| config.io.disks[0].nop_bytes = Some(1 << 30)), "disks[0].nop_bytes"),
+            (with(|config| config.io.disks[0].access = DiskAccess::ReadOnly), "disks.access"),
+            (with(|config| config.io.disks[0].nop_bytes = Some(1 << 30)), "disks.nop_bytes"),
             (with(|config| config.io.disks.clear()), "disks = 0"),
             (with(|config| config.pool.domains = Some(65)), "pool.domains = 65"),
         ] {
             assert!(text.contains(wanted), "{text}");
         }
+        let mut config = EngineConfig::on_disk("/nonexistent");
+        config.io.disks.push(config.io.disks[0].clone());
+        let options = FormatOptions { create_bytes: Some(1 << 30), ..FormatOptions::default() };
+        let error = plan(&config, &options).unwrap_err().to_string();
+        assert!(error.contains("named twice"), "{error}");
         let config = EngineConfig::on_disk("/nonexistent");
         let small = FormatOptions { create_bytes: Some(1 << 20), ..FormatOptions::default() };
         let error = plan(&config, &small).unwrap_err();

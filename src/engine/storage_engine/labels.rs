@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -12,26 +13,39 @@ use crate::engine::storage_engine::EngineError;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
 use crate::machine::device::{DeviceError, probe};
-use crate::store::pool::LabelCopies;
+use crate::store::pool::{LabelCopies, assemble};
 
 /// Least bytes of a disk that has four copies at four places.
 const DISK_BYTES_MIN: u64 = 4 << 20;
 
-/// What a pool of one disk is, as its label says.
+/// What a pool is, as its labels say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PoolReport {
-    /// The disk.
-    pub path: PathBuf,
     /// Id of the pool.
     pub pool: Uuid,
-    /// Id of the disk.
-    pub disk: Uuid,
-    /// Bytes of the disk that the pool was made for.
-    pub disk_bytes: u64,
+    /// Disks that it has.
+    pub members: u16,
+    /// Of its membership.
+    pub epoch: u64,
     /// Commit domains.
     pub domains: u16,
     /// Bytes of each domain's journal.
     pub journal_bytes: u64,
+    /// The disks that were looked at, by slot.
+    pub disks: Vec<MemberReport>,
+}
+
+/// A disk of a pool, as its label says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemberReport {
+    /// The disk.
+    pub path: PathBuf,
+    /// Id of the disk.
+    pub disk: Uuid,
+    /// Its slot in the pool.
+    pub slot: u16,
+    /// Bytes of the disk that the pool was made for.
+    pub disk_bytes: u64,
     /// Bytes of an allocation group.
     pub group_bytes: u64,
     /// Bytes for data and metadata pages, of all domains.
@@ -40,31 +54,83 @@ pub struct PoolReport {
     pub labels: Vec<String>,
 }
 
-impl PoolReport {
-    pub(super) fn new(path: &Path, label: &Label, copies: &LabelCopies) -> PoolReport {
-        let layout = &label.layout;
-        PoolReport {
-            path: path.to_path_buf(),
-            pool: Uuid::from_bytes(label.pool),
-            disk: Uuid::from_bytes(label.disk),
+/// A disk and what its label copies say.
+pub(super) struct Labelled {
+    pub(super) path: PathBuf,
+    pub(super) name: Arc<str>,
+    pub(super) label: Label,
+    pub(super) copies: LabelCopies,
+}
+
+impl Labelled {
+    pub(super) fn new(
+        path: &Path,
+        copies: LabelCopies,
+        disk_bytes: u64,
+    ) -> Result<Labelled, EngineError> {
+        let name: Arc<str> = path.to_string_lossy().into();
+        let label = copies.verdict(&name, disk_bytes)?;
+        Ok(Labelled { path: path.to_path_buf(), name, label, copies })
+    }
+
+    fn report(&self) -> MemberReport {
+        let layout = &self.label.layout;
+        MemberReport {
+            path: self.path.clone(),
+            disk: Uuid::from_bytes(self.label.disk),
+            slot: self.label.slot,
             disk_bytes: layout.disk_bytes(),
-            domains: layout.domains(),
-            journal_bytes: layout.journal_bytes(),
             group_bytes: layout.group_blocks() * BLOCK_BYTES,
             data_bytes: u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES,
-            labels: copies.describe(label).to_vec(),
+            labels: self.copies.describe(&self.label).to_vec(),
         }
     }
 }
 
+/// Disks of a pool, in the order of their slots: for each, which one of `disks` it is.
+pub(super) fn by_slot(disks: &[Labelled]) -> Result<Vec<usize>, EngineError> {
+    let labels: Vec<_> = disks.iter().map(|disk| (Arc::clone(&disk.name), disk.label)).collect();
+    Ok(assemble(&labels)?)
+}
+
+impl PoolReport {
+    /// Of disks of one pool, by slot.
+    pub(super) fn of<'a>(disks: impl IntoIterator<Item = &'a Labelled>) -> Option<PoolReport> {
+        let disks: Vec<&Labelled> = disks.into_iter().collect();
+        let label = &disks.first()?.label;
+        Some(PoolReport {
+            pool: Uuid::from_bytes(label.pool),
+            members: label.members,
+            epoch: label.epoch,
+            domains: label.layout.domains(),
+            journal_bytes: label.layout.journal_bytes(),
+            disks: disks.into_iter().map(Labelled::report).collect(),
+        })
+    }
+
+    /// Bytes for data and metadata pages, of all domains on all these disks.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.data_bytes).sum()
+    }
+}
+
+/// Looks at disks without the engine.
+pub(super) fn look(paths: &[PathBuf]) -> Result<Vec<Labelled>, EngineError> {
+    let look = |path: &PathBuf| {
+        let (copies, disk_bytes) = peek(path)?;
+        Labelled::new(path, copies, disk_bytes)
+    };
+    paths.iter().map(look).collect()
+}
+
 pub(super) fn inspect(path: &Path) -> Result<PoolReport, EngineError> {
-    let (copies, disk_bytes) = peek(path)?;
-    let label = copies.verdict(&path.to_string_lossy().into(), disk_bytes)?;
-    Ok(PoolReport::new(path, &label, &copies))
+    let disks = look(&[path.to_path_buf()])?;
+    Ok(PoolReport::of(&disks).unwrap_or_else(|| unreachable!("there is one")))
 }
 
 /// Reads the copies through the page cache: they change only while nobody has a pool.
-pub(super) fn peek(path: &Path) -> Result<(LabelCopies, u64), EngineError> {
+fn peek(path: &Path) -> Result<(LabelCopies, u64), EngineError> {
     let failed = |source| DeviceError::Io { path: path.to_path_buf(), doing: "read", source };
     let info = probe(path)?;
     let mut file = File::open(&info.resolved_path).map_err(|source| DeviceError::Io {

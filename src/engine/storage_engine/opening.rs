@@ -1,6 +1,6 @@
 //! Opening a pool: labels, reactors, one domain after another beside each other; all or nothing.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,10 +11,9 @@ use crate::engine::engine_config::{
     CommitDurability, CommitMode, DiscardWhen, EngineConfig, InlineWhen, ReadOnly,
 };
 use crate::engine::io_scheduler::IoScheduler;
-use crate::engine::storage_engine::format::the_disk;
-use crate::engine::storage_engine::labels::{PoolReport, peek};
+use crate::engine::storage_engine::format::the_disks;
+use crate::engine::storage_engine::labels::{Labelled, PoolReport, by_slot, look};
 use crate::engine::storage_engine::{DomainHandle, EngineError, StorageEngine};
-use crate::format::label::Label;
 use crate::format::layout::BLOCK_BYTES;
 use crate::io::op::DiskId;
 use crate::machine::device::DeviceKind;
@@ -22,7 +21,6 @@ use crate::machine::random;
 use crate::machine::topology::Topology;
 use crate::memory::Arena;
 use crate::store::discard::PART_BYTES;
-use crate::store::disk_flushes::DiskFlushes;
 use crate::store::domain::{Access, Closing, DomainConfig, Inline, Undecidable};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
@@ -31,8 +29,6 @@ use crate::store::pool::{LabelCopies, read_labels};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
 
-/// The disk of a pool.
-const DISK: DiskId = DiskId(0);
 /// How long a disk in use is waited for at least: a process that was killed lets go of it when its
 /// last I/O has ended.
 const BUSY_WAIT_MS_MIN: u64 = 2_000;
@@ -113,9 +109,9 @@ fn domain_config(config: &EngineConfig, force: Force) -> DomainConfig {
     }
 }
 
-/// In parts of how many bytes the disk is told of what became free; 0: it is not.
-fn discard_part_bytes(io: &IoScheduler, when: DiscardWhen) -> u64 {
-    let info = io.devices[0].as_ref();
+/// In parts of how many bytes a disk is told of what became free; 0: it is not.
+fn discard_part_bytes(io: &IoScheduler, disk: usize, when: DiscardWhen) -> u64 {
+    let info = io.devices[disk].as_ref();
     let queue = info.and_then(|info| info.queue.as_ref());
     let takes_it = queue.is_some_and(|queue| queue.discard_max_bytes > 0);
     let is_file = info.is_some_and(|info| info.kind == DeviceKind::File);
@@ -132,13 +128,29 @@ fn discard_part_bytes(io: &IoScheduler, when: DiscardWhen) -> u64 {
 /// The raw engine below a pool of so many domains.
 fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineError> {
     let mut io = config.io.clone();
-    let disk = &mut io.disks[0];
-    if disk.lanes.is_none() {
-        disk.lanes = Some(reactors_possible(&config.io)?.clamp(1, domains.max(1).into()));
+    let possible = reactors_possible(&config.io)?;
+    if io.disks.len() == 1 {
+        let disk = &mut io.disks[0];
+        disk.lanes = disk.lanes.or(Some(possible.clamp(1, domains.max(1).into())));
+    } else {
+        // Each domain reaches each disk from its own reactor.
+        let lanes = match io.reactors.cpus {
+            Some(_) => possible,
+            None => possible.clamp(1, domains.max(1).into()),
+        };
+        if let Some(given) = io.disks.iter().find_map(|disk| disk.lanes.filter(|l| *l != lanes)) {
+            let reason = "in a pool of several disks each has a lane on each reactor; leave it out";
+            let (field, value) = ("disks.lanes", given.to_string());
+            return Err(EngineError::Unfit { field, value, reason });
+        }
+        io.reactors.count = io.reactors.cpus.is_none().then_some(lanes);
+        io.disks.iter_mut().for_each(|disk| disk.lanes = Some(lanes));
     }
-    disk.busy_wait_ms = disk.busy_wait_ms.max(BUSY_WAIT_MS_MIN);
-    if config.pool.read_only == ReadOnly::Yes && disk.access == DiskAccess::ReadWrite {
-        disk.access = DiskAccess::ReadOnly;
+    for disk in &mut io.disks {
+        disk.busy_wait_ms = disk.busy_wait_ms.max(BUSY_WAIT_MS_MIN);
+        if config.pool.read_only == ReadOnly::Yes && disk.access == DiskAccess::ReadWrite {
+            disk.access = DiskAccess::ReadOnly;
+        }
     }
     let each = u64::from(config.journal.writeback_mib) + DOMAIN_MIB;
     let own = u32::try_from(each * u64::from(domains)).unwrap_or(u32::MAX);
@@ -147,13 +159,13 @@ fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineErro
 }
 
 pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine, EngineError> {
-    let path = the_disk(config)?.path.clone();
-    let name: Arc<str> = path.to_string_lossy().into();
-    // Only to know how many lanes to open; what counts is read again once the disk is ours.
-    let (copies, bytes) = peek(&path)?;
-    let domains = copies.verdict(&name, bytes)?.layout.domains();
+    let paths = the_disks(config)?;
+    // Only to know how many lanes to open; what counts is read again once the disks are ours.
+    let seen = look(&paths)?;
+    let slots = by_slot(&seen)?;
+    let domains = seen[slots[0]].label.layout.domains();
     let io = IoScheduler::open(&io_config(config, domains)?)?;
-    match start(&io, (config, force), (&path, &name)) {
+    match start(&io, (config, force), &paths) {
         Ok((domains, pool)) => Ok(StorageEngine {
             io,
             domains,
@@ -174,31 +186,46 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
 
 fn start(
     io: &IoScheduler,
-    config: (&EngineConfig, Force),
-    (path, name): (&Path, &Arc<str>),
+    (config, force): (&EngineConfig, Force),
+    paths: &[PathBuf],
 ) -> Result<(Vec<DomainHandle>, PoolReport), EngineError> {
-    let copies = labels(io)?;
-    let label = copies.verdict(name, io.disks()[0].size_bytes)?;
+    let mut disks = Vec::new();
+    for (number, path) in paths.iter().enumerate() {
+        let copies = labels(io, DiskId(number as u16))?;
+        disks.push(Labelled::new(path, copies, io.disks()[number].size_bytes)?);
+    }
+    let slots = by_slot(&disks)?;
+    let member = |number: &usize| Member {
+        disk: DiskId(*number as u16),
+        path: Arc::clone(&disks[*number].name),
+        layout: disks[*number].label.layout,
+        flushes: Arc::default(),
+        discard_part_bytes: discard_part_bytes(io, *number, config.pool.discard),
+    };
+    let members: Arc<[Member]> = slots.iter().map(member).collect();
+    let report = PoolReport::of(slots.iter().map(|number| &disks[*number]));
+    let report = report.unwrap_or_else(|| unreachable!("a pool has a disk"));
+    let pool = disks[slots[0]].label.pool;
     let (told, reports) = channel();
-    let (mut domains, flushes) = (Vec::new(), Arc::default());
-    for domain in 0..label.layout.domains() {
-        let shared = (told.clone(), Arc::clone(&flushes));
-        domains.push(start_domain(io, config, (&label, domain, name), shared)?);
+    let mut domains = Vec::new();
+    for domain in 0..report.domains {
+        let told = told.clone();
+        domains.push(start_domain(io, (config, force), (pool, domain, &members), told)?);
     }
     drop(told);
     collect(&reports, &mut domains)?;
-    Ok((domains, PoolReport::new(path, &label, &copies)))
+    Ok((domains, report))
 }
 
-/// Reads the labels through the engine that has the disk.
-fn labels(io: &IoScheduler) -> Result<LabelCopies, EngineError> {
-    let facts = &io.disks()[0];
+/// Reads the labels of a disk through the engine that has it.
+fn labels(io: &IoScheduler, disk: DiskId) -> Result<LabelCopies, EngineError> {
+    let facts = &io.disks()[usize::from(disk.0)];
     let (bytes, sector) = (facts.size_bytes, facts.logical_block_bytes as usize);
-    let reactor = io.reactors_of(DISK)[0];
+    let reactor = io.reactors_of(disk)[0];
     let arena = arena_of(io, reactor);
     let (told, result) = channel();
     let work = move |port: std::rc::Rc<_>| -> LocalFuture<_> {
-        Box::pin(async move { read_labels(&port, &arena, DISK, bytes, sector).await })
+        Box::pin(async move { read_labels(&port, &arena, disk, bytes, sector).await })
     };
     // The receiver waits for it: it is there.
     io.spawn_seed(reactor, errand(work, move |copies| drop(told.send(copies))));
@@ -217,10 +244,11 @@ type Told = (u16, Result<RecoveryReport, RecoveryError>);
 fn start_domain(
     io: &IoScheduler,
     (config, force): (&EngineConfig, Force),
-    (label, domain, path): (&Label, u16, &Arc<str>),
-    (told, flushes): (Sender<Told>, Arc<DiskFlushes>),
+    (pool, domain, members): ([u8; 16], u16, &Arc<[Member]>),
+    told: Sender<Told>,
 ) -> Result<DomainHandle, EngineError> {
-    let reactors = io.reactors_of(DISK);
+    let home = Members::home_of(domain, members.len());
+    let reactors = io.reactors_of(members[usize::from(home)].disk);
     let reactor = reactors[usize::from(domain) % reactors.len()];
     let Some(bell) = io.bell(reactor) else {
         unreachable!("a pool has no more domains than a reactor has bells")
@@ -228,16 +256,9 @@ fn start_domain(
     let calls = Arc::new(StoreCalls::new(config.operations.in_flight_max));
     let doorstep = Arc::new(Doorstep::new(calls, bell.clone()));
     let arena = arena_of(io, reactor);
-    let member = Member {
-        disk: DISK,
-        path: Arc::clone(path),
-        layout: label.layout,
-        flushes,
-        discard_part_bytes: discard_part_bytes(io, config.pool.discard),
-    };
     let seed = DomainSeed {
-        members: Members::new(Arc::from([member]), label.slot),
-        pool: label.pool,
+        members: Members::new(Arc::clone(members), home),
+        pool,
         domain,
         incarnation: u64::from_le_bytes(random::bytes().map_err(EngineError::Random)?),
         config: domain_config(config, force),

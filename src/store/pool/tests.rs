@@ -105,9 +105,9 @@ fn the_checker_agrees_on_every_split() {
             buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
             Ok(())
         };
-        let view = LabelView::read(&mut Image::new(DISK_BYTES, &mut read));
+        let view = LabelView::read(&mut Image::new(DISK_BYTES, &mut read), 0);
         let mut findings = Findings::default();
-        let label = view.judge(DISK_BYTES, &mut findings);
+        let label = view.judge(0, DISK_BYTES, &mut findings);
         let errors = findings.list().iter().filter(|one| one.severity == Severity::Error).count();
         match expected(kinds).and_then(label_of) {
             Some(wanted) => {

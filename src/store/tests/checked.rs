@@ -7,7 +7,8 @@ mod lies;
 mod rot;
 
 use crate::check::digest::{InodeDigest, PoolDigest};
-use crate::check::{Depth, Image, Report, check};
+use crate::check::image::ReadAt;
+use crate::check::{Depth, Finding, Image, Report, check};
 use crate::sim::{Random, SimDisk, for_each_seed};
 use crate::store::domain::DomainConfig;
 use crate::store::mechanism::{Mechanism, MechanismChoice};
@@ -16,18 +17,25 @@ use crate::store::tests::crashes::run_workload;
 use crate::store::tests::model::Model;
 use crate::store::tests::world::{Setup, World};
 
-/// Checks a simulated disk as it is.
-pub(super) fn checked(disk: &SimDisk, depth: Depth) -> Report {
-    let mut read = |offset: u64, buffer: &mut [u8]| {
-        buffer.copy_from_slice(&disk.read(offset, buffer.len() as u64));
-        Ok(())
-    };
-    check(&mut Image::new(disk.config().size_bytes, &mut read), depth)
+/// Checks simulated disks as they are.
+pub(super) fn checked(disks: &[SimDisk], depth: Depth) -> Report {
+    let mut reads: Vec<_> = disks
+        .iter()
+        .map(|disk| {
+            move |offset: u64, buffer: &mut [u8]| {
+                buffer.copy_from_slice(&disk.read(offset, buffer.len() as u64));
+                Ok(())
+            }
+        })
+        .collect();
+    let sizes = disks.iter().map(|disk| disk.config().size_bytes);
+    let disks = sizes.zip(&mut reads).map(|(bytes, read)| (bytes, read as ReadAt<'_>));
+    check(&mut Image::of_disks(disks), depth)
 }
 
-/// The same, of a disk that must be right.
-fn consistent(disk: &SimDisk, when: &str) -> Report {
-    let report = checked(disk, Depth::Data);
+/// The same, of disks that must be right.
+fn consistent(disks: &[SimDisk], when: &str) -> Report {
+    let report = checked(disks, Depth::Data);
     let lines: Vec<String> = report.inconsistencies.iter().map(ToString::to_string).collect();
     assert!(report.is_consistent(), "{when}:\n{}", lines.join("\n"));
     report
@@ -80,12 +88,12 @@ fn crash_check_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
         let ops = 1 + random.below(40);
         run_workload(&mut world, &mut model, &mut random, ops);
         let mut disks = world.sim.crash(random.next_u64());
-        let mut crashed = consistent(&disks[0], &format!("round {round}, crashed"));
+        let mut crashed = consistent(&disks, &format!("round {round}, crashed"));
         while random.below(3) == 0 {
             let steps = random.below(200);
             let (next, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
             disks = next;
-            let interrupted = consistent(&disks[0], &format!("round {round}, interrupted"));
+            let interrupted = consistent(&disks, &format!("round {round}, interrupted"));
             assert_eq!(interrupted.digest, crashed.digest, "an interrupted recovery changes it");
             crashed = interrupted;
         }
@@ -96,7 +104,7 @@ fn crash_check_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
         assert_eq!(crashed.digest, digest_of(&model), "round {round}: crashed and recovered");
         if random.below(3) == 0 {
             let disks = world.sim.crash(random.next_u64());
-            let report = consistent(&disks[0], &format!("round {round}, recovered"));
+            let report = consistent(&disks, &format!("round {round}, recovered"));
             assert_eq!(report.digest, digest_of(&model), "round {round}: recovered");
             world = World::open(setup, random.next_u64(), disks).unwrap();
         } else if random.below(3) == 0 {
@@ -115,7 +123,7 @@ fn close_and_open(
     let audit = world.audit();
     world.close();
     let disks = world.sim.crash(random.next_u64());
-    let report = consistent(&disks[0], &format!("round {round}, closed"));
+    let report = consistent(&disks, &format!("round {round}, closed"));
     assert_eq!(report.digest, digest_of(model), "round {round}: closed");
     assert!(report.domains.iter().all(|domain| domain.closed), "nothing is left to do");
     let first = &report.domains[0];
@@ -156,5 +164,26 @@ fn two_domains_are_consistent() {
     let setup = Setup { domains: 2, reactors: 2, config, ..Setup::default() };
     for_each_seed("two_domains_are_consistent", 8, |seed| {
         crash_check_and_go_on(seed, &setup, 6);
+    });
+}
+
+/// The checker is given the disks in another order than that of their slots.
+#[test]
+fn pools_of_several_disks_are_consistent() {
+    for_each_seed("pools_of_several_disks_are_consistent", 12, |seed| {
+        let (disks, domains) = (2 + (seed % 3) as usize, 1 + (seed / 3 % 3) as u16);
+        let setup = Setup { disks, domains, ..Setup::default() };
+        crash_check_and_go_on(seed, &setup, 6);
+        let mut world = World::new(&setup, seed);
+        let mut model = Model::default();
+        run_workload(&mut world, &mut model, &mut Random::new(seed), 40);
+        let mut disks = world.sim.crash(seed);
+        let straight = consistent(&disks, "in order");
+        disks.reverse();
+        let reverse = consistent(&disks, "in reverse");
+        assert_eq!(straight.digest, reverse.digest);
+        let lost = checked(&disks[1..], Depth::Metadata);
+        let named = |finding: &Finding| finding.to_string().contains("missing");
+        assert!(lost.inconsistencies.iter().any(named), "a disk is missing");
     });
 }

@@ -94,7 +94,7 @@ fn a_full_pool_refuses_cleanly_and_deleting_makes_room() {
 
 #[test]
 fn the_disk_is_told_of_what_became_free_and_of_nothing_else() {
-    let mut setup = Setup { discard_part_bytes: 64 << 10, ..Setup::default() };
+    let setup = Setup { discard_part_bytes: 64 << 10, ..Setup::default() };
     let mut world = World::new(&setup, 1);
     let (gone, kept) = (world.create(0).unwrap(), world.create(0).unwrap());
     for n in 0..16 {

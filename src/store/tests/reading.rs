@@ -83,7 +83,7 @@ fn closed_pool(setup: &Setup, seed: u64) -> (SimDisk, Model, Vec<u64>) {
     };
     let label = Label::decode(0, DISK_BYTES, &bytes).unwrap();
     let mut image = Image::new(DISK_BYTES, &mut read);
-    let view = DomainView::read(&mut image, &label, 0, &mut Findings::default());
+    let view = DomainView::read(&mut image, &label.into(), 0, &mut Findings::default());
     let homes = view.tree.pages.iter().map(|page| page.child.homes[0].start_block() * BLOCK_BYTES);
     (disk, model, homes.collect())
 }
@@ -168,7 +168,7 @@ fn crashed_after(setup: &Setup, writes: u64) -> (Vec<SimDisk>, u64, JournalId, R
     };
     let label = Label::decode(0, DISK_BYTES, &bytes).unwrap();
     let mut image = Image::new(DISK_BYTES, &mut read);
-    let view = DomainView::read(&mut image, &label, 0, &mut Findings::default());
+    let view = DomainView::read(&mut image, &label.into(), 0, &mut Findings::default());
     let last = view.journal.last.unwrap();
     assert_eq!(last.sequence, sequence);
     (disks, inode, view.journal.id, last)

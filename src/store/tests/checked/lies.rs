@@ -305,7 +305,7 @@ fn an_inode_deleted_amid_a_checkpoint_leaves_nothing_behind() {
             assert_eq!(digest_through_the_store(&mut world), before.digest);
             world.close();
             let disks = world.sim.crash(1);
-            assert_eq!(consistent(&disks[0], "closed").digest, before.digest);
+            assert_eq!(consistent(&disks, "closed").digest, before.digest);
             World::open(&setup(), 2, disks).unwrap();
         }
     }
@@ -340,7 +340,7 @@ fn what_recovery_refuses_the_checker_names() {
                 world.close();
                 let disks = world.sim.crash(seed);
                 if report.is_consistent() {
-                    assert_eq!(consistent(&disks[0], "closed").digest, report.digest);
+                    assert_eq!(consistent(&disks, "closed").digest, report.digest);
                 }
             }
         }

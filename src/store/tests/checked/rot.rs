@@ -54,7 +54,7 @@ impl Sound {
         };
         let label = Label::decode(0, DISK_BYTES, &bytes).unwrap();
         let mut image = Image::new(DISK_BYTES, &mut read);
-        let view = DomainView::read(&mut image, &label, 0, &mut Findings::default());
+        let view = DomainView::read(&mut image, &label.into(), 0, &mut Findings::default());
         Sound { disk, bytes, view }
     }
 
