@@ -16,8 +16,10 @@
 //! An older label with two copies leaves two for the newer, less than the three that make it
 //! hold; so whatever held is seen by two copies, and two that rot at once are not taken for an
 //! older pool.
-//! A pool is made by destroying all copies, one after another, and writing the new label last, in
-//! epoch 1; nothing raises an epoch in this version.
+//! A pool is made by destroying all copies on all its disks, one after another, and writing the new
+//! labels last, in epoch 1; nothing raises an epoch in this version. Disks are one pool when their
+//! labels have the same pool, epoch, number of disks, domains and journals, and each slot is there
+//! once: paths say nothing.
 //!
 //! | bytes | field |
 //! | --- | --- |

@@ -10,9 +10,12 @@
 //! | unused | less than one round of groups | |
 //! | tail labels | 2 MiB | label copies 2 and 3 |
 //!
-//! Allocation group `g` belongs to domain `g % domains`. A domain numbers the blocks of its groups
-//! from 0 on, its **space**: that is what its allocator counts. Blocks that are neighbours in the
-//! space are neighbours on the disk but at the end of a group.
+//! Every disk of a pool has room for the journals of all domains; that of domain `d` is on the disk
+//! in slot `d % disks`, and the rings of the other disks are not read.
+//!
+//! Allocation group `g` of each disk belongs to domain `g % domains`. A domain numbers the blocks
+//! of its groups on a disk from 0 on, its **space** there: that is what its allocator counts.
+//! Blocks that are neighbours in the space are neighbours on the disk but at the end of a group.
 
 use std::ops::Range;
 

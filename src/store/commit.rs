@@ -1,9 +1,9 @@
 //! The group commit coordinator: the only writer of a domain's journal.
 //!
 //! One record at a time: its write, linked to one flush, and beside it a flush of each other disk
-//! that has data of the batch; only when all have succeeded is the next one submitted. So a record that verifies, with another behind it, was acknowledged, and
-//! an opening has to judge the last one alone. Data of the next batch may be on its way
-//! meanwhile; records never are.
+//! that has data of the batch; only when all have succeeded is the next one submitted. So a record
+//! that verifies, with another behind it, was acknowledged, and an opening has to judge the last
+//! one alone. Data of the next batch may be on its way meanwhile; records never are.
 //!
 //! **When it fails**, what was sent may be durable or not. Everything behind it fails, nothing
 //! joins, and an abort takes its place in the journal: when that is durable the record is
@@ -475,8 +475,8 @@ impl Domain {
         }
     }
 
-    /// How many flushes of the pool's disks have failed, of this domain or another. When it is another
-    /// number than before, what no flush of this domain had covered then may be lost.
+    /// How many flushes of the pool's disks have failed, of this domain or another. When it is
+    /// another number than before, what no flush of this domain had covered then may be lost.
     pub(crate) fn notice_failures(&self) -> u64 {
         let failures = self.members.flush_failures();
         if self.flush_failures.replace(failures) != failures {
