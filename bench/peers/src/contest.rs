@@ -20,7 +20,7 @@ const FILL_BYTES: usize = 1 << 20;
 /// Keys of each check, of all writers together.
 const CHECKED: usize = 2048;
 /// Quiet is: for so long, less than this share of one processor, and nothing written.
-const QUIET: Duration = Duration::from_millis(500);
+pub(crate) const QUIET: Duration = Duration::from_millis(500);
 const QUIET_CPU: f64 = 0.05;
 /// After so long a turn begins all the same, which is told.
 const QUIET_DEADLINE: Duration = Duration::from_secs(60);

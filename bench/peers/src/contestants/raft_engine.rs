@@ -15,6 +15,7 @@ use std::time::Duration;
 use ::raft_engine::{Config, Engine, Error, LogBatch, ReadableSize};
 
 use crate::args::Shape;
+use crate::contest::QUIET;
 use crate::contestants::{Contestant, Store, missing, ordered};
 use crate::failure::Failure;
 
@@ -28,8 +29,11 @@ const GROUPS: u64 = 256;
 const PURGE_SETS: u64 = 4;
 /// But not below this: a log is made of files of 128 MiB.
 const PURGE_BYTES_MIN: u64 = 512 << 20;
-/// How often that is asked.
-const PURGE_EVERY: Duration = Duration::from_secs(1);
+/// How often that is asked: several times in [`QUIET`], the time that decides that nobody works any
+/// more, so that work that is due begins before the next turn and not in it. Below the threshold
+/// the question is a look at two sizes.
+const PURGE_EVERY: Duration = Duration::from_millis(100);
+const _: () = assert!(PURGE_EVERY.as_nanos() < QUIET.as_nanos());
 
 fn purge_bytes(shape: Shape) -> u64 {
     (PURGE_SETS * shape.set_bytes).max(PURGE_BYTES_MIN)
