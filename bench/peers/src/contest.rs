@@ -5,7 +5,7 @@
 //! falls into another's window, a turn begins when the process has been quiet for a while.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::args::{Plan, Shape};
@@ -22,7 +22,7 @@ const CHECKED: usize = 2048;
 /// Quiet is: for so long, less than this share of one processor, and nothing written.
 pub(crate) const QUIET: Duration = Duration::from_millis(500);
 const QUIET_CPU: f64 = 0.05;
-/// After so long a turn begins all the same, which is told.
+/// After so long a turn begins all the same, which is told beside its figures.
 const QUIET_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A contestant, its store, and what was seen of it.
@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     pub(crate) rates: Vec<f64>,
     /// Cost of all windows together.
     pub(crate) cost: Reading,
+    /// Turns that began while somebody still worked in the background.
+    pub(crate) disturbed: u32,
 }
 
 /// Runs it: fills, measures, checks, and removes all files.
@@ -61,7 +63,10 @@ pub(crate) fn run(
         for index in order(entries.len(), round, plan.rounds) {
             let entry = &mut entries[index];
             let name = entry.contestant.name;
-            settle(&plan.directory, counters, say)?;
+            if settle(plan, counters)? == Background::Busy {
+                say("somebody still works in the background: the next window has that in it");
+                entry.disturbed += 1;
+            }
             let outcome = entry.turn(plan, counters);
             let rate = outcome.map_err(|failure| failure.of(name))?;
             say(&format!("round {} of {}: {name} {rate:.0}/s", round + 1, plan.rounds));
@@ -86,11 +91,23 @@ fn order(count: usize, round: u32, rounds: u32) -> Vec<usize> {
     order
 }
 
-/// Waits until nobody works in the background.
-fn settle(directory: &Path, counters: &Counters, say: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-    // What is still in the page cache would be written in somebody's window.
-    let synced = File::open(directory).and_then(|file| Ok(nix::unistd::syncfs(&file)?));
+/// What works in the background when a turn begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Background {
+    Quiet,
+    Busy,
+}
+
+/// Waits until nobody works in the background, then syncs the file system: what quiet engines left
+/// in the page cache would be written in somebody's window.
+fn settle(plan: &Plan, counters: &Counters) -> Result<Background, Failure> {
+    let found = wait_for_quiet(counters);
+    let synced = File::open(&plan.directory).and_then(|file| Ok(nix::unistd::syncfs(&file)?));
     synced.map_err(|error| Failure::store("a sync of the file system", error))?;
+    Ok(found)
+}
+
+fn wait_for_quiet(counters: &Counters) -> Background {
     let deadline = Instant::now() + QUIET_DEADLINE;
     while Instant::now() < deadline {
         let before = counters.read();
@@ -98,11 +115,10 @@ fn settle(directory: &Path, counters: &Counters, say: &mut dyn FnMut(&str)) -> R
         let spent = before.until(counters.read());
         let cpu = spent.cpu_ns as f64 / QUIET.as_nanos() as f64;
         if cpu < QUIET_CPU && spent.process_bytes == 0 {
-            return Ok(());
+            return Background::Quiet;
         }
     }
-    say("somebody still works in the background: the next window has that in it");
-    Ok(())
+    Background::Busy
 }
 
 impl Entry {
@@ -121,7 +137,7 @@ impl Entry {
         }
         let (writers, rates) = (Writer::all(shape)?, Vec::new());
         let cost = Reading { flushes: Some(0), ..Reading::default() };
-        Ok(Self { contestant, folder, store: Some(store), writers, rates, cost })
+        Ok(Self { contestant, folder, store: Some(store), writers, rates, cost, disturbed: 0 })
     }
 
     fn store(&self) -> Result<&dyn Store, Failure> {

@@ -41,6 +41,8 @@ pub(crate) struct Row {
     pub flushes_per_1000: Option<f64>,
     /// Processor seconds of the process for 1,000 writes.
     pub cpu_s_per_1000: f64,
+    /// Rounds that began while somebody still worked in the background.
+    pub(crate) disturbed_rounds: u32,
 }
 
 /// What is told of a run.
@@ -100,9 +102,19 @@ impl Report {
         );
         let mut lines = vec![HEADS.map(String::from)];
         lines.extend(self.rows.iter().map(Row::cells));
-        text + &aligned(&lines)
+        text += &aligned(&lines);
+        for row in self.rows.iter().filter(|row| row.disturbed_rounds > 0) {
+            text += &format!(
+                "{DISTURBED} {}: somebody still worked in the background before {} of {} windows\n",
+                row.name, row.disturbed_rounds, self.rounds
+            );
+        }
+        text
     }
 }
+
+/// Behind the name of a row whose windows may have somebody else's work in them.
+const DISTURBED: &str = "*";
 
 const HEADS: [&str; 10] = [
     "",
@@ -143,13 +155,14 @@ impl Row {
             process_bytes_per_byte: entry.cost.process_bytes as f64 / bytes,
             flushes_per_1000: entry.cost.flushes.map(|count| count as f64 * 1_000.0 / writes),
             cpu_s_per_1000: entry.cost.cpu_ns as f64 / 1e6 / writes,
+            disturbed_rounds: entry.disturbed,
         })
     }
 
     fn cells(&self) -> [String; 10] {
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
         [
-            self.name.to_owned(),
+            format!("{}{}", self.name, if self.disturbed_rounds > 0 { DISTURBED } else { "" }),
             show_count(self.rate),
             format!("{}..{}", show_count(self.rate_min), show_count(self.rate_max)),
             or_dash(self.ratio.map(|ratio| format!("{ratio:.2}"))),
@@ -217,6 +230,7 @@ mod tests {
             process_bytes_per_byte: 1.0,
             flushes_per_1000: None,
             cpu_s_per_1000: 0.01,
+            disturbed_rounds: 0,
         }
     }
 
@@ -249,5 +263,7 @@ mod tests {
         assert_eq!(aligned(&lines), "           writes\ndynamicfs      12\n");
         let cells = row("redb", 1234.0).cells();
         assert_eq!((cells[1].as_str(), cells[3].as_str()), ("1,234", "-"));
+        let disturbed = Row { disturbed_rounds: 1, ..row("redb", 1234.0) };
+        assert_eq!((cells[0].as_str(), disturbed.cells()[0].as_str()), ("redb", "redb*"));
     }
 }
