@@ -56,7 +56,13 @@ pub(crate) fn run(
     for contestant in &plan.contestants {
         say(&format!("filling {}", contestant.name));
         let folder = home.folder(contestant.name)?;
-        let entry = Entry::new(*contestant, folder, plan.shape);
+        let entry = Entry::new(*contestant, folder, plan.shape).and_then(|entry| {
+            entry.fill(plan.shape)?;
+            // The second time finds logs of the first one to use again, as all turns after it do.
+            settle(plan, counters)?;
+            entry.fill(plan.shape)?;
+            Ok(entry)
+        });
         entries.push(entry.map_err(|failure| failure.of(contestant.name))?);
     }
     for round in 0..plan.rounds {
@@ -122,9 +128,17 @@ fn wait_for_quiet(counters: &Counters) -> Background {
 }
 
 impl Entry {
-    /// Opens the store, empty, and fills it.
+    /// Opens the store, empty.
     fn new(contestant: Contestant, folder: PathBuf, shape: Shape) -> Result<Self, Failure> {
-        let store = (contestant.open)(&folder, shape)?;
+        let store = Some((contestant.open)(&folder, shape)?);
+        let (writers, rates) = (Writer::all(shape)?, Vec::new());
+        let cost = Reading { flushes: Some(0), ..Reading::default() };
+        Ok(Self { contestant, folder, store, writers, rates, cost, disturbed: 0 })
+    }
+
+    /// Writes the first value of every key, also over itself.
+    fn fill(&self, shape: Shape) -> Result<(), Failure> {
+        let store = self.store()?;
         let keys_per_write = (FILL_BYTES / shape.block_bytes).max(1) as u64;
         let mut values = Vec::new();
         for first in (0..shape.keys()).step_by(keys_per_write as usize) {
@@ -135,9 +149,7 @@ impl Entry {
             }
             store.fill(first, &values)?;
         }
-        let (writers, rates) = (Writer::all(shape)?, Vec::new());
-        let cost = Reading { flushes: Some(0), ..Reading::default() };
-        Ok(Self { contestant, folder, store: Some(store), writers, rates, cost, disturbed: 0 })
+        Ok(())
     }
 
     fn store(&self) -> Result<&dyn Store, Failure> {
