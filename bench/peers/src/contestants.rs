@@ -68,6 +68,7 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
     redb::ALONE,
     redb::GATHERED,
     bare::DIRECT,
+    bare::DSYNC,
     bare::CACHED,
 ];
 
