@@ -49,8 +49,13 @@ impl Machine {
             }
         }
         let counted = match counters.disk() {
-            Some(disk) => format!("at the disk {disk}, by everybody"),
-            None => "for this process by /proc/self/io: the disk has no counters".into(),
+            Some(disk) if counters.has_flushes() => {
+                format!("bytes and flushes are counted at the disk {disk}, by everybody")
+            }
+            Some(disk) => {
+                format!("bytes are counted at the disk {disk}, by everybody; it counts no flushes")
+            }
+            None => "bytes are this process's by /proc/self/io: the disk has no counters".into(),
         };
         Self {
             processors: format!("{cpus} x {model}"),
@@ -106,7 +111,8 @@ fn disk(counters: &Counters) -> Option<String> {
     let cache = text(queue.join("write_cache")).unwrap_or_else(|| "cache unknown".into());
     let scheduler = text(queue.join("scheduler")).and_then(|line| chosen(&line));
     let scheduler = scheduler.unwrap_or_else(|| "none".into());
-    Some(format!("{} ({cache}, scheduler {scheduler})", counters.disk()?))
+    let fua = text(queue.join("fua")).unwrap_or_else(|| "unknown".into());
+    Some(format!("{} ({cache}, fua {fua}, scheduler {scheduler})", counters.disk()?))
 }
 
 /// The choice in brackets: `mq-deadline [none]`.

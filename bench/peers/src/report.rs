@@ -93,7 +93,7 @@ impl Report {
         let mut text = self.machine.lines();
         text += &format!(
             "durable overwrites of {block} at random in {set} by {} writers: {} of {} s, each \
-             after {} s of warm-up\nbytes and flushes are counted {}\n\n",
+             after {} s of warm-up\n{}\n\n",
             self.writers,
             if self.rounds == 1 { "1 window".into() } else { format!("{} windows", self.rounds) },
             self.runtime_s,
