@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use dynamicfs::reactor::bell::Bell;
 
 use crate::contestants::{CONTESTANTS, Contestant};
 use crate::failure::Failure;
@@ -12,6 +13,9 @@ use crate::units;
 /// Writes that O_DIRECT takes on every disk.
 const BLOCK_UNIT: u64 = 4096;
 const BLOCK_MAX: u64 = 1 << 20;
+/// Each round of `dynamicfs-reactor` takes one of its reactor's bells, the engine some more.
+const ROUNDS_MAX: u32 = 60;
+const _: () = assert!(ROUNDS_MAX < Bell::PER_REACTOR);
 
 /// Durable random overwrites by many writers: dynamicfs, other engines and bare system calls, in
 /// alternation on one directory. What the rows are and how they are set: README.md beside.
@@ -111,6 +115,11 @@ impl TryFrom<Cli> for Plan {
         if cli.rounds == 0 {
             return Err(Failure::option("rounds", cli.rounds, "measures nothing"));
         }
+        if cli.rounds > ROUNDS_MAX {
+            let reason = "is over 60, as an engine gives its reactor's tasks a limited number of \
+                          bells, one for each round; use a longer --runtime";
+            return Err(Failure::option("rounds", cli.rounds, reason));
+        }
         Ok(Self {
             directory: cli.dir,
             shape: Shape { writers: cli.writers, block_bytes: cli.block as usize, set_bytes },
@@ -168,6 +177,7 @@ mod tests {
             (["--working-set", "128k"], "--working-set 131072"),
             (["--runtime", "0"], "--runtime 0"),
             (["--rounds", "0"], "--rounds 0"),
+            (["--rounds", "61"], "--rounds 61: is over 60"),
             (["--only", "sled"], "--only sled"),
         ] {
             let line = plan(&options).unwrap_err().line();

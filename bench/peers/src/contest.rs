@@ -5,15 +5,17 @@
 //! falls into another's window, a turn begins when the process has been quiet for a while.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
 
 use crate::args::{Plan, Shape};
 use crate::contestants::{Contestant, Store};
 use crate::counters::{Counters, Reading};
 use crate::directory::TemporaryDirectory;
 use crate::failure::Failure;
-use crate::writer::{Window, Writer, make_value};
+use crate::writer::{Window, Writer, latencies, make_value};
 
 /// Bytes of the writes that fill a store.
 const FILL_BYTES: usize = 1 << 20;
@@ -29,61 +31,89 @@ const QUIET_DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Entry {
     /// Who.
     pub(crate) contestant: Contestant,
-    folder: PathBuf,
     store: Option<Box<dyn Store>>,
-    /// With the latencies of all rounds.
-    pub(crate) writers: Vec<Writer>,
+    writers: Vec<Writer>,
+    /// Of all rounds.
+    pub(crate) latency: Histogram<u64>,
     /// Writes per second of each round.
     pub(crate) rates: Vec<f64>,
     /// Cost of all windows together.
     pub(crate) cost: Reading,
     /// Turns that began while somebody still worked in the background.
     pub(crate) disturbed: u32,
+    /// Why it took no further part.
+    pub(crate) failure: Option<Failure>,
 }
 
-/// Runs it: fills, measures, checks, and removes all files.
-///
-/// # Errors
-/// The first failure of a contestant, with its name.
-pub(crate) fn run(
+/// What a run has seen, also when it ended early.
+pub(crate) struct Contest {
+    /// In the order of the plan.
+    pub(crate) entries: Vec<Entry>,
+    /// Why it ended early: nobody's failure alone.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Runs it: fills, measures, checks, and removes all files. A contestant that fails takes no
+/// further part; the others go on.
+pub(crate) fn run(plan: &Plan, counters: &Counters, say: &mut dyn FnMut(&str)) -> Contest {
+    let mut entries = Vec::new();
+    let outcome = run_in_directory(plan, counters, &mut entries, say);
+    Contest { entries, failure: outcome.err() }
+}
+
+fn run_in_directory(
     plan: &Plan,
     counters: &Counters,
+    entries: &mut Vec<Entry>,
     say: &mut dyn FnMut(&str),
-) -> Result<Vec<Entry>, Failure> {
+) -> Result<(), Failure> {
     let needed = plan.contestants.iter().map(|one| (one.disk_bytes)(plan.shape)).sum();
     let home = TemporaryDirectory::new(&plan.directory, needed)?;
-    let mut entries = Vec::new();
     for contestant in &plan.contestants {
-        say(&format!("filling {}", contestant.name));
-        let folder = home.folder(contestant.name)?;
-        let entry = Entry::new(*contestant, folder, plan.shape).and_then(|entry| {
-            entry.fill(plan.shape)?;
-            // The second time finds logs of the first one to use again, as all turns after it do.
-            settle(plan, counters)?;
-            entry.fill(plan.shape)?;
-            Ok(entry)
-        });
-        entries.push(entry.map_err(|failure| failure.of(contestant.name))?);
+        entries.push(Entry::new(*contestant, plan.shape)?);
+    }
+    let outcome = measure(plan, counters, &home, entries, say);
+    // What is still open is closed before its files go.
+    entries.iter_mut().for_each(Entry::abandon);
+    outcome
+}
+
+fn measure(
+    plan: &Plan,
+    counters: &Counters,
+    home: &TemporaryDirectory,
+    entries: &mut [Entry],
+    say: &mut dyn FnMut(&str),
+) -> Result<(), Failure> {
+    for entry in &mut *entries {
+        say(&format!("filling {}", entry.contestant.name));
+        home.folder(entry.contestant.name)?;
+        entry.attempt(say, |entry| entry.open(home, plan.shape)?.fill(plan.shape));
+        // The second time finds logs of the first one to use again, as all turns after it do.
+        settle(plan, counters)?;
+        entry.attempt(say, |entry| entry.fill(plan.shape));
     }
     for round in 0..plan.rounds {
         for index in order(entries.len(), round, plan.rounds) {
             let entry = &mut entries[index];
-            let name = entry.contestant.name;
+            if entry.failure.is_some() {
+                continue;
+            }
             if settle(plan, counters)? == Background::Busy {
                 say("somebody still works in the background: the next window has that in it");
                 entry.disturbed += 1;
             }
-            let outcome = entry.turn(plan, counters);
-            let rate = outcome.map_err(|failure| failure.of(name))?;
-            say(&format!("round {} of {}: {name} {rate:.0}/s", round + 1, plan.rounds));
+            if let Some(rate) = entry.attempt(say, |entry| entry.turn(plan, counters)) {
+                let name = entry.contestant.name;
+                say(&format!("round {} of {}: {name} {rate:.0}/s", round + 1, plan.rounds));
+            }
         }
     }
-    for entry in &mut entries {
-        let name = entry.contestant.name;
-        say(&format!("closing {name}, opening and checking it"));
-        entry.end(plan.shape).map_err(|failure| failure.of(name))?;
+    for entry in entries.iter_mut().filter(|entry| entry.failure.is_none()) {
+        say(&format!("closing {}, opening and checking it", entry.contestant.name));
+        entry.attempt(say, |entry| entry.end(home, plan.shape));
     }
-    Ok(entries)
+    Ok(())
 }
 
 /// The order of a round: it begins elsewhere each time, and every other round goes the other way,
@@ -128,12 +158,50 @@ fn wait_for_quiet(counters: &Counters) -> Background {
 }
 
 impl Entry {
-    /// Opens the store, empty.
-    fn new(contestant: Contestant, folder: PathBuf, shape: Shape) -> Result<Self, Failure> {
-        let store = Some((contestant.open)(&folder, shape)?);
-        let (writers, rates) = (Writer::all(shape)?, Vec::new());
-        let cost = Reading { flushes: Some(0), ..Reading::default() };
-        Ok(Self { contestant, folder, store, writers, rates, cost, disturbed: 0 })
+    fn new(contestant: Contestant, shape: Shape) -> Result<Self, Failure> {
+        Ok(Self {
+            contestant,
+            store: None,
+            writers: Writer::all(shape),
+            latency: latencies()?,
+            rates: Vec::new(),
+            cost: Reading { flushes: Some(0), ..Reading::default() },
+            disturbed: 0,
+            failure: None,
+        })
+    }
+
+    /// Does a step, unless an earlier one failed. A failure, also a panic, ends its part.
+    fn attempt<T>(
+        &mut self,
+        say: &mut dyn FnMut(&str),
+        step: impl FnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Option<T> {
+        if self.failure.is_some() {
+            return None;
+        }
+        // Nobody looks at what the step has left: only figures of earlier turns are used.
+        let outcome = catch_unwind(AssertUnwindSafe(|| step(self)));
+        let outcome = outcome.unwrap_or_else(|_| Err(Failure::store("its part", "it panicked")));
+        let told = |failure: Failure| {
+            let failure = failure.of(self.contestant.name);
+            say(&format!("{}; it takes no further part", failure.line()));
+            self.failure = Some(failure);
+            self.abandon();
+        };
+        outcome.map_err(told).ok()
+    }
+
+    /// Drops the store as it is. One that failed may panic at that, too.
+    fn abandon(&mut self) {
+        let store = self.store.take();
+        drop(catch_unwind(AssertUnwindSafe(|| drop(store))));
+    }
+
+    fn open(&mut self, home: &TemporaryDirectory, shape: Shape) -> Result<&mut Self, Failure> {
+        let folder = home.path().join(self.contestant.name);
+        self.store = Some((self.contestant.open)(&folder, shape)?);
+        Ok(self)
     }
 
     /// Writes the first value of every key, also over itself.
@@ -160,9 +228,8 @@ impl Entry {
     /// Warms up, measures, checks; the rate.
     fn turn(&mut self, plan: &Plan, counters: &Counters) -> Result<f64, Failure> {
         let mut writers = std::mem::take(&mut self.writers);
-        let ended_before = ended(&writers);
         let window = Window::after(plan.warmup, plan.runtime);
-        writers.iter_mut().for_each(|writer| writer.enter(window));
+        writers.iter_mut().try_for_each(|writer| writer.enter(window))?;
         let store = self.store()?;
         let (writers, cost) = std::thread::scope(|scope| {
             let running = scope.spawn(|| store.run(writers));
@@ -176,7 +243,12 @@ impl Entry {
         })?;
         self.writers = writers;
         self.cost = self.cost.and(cost);
-        let rate = (ended(&self.writers) - ended_before) as f64 / plan.runtime.as_secs_f64();
+        let ended_before = self.latency.len();
+        for latency in self.writers.iter_mut().filter_map(Writer::leave) {
+            let added = self.latency.add(latency);
+            added.map_err(|error| Failure::store("a histogram", error))?;
+        }
+        let rate = (self.latency.len() - ended_before) as f64 / plan.runtime.as_secs_f64();
         self.rates.push(rate);
         self.check()?;
         Ok(rate)
@@ -194,21 +266,15 @@ impl Entry {
     }
 
     /// Closes the store, and checks it again as it is opened from its files.
-    fn end(&mut self, shape: Shape) -> Result<(), Failure> {
+    fn end(&mut self, home: &TemporaryDirectory, shape: Shape) -> Result<(), Failure> {
         self.close()?;
-        self.store = Some((self.contestant.open)(&self.folder, shape)?);
-        self.check()?;
+        self.open(home, shape)?.check()?;
         self.close()
     }
 
     fn close(&mut self) -> Result<(), Failure> {
         self.store.take().map_or(Ok(()), Store::close)
     }
-}
-
-/// Writes that ended in windows.
-pub(crate) fn ended(writers: &[Writer]) -> u64 {
-    writers.iter().map(|writer| writer.latency().len()).sum()
 }
 
 #[cfg(test)]

@@ -55,14 +55,18 @@ impl TemporaryDirectory {
         Ok(made)
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Makes a directory in it.
     ///
     /// # Errors
     /// What the file system says.
-    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, Failure> {
-        let path = self.0.join(name);
-        fs::create_dir(&path).map_err(|error| Failure::store("its directory", error))?;
-        Ok(path)
+    pub(crate) fn folder(&self, name: &str) -> Result<(), Failure> {
+        let made = fs::create_dir(self.0.join(name));
+        made.map_err(|error| Failure::store("its directory", error))
     }
 }
 
@@ -118,7 +122,8 @@ mod tests {
     fn what_was_made_is_removed() {
         let made = TemporaryDirectory::new(&std::env::temp_dir(), 0).unwrap();
         let path = made.0.clone();
-        fs::write(made.folder("one").unwrap().join("file"), "content").unwrap();
+        made.folder("one").unwrap();
+        fs::write(made.path().join("one/file"), "content").unwrap();
         drop(made);
         assert!(!path.exists());
     }

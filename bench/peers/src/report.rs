@@ -1,10 +1,9 @@
 //! The table, and the same figures as JSON.
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::args::Plan;
-use crate::contest::{Entry, ended};
+use crate::contest::{Contest, Entry};
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::units::{show_count, show_size};
@@ -17,12 +16,12 @@ const REFERENCE: &str = "dynamicfs-threads";
 pub(crate) struct Row {
     /// Who.
     pub(crate) name: &'static str,
-    /// Writes per second: median of the rounds.
-    pub(crate) rate: f64,
+    /// Writes per second: median of the rounds; none where no round was measured.
+    pub(crate) rate: Option<f64>,
     /// The slowest and the fastest round.
-    pub(crate) rate_min: f64,
+    pub(crate) rate_min: Option<f64>,
     /// See above.
-    pub(crate) rate_max: f64,
+    pub(crate) rate_max: Option<f64>,
     /// Writes per second of each round.
     pub(crate) rates: Vec<f64>,
     /// The median beside that of dynamicfs by threads, where that took part.
@@ -43,6 +42,8 @@ pub(crate) struct Row {
     pub cpu_s_per_1000: f64,
     /// Rounds that began while somebody still worked in the background.
     pub(crate) disturbed_rounds: u32,
+    /// Why it took no further part; then its figures are those of the rounds before.
+    pub(crate) failure: Option<String>,
 }
 
 /// What is told of a run.
@@ -64,18 +65,17 @@ pub(crate) struct Report {
     pub(crate) rounds: u32,
     /// One for each contestant.
     pub(crate) rows: Vec<Row>,
+    /// Why the run ended early.
+    pub(crate) failure: Option<String>,
 }
 
 impl Report {
-    /// Of a run that has ended.
-    ///
-    /// # Errors
-    /// Histograms of different bounds, which there are none of.
-    pub(crate) fn new(plan: &Plan, machine: Machine, entries: &[Entry]) -> Result<Self, Failure> {
+    /// Of a run that has ended, also early.
+    pub(crate) fn new(plan: &Plan, machine: Machine, contest: &Contest) -> Self {
         let row = |entry: &Entry| Row::new(entry, plan.shape.block_bytes);
-        let mut rows = entries.iter().map(row).collect::<Result<Vec<Row>, Failure>>()?;
+        let mut rows: Vec<Row> = contest.entries.iter().map(row).collect();
         compare(&mut rows);
-        Ok(Self {
+        Self {
             machine,
             writers: plan.shape.writers,
             block_bytes: plan.shape.block_bytes,
@@ -84,7 +84,8 @@ impl Report {
             warmup_s: plan.warmup.as_secs_f64(),
             rounds: plan.rounds,
             rows,
-        })
+            failure: contest.failure.as_ref().map(Failure::line),
+        }
     }
 
     /// As text.
@@ -103,11 +104,8 @@ impl Report {
         let mut lines = vec![HEADS.map(String::from)];
         lines.extend(self.rows.iter().map(Row::cells));
         text += &aligned(&lines);
-        for row in self.rows.iter().filter(|row| row.disturbed_rounds > 0) {
-            text += &format!(
-                "{DISTURBED} {}: somebody still worked in the background before {} of {} windows\n",
-                row.name, row.disturbed_rounds, self.rounds
-            );
+        for row in &self.rows {
+            text += &row.notes(self.rounds);
         }
         text
     }
@@ -115,6 +113,8 @@ impl Report {
 
 /// Behind the name of a row whose windows may have somebody else's work in them.
 const DISTURBED: &str = "*";
+/// Behind the name of a row that failed.
+const FAILED: &str = "!";
 
 const HEADS: [&str; 10] = [
     "",
@@ -130,22 +130,16 @@ const HEADS: [&str; 10] = [
 ];
 
 impl Row {
-    fn new(entry: &Entry, block_bytes: usize) -> Result<Self, Failure> {
-        let mut writers = entry.writers.iter();
-        let first = writers.next().ok_or_else(|| Failure::store("a report", "has no writers"))?;
-        let mut latency: Histogram<u64> = first.latency().clone();
-        for writer in writers {
-            let added = latency.add(writer.latency());
-            added.map_err(|error| Failure::store("a histogram", error))?;
-        }
+    fn new(entry: &Entry, block_bytes: usize) -> Self {
+        let latency = &entry.latency;
         let us = |ns: u64| ns as f64 / 1_000.0;
-        let writes = ended(&entry.writers).max(1) as f64;
+        let writes = latency.len().max(1) as f64;
         let bytes = writes * block_bytes as f64;
-        Ok(Self {
+        Self {
             name: entry.contestant.name,
             rate: median(&entry.rates),
-            rate_min: entry.rates.iter().copied().fold(f64::INFINITY, f64::min),
-            rate_max: entry.rates.iter().copied().fold(0.0, f64::max),
+            rate_min: entry.rates.iter().copied().reduce(f64::min),
+            rate_max: entry.rates.iter().copied().reduce(f64::max),
             rates: entry.rates.clone(),
             ratio: None,
             latency_us_p50: us(latency.value_at_quantile(0.5)),
@@ -156,15 +150,41 @@ impl Row {
             flushes_per_1000: entry.cost.flushes.map(|count| count as f64 * 1_000.0 / writes),
             cpu_s_per_1000: entry.cost.cpu_ns as f64 / 1e6 / writes,
             disturbed_rounds: entry.disturbed,
-        })
+            failure: entry.failure.as_ref().map(Failure::line),
+        }
+    }
+
+    /// The name, with a mark for each note.
+    fn marked_name(&self) -> String {
+        let disturbed = if self.disturbed_rounds > 0 { DISTURBED } else { "" };
+        let failed = if self.failure.is_some() { FAILED } else { "" };
+        format!("{}{disturbed}{failed}", self.name)
+    }
+
+    /// The lines below the table that explain the marks.
+    fn notes(&self, rounds: u32) -> String {
+        let (name, mut text) = (self.name, String::new());
+        if self.disturbed_rounds > 0 {
+            text += &format!(
+                "{DISTURBED} {name}: somebody still worked in the background before {} of {rounds} \
+                 windows\n",
+                self.disturbed_rounds
+            );
+        }
+        if self.failure.is_some() {
+            let measured = self.rates.len();
+            text += &format!("{FAILED} {name}: failed, after {measured} of {rounds} windows\n");
+        }
+        text
     }
 
     fn cells(&self) -> [String; 10] {
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+        let range = self.rate_min.zip(self.rate_max);
         [
-            format!("{}{}", self.name, if self.disturbed_rounds > 0 { DISTURBED } else { "" }),
-            show_count(self.rate),
-            format!("{}..{}", show_count(self.rate_min), show_count(self.rate_max)),
+            self.marked_name(),
+            or_dash(self.rate.map(show_count)),
+            or_dash(range.map(|(min, max)| format!("{}..{}", show_count(min), show_count(max)))),
             or_dash(self.ratio.map(|ratio| format!("{ratio:.2}"))),
             show_count(self.latency_us_p50),
             show_count(self.latency_us_p99),
@@ -178,19 +198,19 @@ impl Row {
 
 /// Fills in the ratios.
 fn compare(rows: &mut [Row]) {
-    let reference = rows.iter().find(|row| row.name == REFERENCE).map(|row| row.rate);
+    let reference = rows.iter().find(|row| row.name == REFERENCE).and_then(|row| row.rate);
     let Some(reference) = reference.filter(|rate| *rate > 0.0) else { return };
-    rows.iter_mut().for_each(|row| row.ratio = Some(row.rate / reference));
+    rows.iter_mut().for_each(|row| row.ratio = row.rate.map(|rate| rate / reference));
 }
 
-/// The middle one, or the mean of the two in the middle; zero of nothing.
-fn median(values: &[f64]) -> f64 {
+/// The middle one, or the mean of the two in the middle.
+fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.as_slice() {
-        [] => 0.0,
-        odd if odd.len() % 2 == 1 => odd[odd.len() / 2],
-        even => (even[even.len() / 2 - 1] + even[even.len() / 2]) / 2.0,
+        [] => None,
+        odd if odd.len() % 2 == 1 => Some(odd[odd.len() / 2]),
+        even => Some(f64::midpoint(even[even.len() / 2 - 1], even[even.len() / 2])),
     }
 }
 
@@ -218,9 +238,9 @@ mod tests {
     fn row(name: &'static str, rate: f64) -> Row {
         Row {
             name,
-            rate,
-            rate_min: rate,
-            rate_max: rate,
+            rate: Some(rate),
+            rate_min: Some(rate),
+            rate_max: Some(rate),
             rates: vec![rate],
             ratio: None,
             latency_us_p50: 1.0,
@@ -231,17 +251,18 @@ mod tests {
             flushes_per_1000: None,
             cpu_s_per_1000: 0.01,
             disturbed_rounds: 0,
+            failure: None,
         }
     }
 
     #[test]
     fn a_median_is_in_the_middle() {
         for (values, middle) in [
-            (&[][..], 0.0),
-            (&[3.0], 3.0),
-            (&[5.0, 1.0], 3.0),
-            (&[9.0, 1.0, 2.0], 2.0),
-            (&[1.0, 100.0, 3.0, 2.0], 2.5),
+            (&[][..], None),
+            (&[3.0], Some(3.0)),
+            (&[5.0, 1.0], Some(3.0)),
+            (&[9.0, 1.0, 2.0], Some(2.0)),
+            (&[1.0, 100.0, 3.0, 2.0], Some(2.5)),
         ] {
             assert_eq!(median(values), middle, "{values:?}");
         }
@@ -263,7 +284,17 @@ mod tests {
         assert_eq!(aligned(&lines), "           writes\ndynamicfs      12\n");
         let cells = row("redb", 1234.0).cells();
         assert_eq!((cells[1].as_str(), cells[3].as_str()), ("1,234", "-"));
-        let disturbed = Row { disturbed_rounds: 1, ..row("redb", 1234.0) };
-        assert_eq!((cells[0].as_str(), disturbed.cells()[0].as_str()), ("redb", "redb*"));
+    }
+
+    #[test]
+    fn marks_are_explained() {
+        let clean = row("redb", 1.0);
+        assert_eq!((clean.marked_name(), clean.notes(3)), ("redb".into(), String::new()));
+        let failure = Some("redb: a write: disk full".into());
+        let marked = Row { disturbed_rounds: 1, failure, ..clean };
+        assert_eq!(marked.marked_name(), "redb*!");
+        let notes = "* redb: somebody still worked in the background before 1 of 3 windows\n\
+                     ! redb: failed, after 1 of 3 windows\n";
+        assert_eq!(marked.notes(3), notes);
     }
 }

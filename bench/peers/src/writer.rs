@@ -15,6 +15,7 @@ use crate::failure::Failure;
 const ALIGNMENT: usize = 4096;
 /// A longer write counts as this long.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
+const LATENCY_DIGITS: u8 = 3;
 /// Bytes of a key and a sequence number.
 const STAMP: usize = 16;
 
@@ -132,24 +133,28 @@ pub(crate) struct Writer {
     window: Window,
     /// The write under way: which of the own keys, since when.
     under_way: Option<(usize, Instant)>,
-    /// Of the writes that ended in a window, nanoseconds.
-    latency: Histogram<u64>,
+    /// Of the writes that ended in this turn's window, nanoseconds; none between turns.
+    latency: Option<Histogram<u64>>,
+}
+
+/// For latencies in nanoseconds, to three digits.
+///
+/// # Errors
+/// Never with the bounds that stand here: a histogram refuses others.
+pub(crate) fn latencies() -> Result<Histogram<u64>, Failure> {
+    let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, LATENCY_DIGITS);
+    histogram.map_err(|error| Failure::store("a histogram", error))
 }
 
 impl Writer {
     /// All writers of a run, before their first turn.
-    ///
-    /// # Errors
-    /// Never with the bounds that stand here: a histogram refuses others.
-    pub(crate) fn all(shape: Shape) -> Result<Vec<Self>, Failure> {
+    pub(crate) fn all(shape: Shape) -> Vec<Self> {
         let writers = u64::from(shape.writers);
         let one = |number: u64| {
             let mut value = Aligned::new(shape.block_bytes);
             make_value(value.bytes_mut(), 0, 0);
-            let latency = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
-                .map_err(|error| Failure::store("a histogram", error))?;
             let now = Instant::now();
-            Ok(Self {
+            Self {
                 number,
                 writers,
                 random: SplitMix(number << 32),
@@ -157,15 +162,25 @@ impl Writer {
                 value,
                 window: Window { from: now, until: now },
                 under_way: None,
-                latency,
-            })
+                latency: None,
+            }
         };
         (0..writers).map(one).collect()
     }
 
     /// Before a turn.
-    pub(crate) fn enter(&mut self, window: Window) {
+    ///
+    /// # Errors
+    /// Those of [`latencies`].
+    pub(crate) fn enter(&mut self, window: Window) -> Result<(), Failure> {
         self.window = window;
+        self.latency = Some(latencies()?);
+        Ok(())
+    }
+
+    /// After a turn: the latencies of its window.
+    pub(crate) fn leave(&mut self) -> Option<Histogram<u64>> {
+        self.latency.take()
     }
 
     /// The key to overwrite next, with [`Self::value`]; none when the window is over.
@@ -193,15 +208,12 @@ impl Writer {
         };
         self.sequences[slot] += 1;
         let now = Instant::now();
-        if (self.window.from..self.window.until).contains(&now) {
+        if (self.window.from..self.window.until).contains(&now)
+            && let Some(latency) = &mut self.latency
+        {
             let took = now.duration_since(since).as_nanos();
-            self.latency.saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
+            latency.saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
         }
-    }
-
-    /// Latencies of all windows so far.
-    pub(crate) fn latency(&self) -> &Histogram<u64> {
-        &self.latency
     }
 
     /// Holds `count` of its keys, at random, against what `read` finds of them.
@@ -236,7 +248,7 @@ mod tests {
 
     #[test]
     fn every_key_has_one_writer() {
-        let writers = Writer::all(SHAPE).unwrap();
+        let writers = Writer::all(SHAPE);
         let mut keys: Vec<u64> = writers
             .iter()
             .flat_map(|writer| (0..writer.sequences.len()).map(|slot| writer.key(slot)))
@@ -254,14 +266,14 @@ mod tests {
                 value
             })
             .collect();
-        let mut writer = Writer::all(SHAPE).unwrap().remove(1);
-        writer.enter(Window::after(Duration::ZERO, Duration::from_secs(100)));
+        let mut writer = Writer::all(SHAPE).remove(1);
+        writer.enter(Window::after(Duration::ZERO, Duration::from_secs(100))).unwrap();
         for _ in 0..50 {
             let key = writer.begin().unwrap();
             store[key as usize] = writer.value().to_vec();
             writer.acknowledge();
         }
-        assert_eq!(writer.latency().len(), 50);
+        assert_eq!(writer.leave().unwrap().len(), 50);
         let store = RefCell::new(store);
         let read = |key: u64| Ok(store.borrow()[key as usize].clone());
         writer.check(100, &read).unwrap();
@@ -277,12 +289,12 @@ mod tests {
 
     #[test]
     fn nothing_begins_after_the_window_or_counts_before_it() {
-        let mut writer = Writer::all(SHAPE).unwrap().remove(0);
+        let mut writer = Writer::all(SHAPE).remove(0);
         assert_eq!(writer.begin(), None);
-        writer.enter(Window::after(Duration::from_secs(100), Duration::from_secs(1)));
+        writer.enter(Window::after(Duration::from_secs(100), Duration::from_secs(1))).unwrap();
         assert!(writer.begin().is_some());
         writer.acknowledge();
-        assert!(writer.latency().is_empty());
+        assert!(writer.leave().unwrap().is_empty());
     }
 
     #[test]
