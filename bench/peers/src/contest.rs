@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use crate::args::{Plan, Shape};
 use crate::contestants::{Contestant, Store};
 use crate::counters::{Counters, Reading};
-use crate::directory::TemporaryDirectory;
+use crate::directory::{TemporaryDirectory, await_signal};
 use crate::failure::Failure;
 use crate::writer::{Window, Writer, latencies, make_value};
 
@@ -184,6 +184,7 @@ impl Entry {
         let outcome = catch_unwind(AssertUnwindSafe(|| step(self)));
         let outcome = outcome.unwrap_or_else(|_| Err(Failure::store("its part", "it panicked")));
         let told = |failure: Failure| {
+            await_signal();
             let failure = failure.of(self.contestant.name);
             say(&format!("{}; it takes no further part", failure.line()));
             self.failure = Some(failure);

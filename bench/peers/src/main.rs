@@ -3,7 +3,7 @@
 //!
 //! The table goes to standard output, what is being done to standard error. Exit code 1 is a
 //! failure, told in one line after the table of what was measured; the files are removed all the
-//! same.
+//! same, also before a signal ends it.
 
 mod args;
 mod contest;
@@ -52,6 +52,7 @@ fn execute(plan: &Plan) -> Vec<Failure> {
     };
     let counters = Counters::of(&plan.directory);
     let contest = contest::run(plan, &counters, &mut say);
+    directory::await_signal();
     let machine = Machine::read(&plan.directory, &counters, &plan.contestants);
     let report = Report::new(plan, machine, &contest);
     let mut failures: Vec<Failure> =
