@@ -214,7 +214,7 @@ impl Entry {
             let keys = first..shape.keys().min(first + keys_per_write);
             values.resize((keys.end - keys.start) as usize * shape.block_bytes, 0);
             for (key, value) in keys.zip(values.chunks_mut(shape.block_bytes)) {
-                make_value(value, key, 0);
+                make_value(value, shape, key, 0);
             }
             store.fill(first, &values)?;
         }

@@ -1,9 +1,11 @@
 //! A writer: which key it overwrites next, with which bytes, and what it has seen acknowledged.
 //!
 //! Keys are dealt to the writers in turn, so no two writers overwrite the same one: the value that
-//! was acknowledged last is known of every key. A value begins and ends with its key and its
-//! sequence number, and what is between them does not compress.
+//! was acknowledged last is known of every key. A value has its key and its sequence number at the
+//! start of each sector and at its end; what is between them does not compress, and each writer has
+//! another. So a value that is put together from two is seen, whichever two they are.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -18,6 +20,10 @@ const LATENCY_NS_MAX: u64 = 600_000_000_000;
 const LATENCY_DIGITS: u8 = 3;
 /// Bytes of a key and a sequence number.
 const STAMP: usize = 16;
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+/// Keys of a turn that a writer keeps for the check after it: the last ones.
+const RECENT_MAX: usize = 1024;
 
 /// When a turn's writes count.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +87,9 @@ impl SplitMix {
     }
 }
 
-/// Makes a value of a key: the same for all but its stamps.
-pub(crate) fn make_value(value: &mut [u8], key: u64, sequence: u64) {
-    let mut noise = SplitMix(7);
+/// Makes a value of a key, with the noise of the writer whose key it is.
+pub(crate) fn make_value(value: &mut [u8], shape: Shape, key: u64, sequence: u64) {
+    let mut noise = SplitMix(key % u64::from(shape.writers));
     for chunk in value.chunks_mut(8) {
         chunk.copy_from_slice(&noise.draw().to_le_bytes()[..chunk.len()]);
     }
@@ -94,8 +100,10 @@ fn stamp(value: &mut [u8], key: u64, sequence: u64) {
     let mut bytes = [0; STAMP];
     bytes[..8].copy_from_slice(&key.to_le_bytes());
     bytes[8..].copy_from_slice(&sequence.to_le_bytes());
+    for sector in value.chunks_mut(SECTOR) {
+        sector[..STAMP].copy_from_slice(&bytes);
+    }
     let end = value.len() - STAMP;
-    value[..STAMP].copy_from_slice(&bytes);
     value[end..].copy_from_slice(&bytes);
 }
 
@@ -129,6 +137,8 @@ pub(crate) struct Writer {
     random: SplitMix,
     /// Of each own key, the last write that was acknowledged. What filled the store is write 0.
     sequences: Vec<u64>,
+    /// Which of them were overwritten last in this turn, at most [`RECENT_MAX`].
+    recent: VecDeque<usize>,
     value: Aligned,
     window: Window,
     /// The write under way: which of the own keys, since when.
@@ -152,13 +162,14 @@ impl Writer {
         let writers = u64::from(shape.writers);
         let one = |number: u64| {
             let mut value = Aligned::new(shape.block_bytes);
-            make_value(value.bytes_mut(), 0, 0);
+            make_value(value.bytes_mut(), shape, number, 0);
             let now = Instant::now();
             Self {
                 number,
                 writers,
                 random: SplitMix(number << 32),
                 sequences: vec![0; (shape.keys() - number).div_ceil(writers) as usize],
+                recent: VecDeque::with_capacity(RECENT_MAX),
                 value,
                 window: Window { from: now, until: now },
                 under_way: None,
@@ -174,6 +185,7 @@ impl Writer {
     /// Those of [`latencies`].
     pub(crate) fn enter(&mut self, window: Window) -> Result<(), Failure> {
         self.window = window;
+        self.recent.clear();
         self.latency = Some(latencies()?);
         Ok(())
     }
@@ -207,6 +219,10 @@ impl Writer {
             unreachable!("a store acknowledges a write that has begun, once")
         };
         self.sequences[slot] += 1;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(slot);
         let now = Instant::now();
         if (self.window.from..self.window.until).contains(&now)
             && let Some(latency) = &mut self.latency
@@ -216,7 +232,8 @@ impl Writer {
         }
     }
 
-    /// Holds `count` of its keys, at random, against what `read` finds of them.
+    /// Holds `count` of its keys against what `read` finds of them: first those that were
+    /// overwritten last in this turn, up to half of all, then any at random.
     ///
     /// # Errors
     /// What `read` says, and a value that is not the one that was acknowledged last.
@@ -225,13 +242,27 @@ impl Writer {
         count: usize,
         read: &dyn Fn(u64) -> Result<Vec<u8>, Failure>,
     ) -> Result<(), Failure> {
-        for _ in 0..count {
+        let recent: Vec<usize> =
+            self.recent.iter().rev().take(count.div_ceil(2)).copied().collect();
+        let others = count - recent.len();
+        for slot in recent {
+            self.check_slot(slot, read)?;
+        }
+        for _ in 0..others {
             let slot = self.random.below(self.sequences.len() as u64) as usize;
-            let (key, sequence) = (self.key(slot), self.sequences[slot]);
-            stamp(self.value.bytes_mut(), key, sequence);
-            check_value(&read(key)?, self.value.bytes(), key, sequence)?;
+            self.check_slot(slot, read)?;
         }
         Ok(())
+    }
+
+    fn check_slot(
+        &mut self,
+        slot: usize,
+        read: &dyn Fn(u64) -> Result<Vec<u8>, Failure>,
+    ) -> Result<(), Failure> {
+        let (key, sequence) = (self.key(slot), self.sequences[slot]);
+        stamp(self.value.bytes_mut(), key, sequence);
+        check_value(&read(key)?, self.value.bytes(), key, sequence)
     }
 
     fn key(&self, slot: usize) -> u64 {
@@ -262,7 +293,7 @@ mod tests {
         let mut store: Vec<Vec<u8>> = (0..10)
             .map(|key| {
                 let mut value = vec![0; 4096];
-                make_value(&mut value, key, 0);
+                make_value(&mut value, SHAPE, key, 0);
                 value
             })
             .collect();
@@ -285,6 +316,49 @@ mod tests {
         let nothing = |_| Ok(Vec::new());
         let line = writer.check(1, &nothing).unwrap_err().line();
         assert!(line.contains("reads back as 0 bytes, instead of 4096"), "{line}");
+    }
+
+    #[test]
+    fn the_keys_of_the_turn_are_checked_first() {
+        let shape = Shape { writers: 1, set_bytes: 1000 * 4096, ..SHAPE };
+        let mut writer = Writer::all(shape).remove(0);
+        writer.enter(Window::after(Duration::ZERO, Duration::from_secs(100))).unwrap();
+        let written: Vec<u64> = (0..5)
+            .map(|_| {
+                let key = writer.begin().unwrap();
+                writer.acknowledge();
+                key
+            })
+            .collect();
+        let read = RefCell::new(Vec::new());
+        let nothing = |key| {
+            read.borrow_mut().push(key);
+            Ok(Vec::new())
+        };
+        assert!(writer.check(8, &nothing).is_err());
+        assert_eq!(*read.borrow(), [written[4]]);
+        writer.enter(writer.window).unwrap();
+        assert!(writer.recent.is_empty());
+    }
+
+    #[test]
+    fn a_value_put_together_from_two_is_seen() {
+        let value = |key, sequence| {
+            let mut value = vec![0; 4096];
+            make_value(&mut value, SHAPE, key, sequence);
+            value
+        };
+        let whole = value(1, 2);
+        check_value(&whole, &whole, 1, 2).unwrap();
+        // Another writer's key, another key of the same writer, an older write of the same key.
+        for other in [value(2, 2), value(4, 2), value(1, 1)] {
+            for sector in 0..SHAPE.block_bytes / SECTOR {
+                let mut mixed = whole.clone();
+                let bytes = sector * SECTOR..(sector + 1) * SECTOR;
+                mixed[bytes.clone()].copy_from_slice(&other[bytes]);
+                assert!(check_value(&mixed, &whole, 1, 2).is_err(), "sector {sector}");
+            }
+        }
     }
 
     #[test]
