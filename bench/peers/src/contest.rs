@@ -33,7 +33,9 @@ pub(crate) struct Entry {
     pub(crate) contestant: Contestant,
     store: Option<Box<dyn Store>>,
     writers: Vec<Writer>,
-    /// Of all rounds.
+    /// Writes that ended in its windows.
+    pub(crate) ended: u64,
+    /// Of the writes that began in them, nanoseconds.
     pub(crate) latency: Histogram<u64>,
     /// Writes per second of each round.
     pub(crate) rates: Vec<f64>,
@@ -163,6 +165,7 @@ impl Entry {
             contestant,
             store: None,
             writers: Writer::all(shape),
+            ended: 0,
             latency: latencies()?,
             rates: Vec::new(),
             cost: Reading { flushes: Some(0), ..Reading::default() },
@@ -244,12 +247,14 @@ impl Entry {
         })?;
         self.writers = writers;
         self.cost = self.cost.and(cost);
-        let ended_before = self.latency.len();
-        for latency in self.writers.iter_mut().filter_map(Writer::leave) {
-            let added = self.latency.add(latency);
+        let mut ended = 0;
+        for seen in self.writers.iter_mut().filter_map(Writer::leave) {
+            let added = self.latency.add(seen.latency);
             added.map_err(|error| Failure::store("a histogram", error))?;
+            ended += seen.ended;
         }
-        let rate = (self.latency.len() - ended_before) as f64 / plan.runtime.as_secs_f64();
+        self.ended += ended;
+        let rate = ended as f64 / plan.runtime.as_secs_f64();
         self.rates.push(rate);
         self.check()?;
         Ok(rate)

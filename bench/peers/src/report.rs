@@ -10,6 +10,8 @@ use crate::units::{show_count, show_size};
 
 /// The first row of the table of contestants: the others are compared with it.
 const REFERENCE: &str = "dynamicfs-threads";
+const NS_PER_US: f64 = 1e3;
+const NS_PER_S: f64 = 1e9;
 
 /// What is told of one contestant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,20 +28,20 @@ pub(crate) struct Row {
     pub(crate) rates: Vec<f64>,
     /// The median beside that of dynamicfs by threads, where that took part.
     pub(crate) ratio: Option<f64>,
-    /// Of one write, all rounds together, microseconds.
-    pub latency_us_p50: f64,
+    /// Of one write that began in a window, all rounds together, microseconds.
+    pub latency_us_p50: Option<f64>,
     /// See above.
-    pub latency_us_p99: f64,
+    pub latency_us_p99: Option<f64>,
     /// See above.
-    pub(crate) latency_us_max: f64,
-    /// Bytes that reached the disk for each byte that the writers wrote.
-    pub(crate) bytes_per_byte: f64,
+    pub(crate) latency_us_max: Option<f64>,
+    /// Bytes that reached the disk for each byte of the writes that ended.
+    pub(crate) bytes_per_byte: Option<f64>,
     /// Bytes that the process gave to the kernel for each such byte.
-    pub(crate) process_bytes_per_byte: f64,
+    pub(crate) process_bytes_per_byte: Option<f64>,
     /// Flushes of the disk for 1,000 writes.
     pub flushes_per_1000: Option<f64>,
     /// Processor seconds of the process for 1,000 writes.
-    pub cpu_s_per_1000: f64,
+    pub cpu_s_per_1000: Option<f64>,
     /// Rounds that began while somebody still worked in the background.
     pub(crate) disturbed_rounds: u32,
     /// Why it took no further part; then its figures are those of the rounds before.
@@ -132,9 +134,10 @@ const HEADS: [&str; 10] = [
 impl Row {
     fn new(entry: &Entry, block_bytes: usize) -> Self {
         let latency = &entry.latency;
-        let us = |ns: u64| ns as f64 / 1_000.0;
-        let writes = latency.len().max(1) as f64;
-        let bytes = writes * block_bytes as f64;
+        let us = |ns: u64| (!latency.is_empty()).then_some(ns as f64 / NS_PER_US);
+        let writes = entry.ended as f64;
+        let for_each = |cost: u64, of: f64| (entry.ended > 0).then_some(cost as f64 / of);
+        let (bytes, thousands) = (writes * block_bytes as f64, writes / 1_000.0);
         Self {
             name: entry.contestant.name,
             rate: median(&entry.rates),
@@ -145,10 +148,10 @@ impl Row {
             latency_us_p50: us(latency.value_at_quantile(0.5)),
             latency_us_p99: us(latency.value_at_quantile(0.99)),
             latency_us_max: us(latency.max()),
-            bytes_per_byte: entry.cost.written_bytes as f64 / bytes,
-            process_bytes_per_byte: entry.cost.process_bytes as f64 / bytes,
-            flushes_per_1000: entry.cost.flushes.map(|count| count as f64 * 1_000.0 / writes),
-            cpu_s_per_1000: entry.cost.cpu_ns as f64 / 1e6 / writes,
+            bytes_per_byte: for_each(entry.cost.written_bytes, bytes),
+            process_bytes_per_byte: for_each(entry.cost.process_bytes, bytes),
+            flushes_per_1000: entry.cost.flushes.and_then(|count| for_each(count, thousands)),
+            cpu_s_per_1000: for_each(entry.cost.cpu_ns, thousands * NS_PER_S),
             disturbed_rounds: entry.disturbed,
             failure: entry.failure.as_ref().map(Failure::line),
         }
@@ -186,12 +189,12 @@ impl Row {
             or_dash(self.rate.map(show_count)),
             or_dash(range.map(|(min, max)| format!("{}..{}", show_count(min), show_count(max)))),
             or_dash(self.ratio.map(|ratio| format!("{ratio:.2}"))),
-            show_count(self.latency_us_p50),
-            show_count(self.latency_us_p99),
-            show_count(self.latency_us_max),
-            format!("{:.2}", self.bytes_per_byte),
+            or_dash(self.latency_us_p50.map(show_count)),
+            or_dash(self.latency_us_p99.map(show_count)),
+            or_dash(self.latency_us_max.map(show_count)),
+            or_dash(self.bytes_per_byte.map(|bytes| format!("{bytes:.2}"))),
             or_dash(self.flushes_per_1000.map(|count| format!("{count:.1}"))),
-            format!("{:.4}", self.cpu_s_per_1000),
+            or_dash(self.cpu_s_per_1000.map(|seconds| format!("{seconds:.4}"))),
         ]
     }
 }
@@ -243,13 +246,13 @@ mod tests {
             rate_max: Some(rate),
             rates: vec![rate],
             ratio: None,
-            latency_us_p50: 1.0,
-            latency_us_p99: 2.0,
-            latency_us_max: 3_000.0,
-            bytes_per_byte: 1.5,
-            process_bytes_per_byte: 1.0,
+            latency_us_p50: Some(1.0),
+            latency_us_p99: Some(2.0),
+            latency_us_max: None,
+            bytes_per_byte: Some(1.5),
+            process_bytes_per_byte: Some(1.0),
             flushes_per_1000: None,
-            cpu_s_per_1000: 0.01,
+            cpu_s_per_1000: Some(0.01),
             disturbed_rounds: 0,
             failure: None,
         }
@@ -283,7 +286,7 @@ mod tests {
         let lines = [["", "writes"], ["dynamicfs", "12"]].map(|line| line.map(String::from));
         assert_eq!(aligned(&lines), "           writes\ndynamicfs      12\n");
         let cells = row("redb", 1234.0).cells();
-        assert_eq!((cells[1].as_str(), cells[3].as_str()), ("1,234", "-"));
+        assert_eq!([&cells[1], &cells[3], &cells[4], &cells[6]], ["1,234", "-", "1", "-"]);
     }
 
     #[test]

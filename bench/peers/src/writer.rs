@@ -143,8 +143,18 @@ pub(crate) struct Writer {
     window: Window,
     /// The write under way: which of the own keys, since when.
     under_way: Option<(usize, Instant)>,
-    /// Of the writes that ended in this turn's window, nanoseconds; none between turns.
-    latency: Option<Histogram<u64>>,
+    /// What this turn's window has seen; none between turns.
+    seen: Option<Seen>,
+}
+
+/// The writes of a window.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Writes that ended in it: so many an engine did in that time.
+    pub(crate) ended: u64,
+    /// Of the writes that began in it, nanoseconds. All of them are waited for, so that none is
+    /// left out because it took long.
+    pub(crate) latency: Histogram<u64>,
 }
 
 /// For latencies in nanoseconds, to three digits.
@@ -173,7 +183,7 @@ impl Writer {
                 value,
                 window: Window { from: now, until: now },
                 under_way: None,
-                latency: None,
+                seen: None,
             }
         };
         (0..writers).map(one).collect()
@@ -186,13 +196,13 @@ impl Writer {
     pub(crate) fn enter(&mut self, window: Window) -> Result<(), Failure> {
         self.window = window;
         self.recent.clear();
-        self.latency = Some(latencies()?);
+        self.seen = Some(Seen { ended: 0, latency: latencies()? });
         Ok(())
     }
 
-    /// After a turn: the latencies of its window.
-    pub(crate) fn leave(&mut self) -> Option<Histogram<u64>> {
-        self.latency.take()
+    /// After a turn: what its window has seen.
+    pub(crate) fn leave(&mut self) -> Option<Seen> {
+        self.seen.take()
     }
 
     /// The key to overwrite next, with [`Self::value`]; none when the window is over.
@@ -224,11 +234,12 @@ impl Writer {
         }
         self.recent.push_back(slot);
         let now = Instant::now();
-        if (self.window.from..self.window.until).contains(&now)
-            && let Some(latency) = &mut self.latency
-        {
+        let window = self.window.from..self.window.until;
+        let Some(seen) = &mut self.seen else { return };
+        seen.ended += u64::from(window.contains(&now));
+        if window.contains(&since) {
             let took = now.duration_since(since).as_nanos();
-            latency.saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
+            seen.latency.saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
         }
     }
 
@@ -304,7 +315,8 @@ mod tests {
             store[key as usize] = writer.value().to_vec();
             writer.acknowledge();
         }
-        assert_eq!(writer.leave().unwrap().len(), 50);
+        let seen = writer.leave().unwrap();
+        assert_eq!((seen.ended, seen.latency.len()), (50, 50));
         let store = RefCell::new(store);
         let read = |key: u64| Ok(store.borrow()[key as usize].clone());
         writer.check(100, &read).unwrap();
@@ -368,7 +380,26 @@ mod tests {
         writer.enter(Window::after(Duration::from_secs(100), Duration::from_secs(1))).unwrap();
         assert!(writer.begin().is_some());
         writer.acknowledge();
-        assert!(writer.leave().unwrap().is_empty());
+        let seen = writer.leave().unwrap();
+        assert_eq!((seen.ended, seen.latency.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_write_across_a_border_counts_where_it_ends_and_lasts_where_it_began() {
+        let second = Duration::from_secs(1);
+        for (from_the_start, counted) in [(true, (1, 0)), (false, (0, 1))] {
+            let mut writer = Writer::all(SHAPE).remove(0);
+            writer.enter(Window::after(Duration::ZERO, 100 * second)).unwrap();
+            writer.begin().unwrap();
+            let now = Instant::now();
+            writer.window = match from_the_start {
+                true => Window { from: now, until: now + 100 * second },
+                false => Window { from: now - second, until: now },
+            };
+            writer.acknowledge();
+            let seen = writer.leave().unwrap();
+            assert_eq!((seen.ended, seen.latency.len()), counted);
+        }
     }
 
     #[test]
