@@ -29,9 +29,9 @@ pub(crate) struct Row {
     /// The median beside that of dynamicfs by threads, where that took part.
     pub(crate) ratio: Option<f64>,
     /// Of one write that began in a window, all rounds together, microseconds.
-    pub latency_us_p50: Option<f64>,
+    pub(crate) latency_us_p50: Option<f64>,
     /// See above.
-    pub latency_us_p99: Option<f64>,
+    pub(crate) latency_us_p99: Option<f64>,
     /// See above.
     pub(crate) latency_us_max: Option<f64>,
     /// Bytes that reached the disk for each byte of the writes that ended.
@@ -39,9 +39,9 @@ pub(crate) struct Row {
     /// Bytes that the process gave to the kernel for each such byte.
     pub(crate) process_bytes_per_byte: Option<f64>,
     /// Flushes of the disk for 1,000 writes.
-    pub flushes_per_1000: Option<f64>,
+    pub(crate) flushes_per_1000: Option<f64>,
     /// Processor seconds of the process for 1,000 writes.
-    pub cpu_s_per_1000: Option<f64>,
+    pub(crate) cpu_s_per_1000: Option<f64>,
     /// Rounds that began while somebody still worked in the background.
     pub(crate) disturbed_rounds: u32,
     /// Why it took no further part; then its figures are those of the rounds before.
