@@ -45,6 +45,10 @@ fn main() -> ExitCode {
 
 /// Runs it, tells what was measured, and returns what failed.
 fn execute(plan: &Plan) -> Vec<Failure> {
+    let available = machine::memory_available_bytes().unwrap_or(u64::MAX);
+    if let Err(failure) = plan.check_memory(available) {
+        return vec![failure];
+    }
     // Made before hours of work, which would be lost if it could not be.
     let json = match plan.json.as_deref().map(Json::create).transpose() {
         Ok(json) => json,

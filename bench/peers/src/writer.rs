@@ -18,6 +18,8 @@ const ALIGNMENT: usize = 4096;
 /// A longer write counts as this long.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 const LATENCY_DIGITS: u8 = 3;
+/// Memory of one histogram with these bounds.
+const LATENCIES_BYTES: u64 = 256 << 10;
 /// Bytes of a key and a sequence number.
 const STAMP: usize = 16;
 /// What a disk writes whole or not at all.
@@ -187,6 +189,17 @@ impl Writer {
             }
         };
         (0..writers).map(one).collect()
+    }
+
+    /// Memory of all writers of a contestant between its turns, by estimate.
+    pub(crate) fn memory_bytes(shape: Shape) -> u64 {
+        let each = shape.block_bytes + ALIGNMENT + RECENT_MAX * size_of::<usize>();
+        shape.keys() * size_of::<u64>() as u64 + u64::from(shape.writers) * each as u64
+    }
+
+    /// What comes to that in a turn.
+    pub(crate) fn turn_bytes(shape: Shape) -> u64 {
+        u64::from(shape.writers) * LATENCIES_BYTES
     }
 
     /// Before a turn.

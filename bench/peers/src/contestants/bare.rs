@@ -21,6 +21,7 @@ pub(crate) const DIRECT: Contestant = Contestant {
     name: "bare-direct",
     packages: &[],
     disk_bytes: |shape| shape.set_bytes,
+    memory_bytes: |_| 0,
     open: |folder, shape| open(folder, shape, OFlag::O_DIRECT, Durable::BySync),
 };
 

@@ -23,6 +23,7 @@ pub(crate) const ALONE: Contestant = Contestant {
     name: "fjall",
     packages: &["fjall"],
     disk_bytes,
+    memory_bytes,
     open: |folder, shape| open(folder, shape, None),
 };
 
@@ -31,6 +32,7 @@ pub(crate) const GATHERED: Contestant = Contestant {
     name: "fjall-gathered",
     packages: &["fjall"],
     disk_bytes,
+    memory_bytes,
     open: |folder, shape| open(folder, shape, Some(Gather::default())),
 };
 
@@ -40,6 +42,11 @@ const JOURNALS_BYTES: u64 = 1 << 30;
 /// Levels, each perhaps written anew while the old one is still there, and journals.
 fn disk_bytes(shape: Shape) -> u64 {
     4 * shape.set_bytes + 2 * JOURNALS_BYTES
+}
+
+/// Memtables are kept until they are in tables, as their journals are.
+fn memory_bytes(_: Shape) -> u64 {
+    JOURNALS_BYTES + MEMTABLE_BYTES
 }
 
 struct Fjall {

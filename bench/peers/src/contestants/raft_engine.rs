@@ -21,7 +21,7 @@ use crate::failure::Failure;
 
 /// The row.
 pub(crate) const CONTESTANT: Contestant =
-    Contestant { name: "raft-engine", packages: &["raft-engine"], disk_bytes, open };
+    Contestant { name: "raft-engine", packages: &["raft-engine"], disk_bytes, memory_bytes, open };
 
 /// Groups that the keys are dealt to: each has a lock of its own.
 const GROUPS: u64 = 256;
@@ -29,6 +29,8 @@ const GROUPS: u64 = 256;
 const PURGE_SETS: u64 = 4;
 /// But not below this: a log is made of files of 128 MiB.
 const PURGE_BYTES_MIN: u64 = 512 << 20;
+/// Memory beside the values.
+const BATCHES_BYTES: u64 = 64 << 20;
 /// How often that is asked: several times in [`QUIET`], the time that decides that nobody works any
 /// more, so that work that is due begins before the next turn and not in it. Below the threshold
 /// the question is a look at two sizes.
@@ -42,6 +44,11 @@ fn purge_bytes(shape: Shape) -> u64 {
 /// Logs with what is kept for use again, and what was written anew.
 fn disk_bytes(shape: Shape) -> u64 {
     2 * purge_bytes(shape) + 4 * shape.set_bytes
+}
+
+/// All values, each with what finds it, and batches.
+fn memory_bytes(shape: Shape) -> u64 {
+    shape.set_bytes + shape.set_bytes / 4 + BATCHES_BYTES
 }
 
 struct RaftEngine {
