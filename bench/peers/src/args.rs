@@ -43,7 +43,7 @@ pub(crate) struct Cli {
     /// How long it writes before that.
     #[arg(long, default_value = "1s", value_parser = units::duration)]
     warmup: Duration,
-    /// How often each contestant is measured.
+    /// How often each contestant is measured, 60 times at most.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Names of contestants; without it all.
