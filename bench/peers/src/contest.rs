@@ -298,6 +298,62 @@ mod tests {
         }
     }
 
+    /// A store that breaks whenever it is used, and when it is dropped.
+    struct Broken;
+
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            panic!("planted: dropped")
+        }
+    }
+
+    impl Store for Broken {
+        fn fill(&self, _: u64, _: &[u8]) -> Result<(), Failure> {
+            Err(Failure::store("a write", "planted"))
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), Failure> {
+            panic!("planted: written")
+        }
+
+        fn read(&self, _: u64) -> Result<Vec<u8>, Failure> {
+            panic!("planted: read")
+        }
+
+        fn close(self: Box<Self>) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_contestant_that_fails_keeps_its_figures_and_does_nothing_more() {
+        let shape = Shape { writers: 1, block_bytes: 4096, set_bytes: 4096 };
+        let contestant = Contestant {
+            name: "broken",
+            packages: &[],
+            disk_bytes: |_| 0,
+            memory_bytes: |_| 0,
+            open: |_, _| Ok(Box::new(Broken)),
+        };
+        type Step = fn(&mut Entry, Shape) -> Result<(), Failure>;
+        let steps: [(Step, &str); 2] = [
+            (|entry, shape| entry.fill(shape), "broken: a write: planted"),
+            (|entry, _| entry.check(), "broken: its part: it panicked"),
+        ];
+        for (step, said) in steps {
+            let mut entry = Entry::new(contestant, shape).unwrap();
+            entry.store = Some(Box::new(Broken));
+            entry.rates.push(1.0);
+            let mut told = Vec::new();
+            let mut say = |what: &str| told.push(what.to_owned());
+            assert_eq!(entry.attempt(&mut say, |entry| step(entry, shape)), None);
+            assert_eq!(entry.attempt(&mut say, |_| -> Result<(), _> { unreachable!() }), None);
+            assert!(told.len() == 1 && told[0].starts_with(said), "{told:?}");
+            assert!(entry.failure.is_some() && entry.store.is_none());
+            assert_eq!(entry.rates, [1.0]);
+        }
+    }
+
     #[test]
     fn rounds_begin_elsewhere_and_turn_round() {
         assert_eq!(order(6, 0, 3), [0, 1, 2, 3, 4, 5]);
