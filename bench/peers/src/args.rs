@@ -4,14 +4,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use dynamicfs::reactor::bell::Bell;
 
 use crate::contestants::{CONTESTANTS, Contestant};
 use crate::failure::Failure;
 use crate::units;
+use crate::writer::Writer;
 
 /// Writes that O_DIRECT takes on every disk.
 const BLOCK_UNIT: u64 = 4096;
 const BLOCK_MAX: u64 = 1 << 20;
+/// Far beyond what memory holds, and what is computed with it has room in 64 bits.
+const SET_BYTES_MAX: u64 = 1 << 40;
+/// Each round of `dynamicfs-reactor` takes one of its reactor's bells, the engine some more.
+const ROUNDS_MAX: u32 = 60;
+const _: () = assert!(ROUNDS_MAX < Bell::PER_REACTOR);
 
 /// Durable random overwrites by many writers: dynamicfs, other engines and bare system calls, in
 /// alternation on one directory. What the rows are and how they are set: README.md beside.
@@ -36,7 +43,7 @@ pub(crate) struct Cli {
     /// How long it writes before that.
     #[arg(long, default_value = "1s", value_parser = units::duration)]
     warmup: Duration,
-    /// How often each contestant is measured.
+    /// How often each contestant is measured, 60 times at most.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Names of contestants; without it all.
@@ -89,6 +96,30 @@ pub(crate) struct Plan {
     pub(crate) json: Option<PathBuf>,
 }
 
+impl Plan {
+    /// Whether what all contestants keep, as they stay open to the end, has room in memory.
+    ///
+    /// # Errors
+    /// When it has not: the engines would swap, or be killed.
+    pub(crate) fn check_memory(&self, available_bytes: u64) -> Result<(), Failure> {
+        let each =
+            |one: &Contestant| (one.memory_bytes)(self.shape) + Writer::memory_bytes(self.shape);
+        let kept: u64 = self.contestants.iter().map(each).sum();
+        let needed = kept + Writer::turn_bytes(self.shape);
+        if needed <= available_bytes {
+            return Ok(());
+        }
+        let mib = |bytes: u64| units::show_count((bytes >> 20) as f64);
+        let (set, needed, available) = (self.shape.set_bytes, mib(needed), mib(available_bytes));
+        let message = format!(
+            "--working-set {set}: the contestants keep {needed} MiB in memory, {available} MiB are \
+             available"
+        );
+        let help = "use a smaller one or fewer --writers, or name some contestants by --only";
+        Err(Failure::new(message, help))
+    }
+}
+
 impl TryFrom<Cli> for Plan {
     type Error = Failure;
 
@@ -105,11 +136,19 @@ impl TryFrom<Cli> for Plan {
             let reason = "has fewer blocks than there are --writers";
             return Err(Failure::option("working-set", cli.working_set, reason));
         }
+        if set_bytes > SET_BYTES_MAX {
+            return Err(Failure::option("working-set", cli.working_set, "is over 1 TiB"));
+        }
         if cli.runtime.is_zero() {
             return Err(Failure::option("runtime", "0", "measures nothing"));
         }
         if cli.rounds == 0 {
             return Err(Failure::option("rounds", cli.rounds, "measures nothing"));
+        }
+        if cli.rounds > ROUNDS_MAX {
+            let reason = "is over 60, as an engine gives its reactor's tasks a limited number of \
+                          bells, one for each round; use a longer --runtime";
+            return Err(Failure::option("rounds", cli.rounds, reason));
         }
         Ok(Self {
             directory: cli.dir,
@@ -166,13 +205,24 @@ mod tests {
             (["--block", "6k"], "--block 6144"),
             (["--block", "2m"], "--block 2097152"),
             (["--working-set", "128k"], "--working-set 131072"),
+            (["--working-set", "1025g"], "--working-set 1100585369600: is over 1 TiB"),
             (["--runtime", "0"], "--runtime 0"),
             (["--rounds", "0"], "--rounds 0"),
+            (["--rounds", "61"], "--rounds 61: is over 60"),
             (["--only", "sled"], "--only sled"),
         ] {
             let line = plan(&options).unwrap_err().line();
             assert!(line.starts_with(said), "{line}");
         }
+    }
+
+    #[test]
+    fn a_set_that_memory_cannot_hold_is_refused() {
+        let plan = plan(&["--only", "redb", "--working-set", "1g"]).unwrap();
+        assert!(plan.check_memory(8 << 30).is_ok());
+        let line = plan.check_memory(4 << 30).unwrap_err().line();
+        let said = "--working-set 1073741824: the contestants keep 4,3";
+        assert!(line.starts_with(said) && line.contains("4,096 MiB are available"), "{line}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub(crate) struct Contestant {
     pub(crate) packages: &'static [&'static str],
     /// What it needs of the disk at most, by estimate.
     pub(crate) disk_bytes: fn(Shape) -> u64,
+    /// What it keeps in memory at most, by estimate, from its first turn to the end. Page cache
+    /// does not count, which the kernel takes back.
+    pub(crate) memory_bytes: fn(Shape) -> u64,
     /// Opens it.
     pub(crate) open: Open,
 }
@@ -68,6 +71,7 @@ pub(crate) const CONTESTANTS: &[Contestant] = &[
     redb::ALONE,
     redb::GATHERED,
     bare::DIRECT,
+    bare::DSYNC,
     bare::CACHED,
 ];
 

@@ -3,7 +3,8 @@
 //! The disk's counters are those of the whole disk under the directory, so what others do on it
 //! counts too. Where the file system has no such disk (tmpfs, btrfs, overlays), the bytes are the
 //! process's by the kernel's accounts, without those that the file system adds, and there are no
-//! flushes. Everything here is read, nothing is set.
+//! flushes. Disks that only pass requests on (dm, md) count bytes, but no flushes: theirs stay zero
+//! whatever the disks below do, and are not told. Everything here is read, nothing is set.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -55,6 +56,12 @@ impl Counters {
         self.disk.as_deref()
     }
 
+    /// Whether flushes are counted there.
+    pub(crate) fn has_flushes(&self) -> bool {
+        let counts = self.disk.as_deref().and_then(disk_counts);
+        counts.is_some_and(|(_, flushes)| flushes.is_some())
+    }
+
     /// The counters now.
     pub(crate) fn read(&self) -> Reading {
         let process_bytes = fs::read_to_string("/proc/self/io");
@@ -92,9 +99,11 @@ impl Reading {
     }
 }
 
-/// Bytes written, and flushes where the kernel counts them.
+/// Bytes written, and flushes where the kernel counts them: as requests of a queue of the disk's
+/// own, which a disk that passes them on does not have.
 fn disk_counts(disk: &Path) -> Option<(u64, Option<u64>)> {
-    parse_stat(&fs::read_to_string(disk.join("stat")).ok()?)
+    let (bytes, flushes) = parse_stat(&fs::read_to_string(disk.join("stat")).ok()?)?;
+    Some((bytes, flushes.filter(|_| disk.join("mq").exists())))
 }
 
 fn parse_stat(stat: &str) -> Option<(u64, Option<u64>)> {
@@ -139,6 +148,17 @@ mod tests {
         assert_eq!(parse_stat(stat), Some((2520 * 512, Some(4))));
         assert_eq!(parse_stat("1 2 3 4 5 6 7 8 9 10 11"), Some((7 * 512, None)));
         assert_eq!(parse_stat("1 2 3"), None);
+    }
+
+    #[test]
+    fn a_disk_that_passes_requests_on_has_no_flushes() {
+        let disk = std::env::temp_dir().join(format!("peers-counters-{}", std::process::id()));
+        fs::create_dir_all(&disk).unwrap();
+        fs::write(disk.join("stat"), "0 0 0 0 0 0 8 0 0 0 0 0 0 0 0 4 0\n").unwrap();
+        assert_eq!(disk_counts(&disk), Some((4096, None)));
+        fs::create_dir(disk.join("mq")).unwrap();
+        assert_eq!(disk_counts(&disk), Some((4096, Some(4))));
+        fs::remove_dir_all(&disk).unwrap();
     }
 
     #[test]

@@ -49,8 +49,13 @@ impl Machine {
             }
         }
         let counted = match counters.disk() {
-            Some(disk) => format!("at the disk {disk}, by everybody"),
-            None => "for this process by /proc/self/io: the disk has no counters".into(),
+            Some(disk) if counters.has_flushes() => {
+                format!("bytes and flushes are counted at the disk {disk}, by everybody")
+            }
+            Some(disk) => {
+                format!("bytes are counted at the disk {disk}, by everybody; it counts no flushes")
+            }
+            None => "bytes are this process's by /proc/self/io: the disk has no counters".into(),
         };
         Self {
             processors: format!("{cpus} x {model}"),
@@ -89,9 +94,20 @@ fn field<'a>(lines: &'a str, key: &str) -> Option<&'a str> {
     pairs.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
 }
 
+/// What the kernel could give to programs without swapping.
+pub(crate) fn memory_available_bytes() -> Option<u64> {
+    memory_bytes(&text("/proc/meminfo")?, "MemAvailable")
+}
+
 fn memory(meminfo: &str) -> Option<String> {
-    let kib: u64 = field(meminfo, "MemTotal")?.strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(format!("{:.0} GiB", kib as f64 / f64::from(1 << 20)))
+    let bytes = memory_bytes(meminfo, "MemTotal")?;
+    Some(format!("{:.0} GiB", bytes as f64 / f64::from(1 << 30)))
+}
+
+/// A line of `/proc/meminfo`.
+fn memory_bytes(meminfo: &str, line: &str) -> Option<u64> {
+    let kib: u64 = field(meminfo, line)?.strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Type and options of the mount of a device: `ext4 (rw,relatime)`.
@@ -106,7 +122,8 @@ fn disk(counters: &Counters) -> Option<String> {
     let cache = text(queue.join("write_cache")).unwrap_or_else(|| "cache unknown".into());
     let scheduler = text(queue.join("scheduler")).and_then(|line| chosen(&line));
     let scheduler = scheduler.unwrap_or_else(|| "none".into());
-    Some(format!("{} ({cache}, scheduler {scheduler})", counters.disk()?))
+    let fua = text(queue.join("fua")).unwrap_or_else(|| "unknown".into());
+    Some(format!("{} ({cache}, fua {fua}, scheduler {scheduler})", counters.disk()?))
 }
 
 /// The choice in brackets: `mq-deadline [none]`.
@@ -146,6 +163,7 @@ mod tests {
     #[test]
     fn fields_are_read() {
         assert_eq!(memory("MemTotal:       25165824 kB\nMemFree: 1 kB"), Some("24 GiB".into()));
+        assert_eq!(memory_bytes("MemTotal: 2 kB\nMemAvailable: 1 kB", "MemAvailable"), Some(1024));
         assert_eq!(chosen("mq-deadline [none] kyber").as_deref(), Some("none"));
     }
 }

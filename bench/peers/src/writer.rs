@@ -1,9 +1,11 @@
 //! A writer: which key it overwrites next, with which bytes, and what it has seen acknowledged.
 //!
 //! Keys are dealt to the writers in turn, so no two writers overwrite the same one: the value that
-//! was acknowledged last is known of every key. A value begins and ends with its key and its
-//! sequence number, and what is between them does not compress.
+//! was acknowledged last is known of every key. A value has its key and its sequence number at the
+//! start of each sector and at its end; what is between them does not compress, and each writer has
+//! another. So a value that is put together from two is seen, whichever two they are.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -15,8 +17,15 @@ use crate::failure::Failure;
 const ALIGNMENT: usize = 4096;
 /// A longer write counts as this long.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
+const LATENCY_DIGITS: u8 = 3;
+/// Memory of one histogram with these bounds.
+const LATENCIES_BYTES: u64 = 256 << 10;
 /// Bytes of a key and a sequence number.
 const STAMP: usize = 16;
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+/// Keys of a turn that a writer keeps for the check after it: the last ones.
+const RECENT_MAX: usize = 1024;
 
 /// When a turn's writes count.
 #[derive(Debug, Clone, Copy)]
@@ -80,9 +89,9 @@ impl SplitMix {
     }
 }
 
-/// Makes a value of a key: the same for all but its stamps.
-pub(crate) fn make_value(value: &mut [u8], key: u64, sequence: u64) {
-    let mut noise = SplitMix(7);
+/// Makes a value of a key, with the noise of the writer whose key it is.
+pub(crate) fn make_value(value: &mut [u8], shape: Shape, key: u64, sequence: u64) {
+    let mut noise = SplitMix(key % u64::from(shape.writers));
     for chunk in value.chunks_mut(8) {
         chunk.copy_from_slice(&noise.draw().to_le_bytes()[..chunk.len()]);
     }
@@ -93,8 +102,10 @@ fn stamp(value: &mut [u8], key: u64, sequence: u64) {
     let mut bytes = [0; STAMP];
     bytes[..8].copy_from_slice(&key.to_le_bytes());
     bytes[8..].copy_from_slice(&sequence.to_le_bytes());
+    for sector in value.chunks_mut(SECTOR) {
+        sector[..STAMP].copy_from_slice(&bytes);
+    }
     let end = value.len() - STAMP;
-    value[..STAMP].copy_from_slice(&bytes);
     value[end..].copy_from_slice(&bytes);
 }
 
@@ -128,44 +139,83 @@ pub(crate) struct Writer {
     random: SplitMix,
     /// Of each own key, the last write that was acknowledged. What filled the store is write 0.
     sequences: Vec<u64>,
+    /// Which of them were overwritten last in this turn, at most [`RECENT_MAX`].
+    recent: VecDeque<usize>,
     value: Aligned,
     window: Window,
     /// The write under way: which of the own keys, since when.
     under_way: Option<(usize, Instant)>,
-    /// Of the writes that ended in a window, nanoseconds.
-    latency: Histogram<u64>,
+    /// What this turn's window has seen; none between turns.
+    seen: Option<Seen>,
+}
+
+/// The writes of a window.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Writes that ended in it: so many an engine did in that time.
+    pub(crate) ended: u64,
+    /// Of the writes that began in it, nanoseconds. All of them are waited for, so that none is
+    /// left out because it took long.
+    pub(crate) latency: Histogram<u64>,
+}
+
+/// For latencies in nanoseconds, to three digits.
+///
+/// # Errors
+/// Never with the bounds that stand here: a histogram refuses others.
+pub(crate) fn latencies() -> Result<Histogram<u64>, Failure> {
+    let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, LATENCY_DIGITS);
+    histogram.map_err(|error| Failure::store("a histogram", error))
 }
 
 impl Writer {
     /// All writers of a run, before their first turn.
-    ///
-    /// # Errors
-    /// Never with the bounds that stand here: a histogram refuses others.
-    pub(crate) fn all(shape: Shape) -> Result<Vec<Self>, Failure> {
+    pub(crate) fn all(shape: Shape) -> Vec<Self> {
         let writers = u64::from(shape.writers);
         let one = |number: u64| {
             let mut value = Aligned::new(shape.block_bytes);
-            make_value(value.bytes_mut(), 0, 0);
-            let latency = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
-                .map_err(|error| Failure::store("a histogram", error))?;
+            make_value(value.bytes_mut(), shape, number, 0);
             let now = Instant::now();
-            Ok(Self {
+            Self {
                 number,
                 writers,
                 random: SplitMix(number << 32),
                 sequences: vec![0; (shape.keys() - number).div_ceil(writers) as usize],
+                recent: VecDeque::with_capacity(RECENT_MAX),
                 value,
                 window: Window { from: now, until: now },
                 under_way: None,
-                latency,
-            })
+                seen: None,
+            }
         };
         (0..writers).map(one).collect()
     }
 
+    /// Memory of all writers of a contestant between its turns, by estimate.
+    pub(crate) fn memory_bytes(shape: Shape) -> u64 {
+        let each = shape.block_bytes + ALIGNMENT + RECENT_MAX * size_of::<usize>();
+        shape.keys() * size_of::<u64>() as u64 + u64::from(shape.writers) * each as u64
+    }
+
+    /// What comes to that in a turn.
+    pub(crate) fn turn_bytes(shape: Shape) -> u64 {
+        u64::from(shape.writers) * LATENCIES_BYTES
+    }
+
     /// Before a turn.
-    pub(crate) fn enter(&mut self, window: Window) {
+    ///
+    /// # Errors
+    /// Those of [`latencies`].
+    pub(crate) fn enter(&mut self, window: Window) -> Result<(), Failure> {
         self.window = window;
+        self.recent.clear();
+        self.seen = Some(Seen { ended: 0, latency: latencies()? });
+        Ok(())
+    }
+
+    /// After a turn: what its window has seen.
+    pub(crate) fn leave(&mut self) -> Option<Seen> {
+        self.seen.take()
     }
 
     /// The key to overwrite next, with [`Self::value`]; none when the window is over.
@@ -192,19 +242,22 @@ impl Writer {
             unreachable!("a store acknowledges a write that has begun, once")
         };
         self.sequences[slot] += 1;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(slot);
         let now = Instant::now();
-        if (self.window.from..self.window.until).contains(&now) {
+        let window = self.window.from..self.window.until;
+        let Some(seen) = &mut self.seen else { return };
+        seen.ended += u64::from(window.contains(&now));
+        if window.contains(&since) {
             let took = now.duration_since(since).as_nanos();
-            self.latency.saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
+            seen.latency.saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
         }
     }
 
-    /// Latencies of all windows so far.
-    pub(crate) fn latency(&self) -> &Histogram<u64> {
-        &self.latency
-    }
-
-    /// Holds `count` of its keys, at random, against what `read` finds of them.
+    /// Holds `count` of its keys against what `read` finds of them: first those that were
+    /// overwritten last in this turn, up to half of all, then any at random.
     ///
     /// # Errors
     /// What `read` says, and a value that is not the one that was acknowledged last.
@@ -213,13 +266,27 @@ impl Writer {
         count: usize,
         read: &dyn Fn(u64) -> Result<Vec<u8>, Failure>,
     ) -> Result<(), Failure> {
-        for _ in 0..count {
+        let recent: Vec<usize> =
+            self.recent.iter().rev().take(count.div_ceil(2)).copied().collect();
+        let others = count - recent.len();
+        for slot in recent {
+            self.check_slot(slot, read)?;
+        }
+        for _ in 0..others {
             let slot = self.random.below(self.sequences.len() as u64) as usize;
-            let (key, sequence) = (self.key(slot), self.sequences[slot]);
-            stamp(self.value.bytes_mut(), key, sequence);
-            check_value(&read(key)?, self.value.bytes(), key, sequence)?;
+            self.check_slot(slot, read)?;
         }
         Ok(())
+    }
+
+    fn check_slot(
+        &mut self,
+        slot: usize,
+        read: &dyn Fn(u64) -> Result<Vec<u8>, Failure>,
+    ) -> Result<(), Failure> {
+        let (key, sequence) = (self.key(slot), self.sequences[slot]);
+        stamp(self.value.bytes_mut(), key, sequence);
+        check_value(&read(key)?, self.value.bytes(), key, sequence)
     }
 
     fn key(&self, slot: usize) -> u64 {
@@ -236,7 +303,7 @@ mod tests {
 
     #[test]
     fn every_key_has_one_writer() {
-        let writers = Writer::all(SHAPE).unwrap();
+        let writers = Writer::all(SHAPE);
         let mut keys: Vec<u64> = writers
             .iter()
             .flat_map(|writer| (0..writer.sequences.len()).map(|slot| writer.key(slot)))
@@ -250,18 +317,19 @@ mod tests {
         let mut store: Vec<Vec<u8>> = (0..10)
             .map(|key| {
                 let mut value = vec![0; 4096];
-                make_value(&mut value, key, 0);
+                make_value(&mut value, SHAPE, key, 0);
                 value
             })
             .collect();
-        let mut writer = Writer::all(SHAPE).unwrap().remove(1);
-        writer.enter(Window::after(Duration::ZERO, Duration::from_secs(100)));
+        let mut writer = Writer::all(SHAPE).remove(1);
+        writer.enter(Window::after(Duration::ZERO, Duration::from_secs(100))).unwrap();
         for _ in 0..50 {
             let key = writer.begin().unwrap();
             store[key as usize] = writer.value().to_vec();
             writer.acknowledge();
         }
-        assert_eq!(writer.latency().len(), 50);
+        let seen = writer.leave().unwrap();
+        assert_eq!((seen.ended, seen.latency.len()), (50, 50));
         let store = RefCell::new(store);
         let read = |key: u64| Ok(store.borrow()[key as usize].clone());
         writer.check(100, &read).unwrap();
@@ -276,13 +344,75 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_the_turn_are_checked_first() {
+        let shape = Shape { writers: 1, set_bytes: 1000 * 4096, ..SHAPE };
+        let mut writer = Writer::all(shape).remove(0);
+        writer.enter(Window::after(Duration::ZERO, Duration::from_secs(100))).unwrap();
+        let written: Vec<u64> = (0..5)
+            .map(|_| {
+                let key = writer.begin().unwrap();
+                writer.acknowledge();
+                key
+            })
+            .collect();
+        let read = RefCell::new(Vec::new());
+        let nothing = |key| {
+            read.borrow_mut().push(key);
+            Ok(Vec::new())
+        };
+        assert!(writer.check(8, &nothing).is_err());
+        assert_eq!(*read.borrow(), [written[4]]);
+        writer.enter(writer.window).unwrap();
+        assert!(writer.recent.is_empty());
+    }
+
+    #[test]
+    fn a_value_put_together_from_two_is_seen() {
+        let value = |key, sequence| {
+            let mut value = vec![0; 4096];
+            make_value(&mut value, SHAPE, key, sequence);
+            value
+        };
+        let whole = value(1, 2);
+        check_value(&whole, &whole, 1, 2).unwrap();
+        // Another writer's key, another key of the same writer, an older write of the same key.
+        for other in [value(2, 2), value(4, 2), value(1, 1)] {
+            for sector in 0..SHAPE.block_bytes / SECTOR {
+                let mut mixed = whole.clone();
+                let bytes = sector * SECTOR..(sector + 1) * SECTOR;
+                mixed[bytes.clone()].copy_from_slice(&other[bytes]);
+                assert!(check_value(&mixed, &whole, 1, 2).is_err(), "sector {sector}");
+            }
+        }
+    }
+
+    #[test]
     fn nothing_begins_after_the_window_or_counts_before_it() {
-        let mut writer = Writer::all(SHAPE).unwrap().remove(0);
+        let mut writer = Writer::all(SHAPE).remove(0);
         assert_eq!(writer.begin(), None);
-        writer.enter(Window::after(Duration::from_secs(100), Duration::from_secs(1)));
+        writer.enter(Window::after(Duration::from_secs(100), Duration::from_secs(1))).unwrap();
         assert!(writer.begin().is_some());
         writer.acknowledge();
-        assert!(writer.latency().is_empty());
+        let seen = writer.leave().unwrap();
+        assert_eq!((seen.ended, seen.latency.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_write_across_a_border_counts_where_it_ends_and_lasts_where_it_began() {
+        let second = Duration::from_secs(1);
+        for (from_the_start, counted) in [(true, (1, 0)), (false, (0, 1))] {
+            let mut writer = Writer::all(SHAPE).remove(0);
+            writer.enter(Window::after(Duration::ZERO, 100 * second)).unwrap();
+            writer.begin().unwrap();
+            let now = Instant::now();
+            writer.window = match from_the_start {
+                true => Window { from: now, until: now + 100 * second },
+                false => Window { from: now - second, until: now },
+            };
+            writer.acknowledge();
+            let seen = writer.leave().unwrap();
+            assert_eq!((seen.ended, seen.latency.len()), counted);
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! No engine: `pwrite` and `fdatasync` by every writer, on one file that is wholly written.
+//! No engine: as many threads as writers, which write and make durable, no more and no less, on one
+//! file that is wholly written.
 //!
-//! With O_DIRECT it is the least that a durable overwrite in place can cost by system calls, and
-//! gives less than an engine does: a torn block stays torn, nobody would notice.
+//! By `pwrite` and `fdatasync`, or by one `pwrite` with O_DSYNC. That is not what the disk can do:
+//! nobody gathers writes of several threads. And it gives less than an engine does: a torn block
+//! stays torn, nobody would notice.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,30 +21,52 @@ pub(crate) const DIRECT: Contestant = Contestant {
     name: "bare-direct",
     packages: &[],
     disk_bytes: |shape| shape.set_bytes,
-    open: |folder, shape| open(folder, shape, OFlag::O_DIRECT),
+    memory_bytes: |_| 0,
+    open: |folder, shape| open(folder, shape, OFlag::O_DIRECT, Durable::BySync),
+};
+
+/// The same by one system call for each write.
+pub(crate) const DSYNC: Contestant = Contestant {
+    name: "bare-dsync",
+    open: |folder, shape| open(folder, shape, OFlag::O_DIRECT | OFlag::O_DSYNC, Durable::ByWrite),
+    ..DIRECT
 };
 
 /// Through the page cache; the sync writes it.
 pub(crate) const CACHED: Contestant = Contestant {
     name: "bare-cached",
-    packages: &[],
-    disk_bytes: |shape| shape.set_bytes,
-    open: |folder, shape| open(folder, shape, OFlag::empty()),
+    open: |folder, shape| open(folder, shape, OFlag::empty(), Durable::BySync),
+    ..DIRECT
 };
+
+/// What makes a write durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    /// `fdatasync` after it.
+    BySync,
+    /// The write itself, as the file was opened.
+    ByWrite,
+}
 
 struct Bare {
     file: File,
     shape: Shape,
+    durable: Durable,
 }
 
-fn open(folder: &Path, shape: Shape, flags: OFlag) -> Result<Box<dyn Store>, Failure> {
+fn open(
+    folder: &Path,
+    shape: Shape,
+    flags: OFlag,
+    durable: Durable,
+) -> Result<Box<dyn Store>, Failure> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).custom_flags(flags.bits());
     let file = options.open(folder.join("file")).map_err(|error| {
         let help = "choose a --dir on a file system with O_DIRECT, or other contestants by --only";
         Failure::new(format!("its file cannot be opened: {error}"), help)
     })?;
-    Ok(Box::new(Bare { file, shape }))
+    Ok(Box::new(Bare { file, shape, durable }))
 }
 
 impl Store for Bare {
@@ -55,9 +79,11 @@ impl Store for Bare {
 
     fn write(&self, key: u64, value: &[u8]) -> Result<(), Failure> {
         let written = self.file.write_all_at(value, self.shape.offset(key));
-        written
-            .and_then(|()| self.file.sync_data())
-            .map_err(|error| Failure::store("a write", error))
+        let durable = written.and_then(|()| match self.durable {
+            Durable::BySync => self.file.sync_data(),
+            Durable::ByWrite => Ok(()),
+        });
+        durable.map_err(|error| Failure::store("a write", error))
     }
 
     fn read(&self, key: u64) -> Result<Vec<u8>, Failure> {

@@ -22,6 +22,7 @@ pub(crate) const THREADS: Contestant = Contestant {
     name: "dynamicfs-threads",
     packages: &["dynamicfs"],
     disk_bytes: pool_bytes,
+    memory_bytes,
     open: |folder, shape| open(folder, shape, Clients::Threads),
 };
 
@@ -45,10 +46,22 @@ const POOL_BYTES_MIN: u64 = 1 << 30;
 const ROOM_BYTES: u64 = 256 << 20;
 /// Memory beside that for one write of each writer.
 const ARENA_BYTES: u64 = 32 << 20;
+/// Memory of the engine beside its arena: writes that wait for their place, operations, rings.
+const ENGINE_BYTES: u64 = 256 << 20;
+/// Bytes of a pool for each of its metadata in memory, at least: 64 for a block of 4 KiB.
+const BYTES_PER_METADATA_BYTE: u64 = 64;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 
 fn pool_bytes(shape: Shape) -> u64 {
     (2 * shape.set_bytes + ROOM_BYTES).next_multiple_of(1 << 20).max(POOL_BYTES_MIN)
+}
+
+fn arena_bytes(shape: Shape) -> u64 {
+    u64::from(shape.writers) * shape.block_bytes as u64 + ARENA_BYTES
+}
+
+fn memory_bytes(shape: Shape) -> u64 {
+    arena_bytes(shape) + ENGINE_BYTES + pool_bytes(shape) / BYTES_PER_METADATA_BYTE
 }
 
 /// Who asks.
@@ -71,8 +84,7 @@ fn open(folder: &Path, shape: Shape, clients: Clients) -> Result<Box<dyn Store>,
     let is_new = !file.exists();
     let mut config = EngineConfig::on_disk(&file);
     config.pool.domains = Some(1);
-    let arena = u64::from(shape.writers) * shape.block_bytes as u64 + ARENA_BYTES;
-    let arena_mib = arena.div_ceil(1 << 20) as u32;
+    let arena_mib = arena_bytes(shape).div_ceil(1 << 20) as u32;
     config.io.memory.arena_mib_per_node = config.io.memory.arena_mib_per_node.max(arena_mib);
     let unopened = |error| Failure::store("it cannot be opened", error);
     if is_new {

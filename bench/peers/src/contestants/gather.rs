@@ -2,9 +2,11 @@
 //! transaction, by one of them. What an application does when it has many writers and such a store.
 //!
 //! The first writer to come leads: it takes all that wait, commits them, and tells each. Whoever
-//! came meanwhile waits, and the first of those leads next. Nobody waits for others to come.
+//! came meanwhile waits, and the first of those leads next. Nobody waits for others to come. A
+//! commit that panics is a failure of all in it, so that nobody waits for a leader that is gone.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 
@@ -87,7 +89,9 @@ impl Gather {
             std::mem::take(&mut queue.waiting)
         };
         let (group, pairs): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-        let outcome = commit(&pairs);
+        // The store may be broken after a panic; whoever writes next is told so by the store.
+        let outcome = catch_unwind(AssertUnwindSafe(|| commit(&pairs)));
+        let outcome = outcome.unwrap_or_else(|_| Err(Failure::store("a commit", "it panicked")));
         {
             let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match queue.waiting.front() {
@@ -107,6 +111,9 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
+
+    /// A key whose commit panics.
+    const BAD: u64 = 1 << 40;
 
     #[test]
     fn every_pair_is_committed_once_and_some_together() {
@@ -141,6 +148,34 @@ mod tests {
         let gather = Gather::default();
         let broken = |_: &[Pair]| Err(Failure::store("a commit", "no disk"));
         assert!(gather.write((1, Vec::new()), &broken).is_err());
+        assert!(gather.write((1, Vec::new()), &|_| Ok(())).is_ok());
+    }
+
+    /// A leader that panicked left its group parked for ever, and nobody led again. It is caught
+    /// now: one commit of many panics here, and everybody comes back.
+    #[test]
+    fn a_panic_in_a_commit_is_a_failure_of_its_group_alone() {
+        let gather = Gather::default();
+        let commit = |pairs: &[Pair]| {
+            std::thread::sleep(Duration::from_micros(200));
+            assert!(pairs.iter().all(|(key, _)| *key != BAD), "planted");
+            Ok(())
+        };
+        let failed = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (gather, commit, failed) = (&gather, &commit, &failed);
+                scope.spawn(move || {
+                    for write in 0..20 {
+                        let key = if (writer, write) == (3, 10) { BAD } else { writer };
+                        let outcome = gather.write((key, Vec::new()), commit);
+                        assert!(key != BAD || outcome.is_err());
+                        failed.fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert!((1..=8).contains(&failed.into_inner()), "one group has one write of each writer");
         assert!(gather.write((1, Vec::new()), &|_| Ok(())).is_ok());
     }
 }

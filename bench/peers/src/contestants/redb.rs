@@ -17,6 +17,7 @@ pub(crate) const ALONE: Contestant = Contestant {
     name: "redb",
     packages: &["redb"],
     disk_bytes,
+    memory_bytes: cache_bytes,
     open: |folder, shape| open(folder, shape, None),
 };
 
@@ -25,6 +26,7 @@ pub(crate) const GATHERED: Contestant = Contestant {
     name: "redb-gathered",
     packages: &["redb"],
     disk_bytes,
+    memory_bytes: cache_bytes,
     open: |folder, shape| open(folder, shape, Some(Gather::default())),
 };
 
@@ -37,6 +39,10 @@ fn disk_bytes(shape: Shape) -> u64 {
     6 * shape.set_bytes + (64 << 20)
 }
 
+fn cache_bytes(shape: Shape) -> u64 {
+    4 * shape.set_bytes + CACHE_BYTES
+}
+
 struct Redb {
     database: Database,
     shape: Shape,
@@ -45,7 +51,7 @@ struct Redb {
 
 fn open(folder: &Path, shape: Shape, gather: Option<Gather>) -> Result<Box<dyn Store>, Failure> {
     let mut builder = Database::builder();
-    builder.set_cache_size((4 * shape.set_bytes + CACHE_BYTES) as usize);
+    builder.set_cache_size(cache_bytes(shape) as usize);
     let database = builder.create(folder.join("database"));
     let database = database.map_err(|error| Failure::store("it cannot be opened", error))?;
     Ok(Box::new(Redb { database, shape, gather }))

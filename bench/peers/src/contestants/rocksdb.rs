@@ -14,11 +14,18 @@ use crate::contestants::{Contestant, Store, missing, ordered};
 use crate::failure::Failure;
 
 /// The row.
-pub(crate) const CONTESTANT: Contestant =
-    Contestant { name: "rocksdb", packages: &["rocksdb", "librocksdb-sys"], disk_bytes, open };
+pub(crate) const CONTESTANT: Contestant = Contestant {
+    name: "rocksdb",
+    packages: &["rocksdb", "librocksdb-sys"],
+    disk_bytes,
+    memory_bytes,
+    open,
+};
 
 const MEMTABLE_BYTES: usize = 128 << 20;
 const MEMTABLES: i32 = 4;
+/// Its block cache, and indexes of its tables.
+const CACHE_BYTES: u64 = 64 << 20;
 /// Logs kept for their next use.
 const LOGS_RECYCLED: usize = 4;
 /// Levels, each perhaps written anew while the old one is still there, and logs.
@@ -32,6 +39,10 @@ struct Rocks {
 
 fn disk_bytes(shape: Shape) -> u64 {
     SETS * shape.set_bytes + 4 * MEMTABLES as u64 * MEMTABLE_BYTES as u64
+}
+
+fn memory_bytes(_: Shape) -> u64 {
+    MEMTABLES as u64 * MEMTABLE_BYTES as u64 + CACHE_BYTES
 }
 
 fn open(folder: &Path, shape: Shape) -> Result<Box<dyn Store>, Failure> {
