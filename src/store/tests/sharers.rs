@@ -195,10 +195,10 @@ fn run(world: &mut World, all: &mut [Sharers], random: &mut Random, steps: u64) 
     }
 }
 
-fn share(seed: u64, domains: u16, flushes_fail: bool) -> u64 {
+fn share(seed: u64, (domains, disks): (u16, usize), flushes_fail: bool) -> u64 {
     let mut random = Random::new(seed);
     let mut setup = short_of_everything(seed, &mut random);
-    (setup.domains, setup.reactors) = (domains, domains.into());
+    (setup.domains, setup.reactors, setup.disks) = (domains, domains.into(), disks);
     let mut world = World::new(&setup, seed);
     let mut all: Vec<Sharers> =
         (0..domains.into()).map(|domain| Sharers::new(&mut world, domain)).collect();
@@ -207,7 +207,8 @@ fn share(seed: u64, domains: u16, flushes_fail: bool) -> u64 {
             let fault = Fault::Errno(libc::EIO);
             let kind = if random.coin() { OpKind::Flush } else { OpKind::Write };
             let rule = FaultRule::nth(kind, random.below(60), fault);
-            world.sim.with_faults(DiskId(0), |faults| faults.rules.push(rule));
+            let disk = DiskId(random.below(disks as u64) as u16);
+            world.sim.with_faults(disk, |faults| faults.rules.push(rule));
         }
         let steps = 50 + random.below(1500);
         run(&mut world, &mut all, &mut random, steps);
@@ -234,7 +235,7 @@ fn share(seed: u64, domains: u16, flushes_fail: bool) -> u64 {
 #[test]
 fn writers_and_readers_share_an_inode_through_crashes() {
     for_each_seed("writers_and_readers_share_an_inode", 60, |seed| {
-        assert_eq!(share(seed, 1, false), 0, "nothing fails");
+        assert_eq!(share(seed, (1, 1), false), 0, "nothing fails");
     });
 }
 
@@ -242,7 +243,7 @@ fn writers_and_readers_share_an_inode_through_crashes() {
 fn writers_and_readers_share_an_inode_while_flushes_fail() {
     let failed = std::cell::Cell::new(0);
     for_each_seed("writers_and_readers_share_an_inode_while", 60, |seed| {
-        failed.set(failed.get() + share(seed, 1, true));
+        failed.set(failed.get() + share(seed, (1, 1), true));
     });
     assert!(failed.get() > 0, "a fault hits a commit now and then");
 }
@@ -250,8 +251,18 @@ fn writers_and_readers_share_an_inode_while_flushes_fail() {
 #[test]
 fn a_flush_that_fails_in_one_domain_loses_nothing_of_another() {
     for_each_seed("a_flush_that_fails_in_one_domain", 60, |seed| {
-        share(seed, 2, true);
+        share(seed, (2, 1), true);
     });
+}
+
+#[test]
+fn a_flush_or_write_that_fails_on_one_disk_of_several_loses_nothing() {
+    let failed = std::cell::Cell::new(0);
+    for_each_seed("a_flush_or_write_that_fails_on_one_disk", 60, |seed| {
+        let (domains, disks) = (1 + (seed % 3) as u16, 2 + (seed / 3 % 3) as usize);
+        failed.set(failed.get() + share(seed, (domains, disks), true));
+    });
+    assert!(failed.get() > 0, "a fault hits a commit now and then");
 }
 
 /// Cause: extents of one read that lost their races were read under their locks beside each other.
