@@ -20,7 +20,7 @@ mod journal;
 pub mod mechanism;
 pub mod member;
 pub mod pool;
-mod port;
+pub(crate) mod port;
 mod ram;
 mod read;
 pub mod recovery;

@@ -60,7 +60,7 @@ fn what_a_pool_has_no_use_for_is_refused() {
         ("--config=x.toml", "--pool=FILE"),
         ("--inodes=0", "from 1 to 256"),
         ("--drivers=2", "add --clients=tasks"),
-        ("--filename=/dev/other", "a pool has one disk"),
+        ("--filename=/dev/other", "does not name /dev/other, a disk of the pool"),
         ("--destroy=/dev/other", "is not a disk of the pool"),
         ("--readonly", "--readonly: a run on the engine makes inodes"),
         ("--clients=fibres", "possible values: threads, tasks, reactor"),

@@ -405,9 +405,17 @@ impl EngineConfig {
     /// The defaults, for a pool on this disk.
     #[must_use]
     pub fn on_disk(path: impl Into<PathBuf>) -> EngineConfig {
+        EngineConfig::on_disks([path])
+    }
+
+    /// The defaults, for a pool on these disks. Their order does not matter: labels decide which is
+    /// which.
+    #[must_use]
+    pub fn on_disks(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> EngineConfig {
         let access = DiskAccess::ReadWrite;
-        let disk = DiskConfig { path: path.into(), access, ..DiskConfig::default() };
-        let io = IoConfig { disks: vec![disk], ..IoConfig::default() };
+        let disk = |path: PathBuf| DiskConfig { path, access, ..DiskConfig::default() };
+        let disks = paths.into_iter().map(|path| disk(path.into())).collect();
+        let io = IoConfig { disks, ..IoConfig::default() };
         EngineConfig { io, ..EngineConfig::default() }
     }
 

@@ -242,6 +242,30 @@ pub(crate) async fn read_labels(
     Ok(LabelCopies(copies))
 }
 
+/// Writes a label again over those of its copies that are something else, so that what was found
+/// stays found. Says what each copy was, and what became of it.
+pub(crate) async fn mend_labels(
+    port: &Port,
+    arena: &Arc<Arena>,
+    (disk, sector): (DiskId, usize),
+    label: &Label,
+    copies: &LabelCopies,
+) -> Vec<String> {
+    let disk = Disk { port, arena, id: disk };
+    let offsets = label_offsets(label.layout.disk_bytes());
+    let mut described = copies.describe(label).to_vec();
+    for (copy, offset) in offsets.into_iter().enumerate() {
+        if copies.0[copy].as_ref() == Ok(label) {
+            continue;
+        }
+        match disk.write_label(copy, offset, Some(label), sector).await {
+            Ok(()) => described[copy].push_str("; it was written again"),
+            Err(error) => described[copy].push_str(&format!("; it cannot be written: {error}")),
+        }
+    }
+    described
+}
+
 impl LabelCopies {
     /// One copy, or what is wrong with it.
     pub(crate) fn decode(copy: usize, disk_bytes: u64, bytes: &[u8]) -> Result<Label, String> {

@@ -1,9 +1,11 @@
 //! Pools of several disks: made, used, opened in any order, and refused when they are not whole.
 
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use dynamicfs::check::image::ReadAt;
 use dynamicfs::check::{Depth, Image, check};
+use dynamicfs::engine::engine_config::ReadOnly;
 use dynamicfs::{DiskConfig, EngineConfig, EngineError, FormatOptions, StorageEngine};
 
 use crate::pool::{Modelled, close, read, side_by_side, small};
@@ -130,6 +132,34 @@ fn threads_write_to_all_disks_and_a_full_pool_refuses_cleanly() {
     models.iter().for_each(|model| engine.delete(model.inode).wait().map(drop).unwrap());
     assert!(engine.status().unwrap().free_bytes() > free_bytes / 100 * 99);
     close(&engine);
+}
+
+/// Label copies that rotted, or were never written, are written again by whoever opens the pool for
+/// writing, who says so.
+#[test]
+fn label_copies_that_are_not_whole_are_written_again() {
+    let _alongside = alongside();
+    let disks = Disks::named("rotten");
+    let path = disks.config.io.disks[1].path.clone();
+    let rotten = || {
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[0x5a; 512], 0).unwrap();
+        file.write_all_at(&[0; 512], (64 << 20) - (1 << 20)).unwrap();
+    };
+    let copies = || StorageEngine::inspect(&path).unwrap().disks[0].labels.clone();
+    rotten();
+    let wrong = copies();
+    assert!(wrong[0] != "whole" && wrong[3] == "no label" && wrong[1..3] == ["whole", "whole"]);
+    let mut reading = disks.config.clone();
+    reading.pool.read_only = ReadOnly::Yes;
+    close(&StorageEngine::open(reading).unwrap());
+    assert_eq!(copies(), wrong, "reading writes nothing");
+    let engine = disks.open();
+    let said = engine.status().unwrap().pool.disks[1].labels.clone();
+    assert!(said[0].ends_with("it was written again") && said[1] == "whole", "{said:?}");
+    close(&engine);
+    assert_eq!(copies(), ["whole"; 4]);
+    disks.check();
 }
 
 #[test]

@@ -50,7 +50,8 @@ pub struct MemberReport {
     pub group_bytes: u64,
     /// Bytes for data and metadata pages, of all domains.
     pub data_bytes: u64,
-    /// The four copies of the label: `whole`, or what is wrong with each.
+    /// The four copies of the label: `whole`, or what was wrong with each when it was looked at, and
+    /// what an opening for writing has done about it.
     pub labels: Vec<String>,
 }
 
@@ -60,6 +61,8 @@ pub(super) struct Labelled {
     pub(super) name: Arc<str>,
     pub(super) label: Label,
     pub(super) copies: LabelCopies,
+    /// See [`MemberReport::labels`].
+    pub(super) described: Vec<String>,
 }
 
 impl Labelled {
@@ -70,7 +73,8 @@ impl Labelled {
     ) -> Result<Labelled, EngineError> {
         let name: Arc<str> = path.to_string_lossy().into();
         let label = copies.verdict(&name, disk_bytes)?;
-        Ok(Labelled { path: path.to_path_buf(), name, label, copies })
+        let described = copies.describe(&label).to_vec();
+        Ok(Labelled { path: path.to_path_buf(), name, label, copies, described })
     }
 
     fn report(&self) -> MemberReport {
@@ -82,7 +86,7 @@ impl Labelled {
             disk_bytes: layout.disk_bytes(),
             group_bytes: layout.group_blocks() * BLOCK_BYTES,
             data_bytes: u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES,
-            labels: self.copies.describe(&self.label).to_vec(),
+            labels: self.described.clone(),
         }
     }
 }

@@ -25,7 +25,8 @@ use crate::store::domain::{Access, Closing, DomainConfig, Inline, Undecidable};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
 use crate::store::member::{Member, Members};
-use crate::store::pool::{LabelCopies, read_labels};
+use crate::store::pool::{LabelCopies, mend_labels, read_labels};
+use crate::store::port::Port;
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
 
@@ -195,6 +196,11 @@ fn start(
         disks.push(Labelled::new(path, copies, io.disks()[number].size_bytes)?);
     }
     let slots = by_slot(&disks)?;
+    if config.pool.read_only == ReadOnly::No {
+        for (number, disk) in disks.iter_mut().enumerate() {
+            disk.described = mend(io, DiskId(number as u16), disk)?;
+        }
+    }
     let member = |number: &usize| Member {
         disk: DiskId(*number as u16),
         path: Arc::clone(&disks[*number].name),
@@ -221,16 +227,39 @@ fn start(
 fn labels(io: &IoScheduler, disk: DiskId) -> Result<LabelCopies, EngineError> {
     let facts = &io.disks()[usize::from(disk.0)];
     let (bytes, sector) = (facts.size_bytes, facts.logical_block_bytes as usize);
+    let work = move |port: std::rc::Rc<_>, arena: Arc<Arena>| -> LocalFuture<_> {
+        Box::pin(async move { read_labels(&port, &arena, disk, bytes, sector).await })
+    };
+    Ok(on_reactor(io, disk, work)??)
+}
+
+/// Writes label copies again that are not whole, now that the disks are known to be a pool.
+fn mend(io: &IoScheduler, disk: DiskId, found: &Labelled) -> Result<Vec<String>, EngineError> {
+    if found.described.iter().all(|copy| copy == "whole") {
+        return Ok(found.described.clone());
+    }
+    let sector = io.disks()[usize::from(disk.0)].logical_block_bytes as usize;
+    let (label, copies) = (found.label, found.copies.clone());
+    let work = move |port: std::rc::Rc<_>, arena: Arc<Arena>| -> LocalFuture<_> {
+        Box::pin(async move { mend_labels(&port, &arena, (disk, sector), &label, &copies).await })
+    };
+    on_reactor(io, disk, work)
+}
+
+/// Has work done on a reactor that drives the disk, and waits for it.
+fn on_reactor<T: Send + 'static>(
+    io: &IoScheduler,
+    disk: DiskId,
+    work: impl FnOnce(std::rc::Rc<Port>, Arc<Arena>) -> LocalFuture<T> + Send + 'static,
+) -> Result<T, EngineError> {
     let reactor = io.reactors_of(disk)[0];
     let arena = arena_of(io, reactor);
     let (told, result) = channel();
-    let work = move |port: std::rc::Rc<_>| -> LocalFuture<_> {
-        Box::pin(async move { read_labels(&port, &arena, disk, bytes, sector).await })
-    };
     // The receiver waits for it: it is there.
-    io.spawn_seed(reactor, errand(work, move |copies| drop(told.send(copies))));
-    let ended = |_| EngineError::Reactor("it ended while the labels were read".to_owned());
-    Ok(result.recv().map_err(ended)??)
+    let done = move |outcome| drop(told.send(outcome));
+    io.spawn_seed(reactor, errand(move |port| work(port, arena), done));
+    let ended = |_| EngineError::Reactor("it ended while labels were looked at".to_owned());
+    result.recv().map_err(ended)
 }
 
 fn arena_of(io: &IoScheduler, reactor: usize) -> Arc<Arena> {
