@@ -50,8 +50,8 @@ pub struct MemberReport {
     pub group_bytes: u64,
     /// Bytes for data and metadata pages, of all domains.
     pub data_bytes: u64,
-    /// The four copies of the label: `whole`, or what was wrong with each when it was looked at, and
-    /// what an opening for writing has done about it.
+    /// The four copies of the label: `whole`, or what was wrong with each when it was looked at,
+    /// and what an opening for writing has done about it.
     pub labels: Vec<String>,
 }
 
