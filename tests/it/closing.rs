@@ -153,7 +153,7 @@ fn an_opening_that_fails_holds_nothing() {
         bad.disks[1].nop_bytes = None;
         bad.disks[1].path = path.with_file_name("missing");
         assert!(IoScheduler::open(&bad).is_err());
-        assert_eq!(reactor_threads(), 0);
+        assert_threads_are_gone();
     }
     assert_nothing_is_left("after ten failures", descriptors);
     // The disk that did open is free again.
