@@ -76,7 +76,9 @@ pub fn read_members(image: &mut Image<'_>, findings: &mut Findings) -> Option<Me
     let mut labels = Vec::new();
     for disk in 0..image.disks() {
         let view = LabelView::read(image, disk);
-        labels.push(view.judge(disk, image.bytes(disk), findings));
+        // Named by its slot, where one is known.
+        let name = view.label().map_or(disk, |label| label.slot);
+        labels.push(view.judge(name, image.bytes(disk), findings));
     }
     let (members, order) = Members::judge(&labels, findings)?;
     image.arrange(&order);

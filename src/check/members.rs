@@ -5,6 +5,9 @@ use crate::format::extent::Place;
 use crate::format::label::Label;
 use crate::format::layout::Layout;
 
+/// Most missing disks that are named one by one.
+const MISSING_NAMED: usize = 16;
+
 /// The labels of a pool's disks, by slot.
 #[derive(Clone, Debug)]
 pub struct Members {
@@ -29,12 +32,12 @@ impl Members {
         labels: &[Option<Label>],
         findings: &mut Findings,
     ) -> Option<(Members, Vec<Option<usize>>)> {
-        let any = *labels.iter().flatten().max_by_key(|label| label.epoch)?;
+        let any = *newest(labels)?;
         let mut by_slot = vec![None; usize::from(any.members)];
         let mut order = vec![None; usize::from(any.members)];
         for (number, label) in labels.iter().enumerate() {
             let Some(label) = label else { continue };
-            let site = || Site::of_disk(0, "label").on(number as u16);
+            let site = || Site::of_disk(0, "label").on(label.slot);
             if let Some((expected, found)) = disagreement(&any, label) {
                 findings.error(site(), expected, found);
                 continue;
@@ -52,7 +55,8 @@ impl Members {
                 None => {}
             }
         }
-        for (slot, _) in by_slot.iter().enumerate().filter(|(_, label)| label.is_none()) {
+        let missing = by_slot.iter().enumerate().filter(|(_, label)| label.is_none());
+        for (slot, _) in missing.take(MISSING_NAMED) {
             let site = Site::of_disk(0, "label").on(slot as u16);
             findings.error(site, format!("{} disks", any.members), format!("disk {slot} missing"));
         }
@@ -86,6 +90,15 @@ impl Members {
     pub fn space_blocks(&self) -> u64 {
         self.by_slot.iter().flatten().map(|label| label.layout.space_blocks()).sum()
     }
+}
+
+/// Of the pool that most of the disks are of, the first of several, the newest label.
+fn newest(labels: &[Option<Label>]) -> Option<&Label> {
+    let labels = || labels.iter().flatten();
+    let of = |pool: &[u8; 16]| labels().filter(|label| label.pool == *pool).count();
+    let most = labels().map(|label| of(&label.pool)).max()?;
+    let first = labels().find(|label| of(&label.pool) == most)?;
+    labels().filter(|label| label.pool == first.pool).max_by_key(|label| label.epoch)
 }
 
 fn disagreement(any: &Label, label: &Label) -> Option<(String, String)> {

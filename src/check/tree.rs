@@ -129,6 +129,12 @@ impl Reader<'_, '_> {
             self.findings.error(site, expected, levels.to_string());
             return None;
         }
+        let blocks = self.members.space_blocks();
+        if u64::from(pages) > blocks {
+            let site = Site::of_domain(self.domain, "checkpoint record");
+            self.findings.error(site, format!("at most {blocks} pages"), pages.to_string());
+            return None;
+        }
         if pages == 0 && !root.is_none() {
             let site = Site::of_domain(self.domain, "checkpoint record");
             self.findings.error(site, "no root where there are no pages", "a root");

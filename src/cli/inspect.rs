@@ -132,14 +132,14 @@ fn look(image: &mut Image<'_>, what: &What) -> Result<Report, Failure> {
         return views::labels(&labels).report(json);
     }
     let path = what.target().device.display();
-    let Some(_) = labels.label() else {
+    let none = || {
         let message = format!("{path}: no label that two copies agree on");
         let help = Some("`dynamicfs inspect labels` shows each copy".to_owned());
-        return Err(Failure { exit: Exit::Device, message, help });
+        Failure { exit: Exit::Device, message, help }
     };
+    labels.label().ok_or_else(none)?;
     let mut findings = Findings::default();
-    let members = read_members(image, &mut findings);
-    let members = members.unwrap_or_else(|| unreachable!("one disk has a label"));
+    let members = read_members(image, &mut findings).ok_or_else(none)?;
     let label = members.label();
     let (domain, domains) = (what.domain(label), label.layout.domains());
     if domain >= domains {

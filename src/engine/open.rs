@@ -182,7 +182,11 @@ fn disk_name(index: usize, path: &Path, device: Option<&Device>) -> String {
         return format!("nop disk {index}");
     }
     let info = device.map(Device::info);
-    let name = info.map(|info| info.parent_disk.clone().unwrap_or_else(|| info.name.clone()));
+    let name = info.map(|info| match info.kind {
+        // Files in two directories may have one name.
+        DeviceKind::File => info.resolved_path.display().to_string(),
+        _ => info.parent_disk.clone().unwrap_or_else(|| info.name.clone()),
+    });
     name.unwrap_or_else(|| path.display().to_string())
 }
 

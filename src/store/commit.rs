@@ -18,7 +18,7 @@ use crate::format::record::{
     Body, Changes, RecordHead, RecordKind, encode, inline_start, record_bytes,
 };
 use crate::io::error::IoError;
-use crate::io::op::{OpKind, Request};
+use crate::io::op::{Completion, OpKind, Request};
 use crate::memory::DmaBuf;
 use crate::store::batch::{Batch, Committed, number};
 use crate::store::domain::{Closing, Domain, Health};
@@ -29,9 +29,6 @@ use crate::store::port::{Either, both, either, join_all};
 /// Why a batch fails whose own writes did not.
 const OTHERS_FAILED: &str = "a flush of another commit domain failed on the disk, which may have \
                              dropped what this one had written";
-
-/// How long to wait before looking again whether another domain's flush has ended.
-const LOOK_AGAIN_NS: u64 = 20_000;
 
 /// How long a commit is put off when the journal is all but full.
 const PUT_OFF_NS_MAX: u64 = 1_000_000;
@@ -337,36 +334,33 @@ async fn write_record(
     domain.journal_busy.set(true);
     let before = Before {
         writes: domain.ram.borrow().writes(),
-        failures: domain.notice_failures(),
+        // What a batch was prepared with counts from when it was looked at last: a flush that has
+        // failed since may have dropped its data.
+        failures: match kind {
+            RecordKind::Batch => domain.flush_failures.get(),
+            _ => domain.notice_failures(),
+        },
         mechanism,
         data_on: domain.data_on(body),
     };
-    let (home, offset) = (domain.members.home().disk, id.offset(head.position));
+    let (home, offset) = (domain.members.home(), id.offset(head.position));
     let request = match mechanism {
-        Mechanism::Flush => Request::write_flush(home, offset, buffer),
-        Mechanism::Dsync => Request::write_dsync(home, offset, buffer),
+        Mechanism::Flush => Request::write_flush(home.disk, offset, buffer),
+        Mechanism::Dsync => Request::write_dsync(home.disk, offset, buffer),
     };
-    domain.flushes_turn(&[domain.members.home_slot()]);
     let (result, buffer) = match before.data_on.as_slice() {
-        [] => domain.port.submit(request).await.into_parts(),
+        [] => domain.send_record(request).await.into_parts(),
         others => {
             // Their data has completed: the flushes need not wait for the record.
-            domain.flushes_turn(others);
             let flushes = domain.flush_each(others);
-            let (completion, flushed) = both(domain.port.submit(request), flushes).await;
+            let (completion, flushed) = both(domain.send_record(request), flushes).await;
             let (result, buffer) = completion.into_parts();
             (result.and_then(|bytes| flushed.map(|()| bytes)), buffer)
         }
     };
-    if let Err(error) = &result
-        && (error.op == OpKind::Flush || mechanism == Mechanism::Dsync)
-    {
-        domain.members.home().flushes.count_failure();
-    }
-    let flushed = [&[domain.members.home_slot()], before.data_on.as_slice()].concat();
-    domain.flushes_turn(&flushed);
     if result.is_ok() {
-        domain.others_have_flushed(&flushed).await;
+        domain.others_have_flushed(&[domain.members.home_slot()]).await;
+        domain.others_have_flushed(&before.data_on).await;
     }
     let result = settle(domain, &head, result, &before).await;
     domain.journal_busy.set(false);
@@ -441,37 +435,37 @@ impl Domain {
         slots
     }
 
+    /// Sends a record to its disk. Where its flush fails, what no flush has covered may be lost.
+    async fn send_record(&self, request: Request) -> Completion {
+        let (home, own) = (self.members.home(), self.journal.borrow().id.domain);
+        let is_dsync = request.kind == OpKind::WriteDsync;
+        home.flushes.turn(own);
+        let completion = self.port.submit(request).await;
+        if let Err(error) = &completion.result
+            && (error.op == OpKind::Flush || is_dsync)
+        {
+            home.flushes.count_failure();
+        }
+        home.flushes.turn(own);
+        completion
+    }
+
     /// Flushes disks, all at a time. One that fails may drop what has completed and no flush has
     /// covered, and is counted.
     pub(crate) async fn flush_each(&self, slots: &[u16]) -> Result<(), Box<IoError>> {
+        let own = self.journal.borrow().id.domain;
         let mut flushes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
         for slot in slots {
-            flushes.push(Box::pin(async move {
-                let member = self.members.at(*slot);
-                let completion = self.port.submit(Request::flush(member.disk)).await;
-                if completion.result.is_err() {
-                    member.flushes.count_failure();
-                }
-                completion.result
-            }));
+            flushes.push(Box::pin(self.members.flush(&self.port, own, *slot)));
         }
-        join_all(flushes).await.into_iter().try_for_each(|result| result.map(|_| ()))
-    }
-
-    /// Flushes of this domain on these disks begin, or end.
-    pub(crate) fn flushes_turn(&self, slots: &[u16]) {
-        let own = self.journal.borrow().id.domain;
-        slots.iter().for_each(|slot| self.members.at(*slot).flushes.turn(own));
+        join_all(flushes).await.into_iter().collect()
     }
 
     /// Waits until the flushes of other domains on these disks have ended that are under way now.
     pub(crate) async fn others_have_flushed(&self, slots: &[u16]) {
         let own = self.journal.borrow().id.domain;
         for slot in slots {
-            let mut others = self.members.at(*slot).flushes.others(own);
-            while !others.ended() {
-                self.port.sleep_until(self.port.now_ns() + LOOK_AGAIN_NS).await;
-            }
+            self.members.others_have_flushed(&self.port, own, *slot).await;
         }
     }
 
@@ -511,21 +505,18 @@ async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError
     let tail = domain.journal.borrow().last.tail;
     let mut head = RecordHead { kind: RecordKind::Abort, length, tail, ..*failed };
     head.checksum = encode(&id, &head, &Body::Nothing, &mut buffer);
-    let failures = domain.notice_failures();
+    domain.notice_failures();
     let writes = domain.ram.borrow().writes();
     let (home, offset) = (domain.members.home(), id.offset(head.position));
+    // Nothing but this record has to be durable: another disk's failure does not matter.
+    let failures = home.flushes.failures();
     let request = Request::write_flush(home.disk, offset, buffer);
-    let flushed = [domain.members.home_slot()];
-    domain.flushes_turn(&flushed);
-    let (result, buffer) = domain.port.submit(request).await.into_parts();
+    let (result, buffer) = domain.send_record(request).await.into_parts();
     domain.reserves.marks.give(buffer);
-    if result.is_err() {
-        home.flushes.count_failure();
-    }
-    domain.flushes_turn(&flushed);
-    domain.others_have_flushed(&flushed).await;
+    domain.others_have_flushed(&[domain.members.home_slot()]).await;
+    domain.notice_failures();
     match result {
-        Ok(_) if domain.notice_failures() != failures => {
+        Ok(_) if home.flushes.failures() != failures => {
             domain.stop(OTHERS_FAILED);
             unknown()
         }

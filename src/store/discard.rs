@@ -29,15 +29,16 @@ pub(crate) async fn discards(domain: Rc<Domain>) {
         let (offset, len) = (run.disk_block * BLOCK_BYTES, run.blocks * BLOCK_BYTES);
         let request = Request::discard(domain.members.at(run.disk).disk, offset, len);
         let outcome = domain.port.submit(request).await.result;
+        let disk = run.disk;
         domain.space.borrow_mut().put_back(run);
         domain.changed.notify();
         match outcome {
             Ok(_) => domain.counters.borrow_mut().discarded_bytes += len,
+            Err(error) if error.kind == ErrorKind::ShuttingDown => return,
             // It is advice: a disk that does not take it is not asked again.
-            Err(error) => {
-                let mut counters = domain.counters.borrow_mut();
-                counters.discards_refused += u64::from(error.kind != ErrorKind::ShuttingDown);
-                return;
+            Err(_) => {
+                domain.counters.borrow_mut().discards_refused += 1;
+                domain.space.borrow_mut().stop_telling(disk);
             }
         }
     }

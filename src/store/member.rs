@@ -6,8 +6,13 @@ use std::sync::Arc;
 
 use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, Layout};
-use crate::io::op::DiskId;
+use crate::io::error::IoError;
+use crate::io::op::{DiskId, Priority, Request};
 use crate::store::disk_flushes::DiskFlushes;
+use crate::store::port::Port;
+
+/// How long to wait before looking again whether another domain's flush has ended.
+const LOOK_AGAIN_NS: u64 = 20_000;
 
 /// A disk of a pool.
 #[derive(Clone, Debug)]
@@ -84,6 +89,33 @@ impl Members {
     /// Commit domains of the pool.
     pub(crate) fn domains(&self) -> u16 {
         self.home().layout.domains()
+    }
+
+    /// Flushes a disk for a domain, and counts it if it fails: what has completed and no flush has
+    /// covered may be lost then.
+    pub(crate) async fn flush(
+        &self,
+        port: &Port,
+        domain: u16,
+        slot: u16,
+    ) -> Result<(), Box<IoError>> {
+        let member = self.at(slot);
+        member.flushes.turn(domain);
+        let request = Request::flush(member.disk).with_priority(Priority::Critical);
+        let result = port.submit(request).await.result;
+        if result.is_err() {
+            member.flushes.count_failure();
+        }
+        member.flushes.turn(domain);
+        result.map(|_| ())
+    }
+
+    /// Waits until the flushes of other domains on a disk have ended that are under way now.
+    pub(crate) async fn others_have_flushed(&self, port: &Port, domain: u16, slot: u16) {
+        let mut others = self.at(slot).flushes.others(domain);
+        while !others.ended() {
+            port.sleep_until(port.now_ns() + LOOK_AGAIN_NS).await;
+        }
     }
 
     /// Flushes that failed, of all disks together.

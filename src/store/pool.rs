@@ -70,7 +70,34 @@ pub enum PoolError {
 
 /// What lies at the four places of a label.
 #[derive(Clone, Debug)]
-pub struct LabelCopies(pub [Result<Label, String>; LABEL_COPIES]);
+pub struct LabelCopies(pub [Result<Label, CopyFault>; LABEL_COPIES]);
+
+/// Why a copy is no label that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyFault {
+    /// There is none.
+    #[error("no label")]
+    Absent,
+    /// It is of a newer version of the format, or says so.
+    #[error("{0}")]
+    Newer(LabelError),
+    /// It is damaged, or impossible.
+    #[error("{0}")]
+    Wrong(LabelError),
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl From<LabelError> for CopyFault {
+    fn from(error: LabelError) -> CopyFault {
+        match error {
+            LabelError::Absent => CopyFault::Absent,
+            LabelError::Version { .. } | LabelError::Features { .. } => CopyFault::Newer(error),
+            other => CopyFault::Wrong(other),
+        }
+    }
+}
 
 struct Disk<'a> {
     port: &'a Port,
@@ -168,6 +195,18 @@ pub(crate) async fn format(
     Ok(())
 }
 
+/// Most missing disks that are named one by one.
+const MISSING_NAMED: usize = 16;
+
+/// Of the pool that most of the disks are of, the first of several, the newest label.
+fn newest(disks: &[(Arc<str>, Label)]) -> Option<&Label> {
+    let of = |pool: &[u8; 16]| disks.iter().filter(|(_, label)| label.pool == *pool).count();
+    let most = disks.iter().map(|(_, label)| of(&label.pool)).max()?;
+    let (_, first) = disks.iter().find(|(_, label)| of(&label.pool) == most)?;
+    let own = disks.iter().map(|(_, label)| label).filter(|label| label.pool == first.pool);
+    own.max_by_key(|label| label.epoch)
+}
+
 /// Judges whether disks, named by their paths, are one whole pool; gives, by slot, which of them
 /// each is.
 ///
@@ -175,7 +214,7 @@ pub(crate) async fn format(
 /// [`PoolError::Incomplete`] with a reason for each disk that is missing, foreign, stale, or there
 /// twice.
 pub(crate) fn assemble(disks: &[(Arc<str>, Label)]) -> Result<Vec<usize>, PoolError> {
-    let Some((_, newest)) = disks.iter().max_by_key(|(_, label)| label.epoch) else {
+    let Some(newest) = newest(disks) else {
         return Err(PoolError::Incomplete(vec!["no disk is named".to_owned()]));
     };
     let (pool, text) = (newest.pool, |bytes: [u8; 16]| uuid::Uuid::from_bytes(bytes));
@@ -206,8 +245,12 @@ pub(crate) fn assemble(disks: &[(Arc<str>, Label)]) -> Result<Vec<usize>, PoolEr
             }
         }
     }
-    for (slot, _) in slots.iter().enumerate().filter(|(_, found)| found.is_none()) {
+    let missing = || slots.iter().enumerate().filter(|(_, found)| found.is_none());
+    for (slot, _) in missing().take(MISSING_NAMED) {
         wrong.push(format!("disk {slot} of {} is missing", newest.members));
+    }
+    if let Some(more) = missing().count().checked_sub(MISSING_NAMED).filter(|more| *more > 0) {
+        wrong.push(format!("{more} more are missing"));
     }
     if wrong.is_empty() {
         Ok(slots.into_iter().flatten().collect())
@@ -229,17 +272,26 @@ pub(crate) async fn read_labels(
 ) -> Result<LabelCopies, PoolError> {
     let disk = Disk { port, arena, id: disk };
     let mut copies = Vec::new();
-    for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {
+    for copy in 0..LABEL_COPIES {
+        let made_for = made_for(&copies, disk_bytes);
         let buffer = disk.buffer(sector.max(LABEL_BYTES))?;
+        let offset = label_offsets(made_for)[copy];
         copies.push(match disk.submit(Request::read(disk.id, offset, buffer)).await {
-            Ok(Some(bytes)) => LabelCopies::decode(copy, disk_bytes, &bytes),
-            Ok(None) => Err("its buffer did not come back".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Ok(Some(bytes)) => LabelCopies::decode(copy, made_for, &bytes),
+            Ok(None) => Err(CopyFault::Unreadable("its buffer did not come back".to_owned())),
+            Err(error) => Err(CopyFault::Unreadable(error.to_string())),
         });
     }
-    let copies: [Result<Label, String>; LABEL_COPIES] =
+    let copies: [Result<Label, CopyFault>; LABEL_COPIES] =
         copies.try_into().unwrap_or_else(|_| unreachable!("one for each copy"));
     Ok(LabelCopies(copies))
+}
+
+/// The size of the disk for which its pool was made, as far as the copies read so far tell: on a
+/// disk that has grown since, those at its end lie where that was.
+pub(crate) fn made_for(copies: &[Result<Label, CopyFault>], disk_bytes: u64) -> u64 {
+    let sizes = copies.iter().flatten().map(|label| label.layout.disk_bytes());
+    sizes.filter(|bytes| *bytes <= disk_bytes).max().unwrap_or(disk_bytes)
 }
 
 /// Writes a label again over those of its copies that are something else, so that what was found
@@ -255,8 +307,11 @@ pub(crate) async fn mend_labels(
     let offsets = label_offsets(label.layout.disk_bytes());
     let mut described = copies.describe(label).to_vec();
     for (copy, offset) in offsets.into_iter().enumerate() {
-        if copies.0[copy].as_ref() == Ok(label) {
-            continue;
+        match &copies.0[copy] {
+            Ok(found) if found == label => continue,
+            // A newer program may know why.
+            Err(CopyFault::Newer(_)) => continue,
+            _ => {}
         }
         match disk.write_label(copy, offset, Some(label), sector).await {
             Ok(()) => described[copy].push_str("; it was written again"),
@@ -268,11 +323,8 @@ pub(crate) async fn mend_labels(
 
 impl LabelCopies {
     /// One copy, or what is wrong with it.
-    pub(crate) fn decode(copy: usize, disk_bytes: u64, bytes: &[u8]) -> Result<Label, String> {
-        Label::decode(copy, disk_bytes, bytes).map_err(|error| match error {
-            LabelError::Absent => "no label".to_owned(),
-            other => other.to_string(),
-        })
+    pub(crate) fn decode(copy: usize, disk_bytes: u64, bytes: &[u8]) -> Result<Label, CopyFault> {
+        Ok(Label::decode(copy, disk_bytes, bytes)?)
     }
 
     /// The label that the disk has: of the newest epoch of which [`OPEN_QUORUM`] copies agree, as
@@ -307,7 +359,7 @@ impl LabelCopies {
     pub fn describe(&self, label: &Label) -> [String; LABEL_COPIES] {
         self.0.each_ref().map(|copy| match copy {
             Ok(found) if found == label => "whole".to_owned(),
-            Err(reason) => reason.clone(),
+            Err(fault) => fault.to_string(),
             Ok(other) if other.pool != label.pool || other.disk != label.disk => {
                 format!("the label of another pool or disk, of epoch {}", other.epoch)
             }
@@ -330,7 +382,7 @@ impl LabelCopies {
         });
         let reason = texts.collect::<Vec<_>>().join("; ");
         let reason = format!("no {OPEN_QUORUM} copies of its label agree on one: {reason}");
-        if self.0.iter().all(|copy| matches!(copy, Err(text) if text == "no label")) {
+        if self.0.iter().all(|copy| matches!(copy, Err(CopyFault::Absent))) {
             return PoolError::NoPool { path, reason: "it has no label".into() };
         }
         PoolError::Unusable { path, reason }

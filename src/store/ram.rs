@@ -76,6 +76,8 @@ pub(crate) struct RamBlocks {
     waiting: BTreeSet<(u64, Place)>,
     /// Written ones, by their disk and number.
     written: BTreeMap<(u16, u64), Place>,
+    /// How many of those each disk has.
+    unflushed: BTreeMap<u16, usize>,
     /// Home writes that have completed.
     writes: u64,
     /// Freed while their home write was on its way: free when that has completed.
@@ -120,7 +122,7 @@ impl RamBlocks {
             }
             Stage::Written(position, number) => {
                 self.by_position.remove(&(position, place));
-                self.written.remove(&(place.disk(), number));
+                self.take_written((place.disk(), number));
             }
         }
         self.blocks.remove(&place);
@@ -139,9 +141,22 @@ impl RamBlocks {
 
     /// The disks of those.
     pub(crate) fn unflushed_disks(&self) -> Vec<u16> {
-        let mut disks: Vec<u16> = self.written.keys().map(|(disk, _)| *disk).collect();
-        disks.dedup();
-        disks
+        self.unflushed.keys().copied().collect()
+    }
+
+    /// Those on other disks than this.
+    pub(crate) fn unflushed_beside(&self, disk: u16) -> usize {
+        self.written.len() - self.unflushed.get(&disk).copied().unwrap_or(0)
+    }
+
+    fn take_written(&mut self, key: (u16, u64)) {
+        let was_there = self.written.remove(&key).is_some();
+        if let Some(count) = self.unflushed.get_mut(&key.0).filter(|_| was_there) {
+            *count -= 1;
+            if *count == 0 {
+                self.unflushed.remove(&key.0);
+            }
+        }
     }
 
     /// Blocks that are here.
@@ -182,6 +197,7 @@ impl RamBlocks {
             self.writes += 1;
             *stage = Stage::Written(position, self.writes);
             self.written.insert((place.disk(), self.writes), place);
+            *self.unflushed.entry(place.disk()).or_default() += 1;
         } else {
             *stage = Stage::Deferred(position);
             self.waiting.insert((position, place));
@@ -199,7 +215,7 @@ impl RamBlocks {
     pub(crate) fn flushed(&mut self, disk: u16, writes: u64) {
         while let Some((key, place)) = self.written.range((disk, 0)..=(disk, writes)).next() {
             let (key, place) = (*key, *place);
-            self.written.remove(&key);
+            self.take_written(key);
             if let Some((_, Stage::Written(position, _))) = self.blocks.remove(&place) {
                 self.by_position.remove(&(position, place));
             }
@@ -208,6 +224,7 @@ impl RamBlocks {
 
     /// A flush has failed: whatever no flush has covered may be lost, and is written again.
     pub(crate) fn flush_failed(&mut self) {
+        self.unflushed.clear();
         for (_, place) in std::mem::take(&mut self.written) {
             if let Some((_, stage)) = self.blocks.get_mut(&place)
                 && let Stage::Written(position, _) = *stage

@@ -144,6 +144,15 @@ pub enum RecoveryError {
         /// Why.
         what: String,
     },
+    /// A flush of another domain failed meanwhile.
+    #[error(
+        "domain {domain}: a flush of another commit domain failed on a disk, which may have \
+         dropped what this one had written; open the pool again"
+    )]
+    OthersFailed {
+        /// Which.
+        domain: u16,
+    },
     /// Memory is short.
     #[error("domain {domain}: {what}")]
     NoMemory {
@@ -164,6 +173,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) id: JournalId,
     /// See [`RecoveryReport::lost`].
     lost: RefCell<Vec<String>>,
+    /// Flushes of the pool's disks that had failed before.
+    failures: u64,
 }
 
 /// Where the content of a block is in the journal.
@@ -184,7 +195,8 @@ pub(crate) async fn recover(
     seed: &DomainSeed,
 ) -> Result<(Rc<Domain>, RecoveryReport), RecoveryError> {
     let id = journal_id(seed);
-    let recovery = Recovery { port: &port, seed, id, lost: RefCell::default() };
+    let failures = seed.members.flush_failures();
+    let recovery = Recovery { port: &port, seed, id, lost: RefCell::default(), failures };
     let reading = recovery.reading();
     if !reading {
         recovery.flush().await?;
@@ -373,14 +385,26 @@ impl Recovery<'_> {
     }
 
     async fn flush(&self) -> Result<(), RecoveryError> {
+        let (members, domain) = (&self.seed.members, self.seed.domain);
         let mut flushes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
-        for member in self.seed.members.all() {
-            flushes.push(Box::pin(self.port.submit(Request::flush(member.disk))));
+        for slot in members.slots() {
+            flushes.push(Box::pin(members.flush(self.port, domain, slot)));
         }
-        let ended = join_all(flushes).await.into_iter();
-        ended
-            .map(|completion| completion.into_parts().0)
-            .try_for_each(|result| result.map(|_| ()).map_err(|error| self.io_error(error)))
+        let ended: Result<(), Box<IoError>> = join_all(flushes).await.into_iter().collect();
+        ended.map_err(|error| self.io_error(error))?;
+        for slot in members.slots() {
+            members.others_have_flushed(self.port, domain, slot).await;
+        }
+        self.check_flushes()
+    }
+
+    /// Believes no flush beside which another domain's has failed: the disk may have dropped what
+    /// this one had written.
+    fn check_flushes(&self) -> Result<(), RecoveryError> {
+        match self.seed.members.flush_failures() == self.failures {
+            true => Ok(()),
+            false => Err(RecoveryError::OthersFailed { domain: self.seed.domain }),
+        }
     }
 
     /// Reads bytes of the journal's disk.
@@ -596,9 +620,18 @@ impl Recovery<'_> {
         let mut buffer = self.buffer(BLOCK_BYTES as usize)?;
         head.checksum = encode(&self.id, &head, &Body::Nothing, &mut buffer);
         let offset = self.id.offset(position);
-        let request = Request::write_flush(self.seed.members.home().disk, offset, buffer);
+        let (members, domain) = (&self.seed.members, self.seed.domain);
+        let home = members.home();
+        home.flushes.turn(domain);
+        let request = Request::write_flush(home.disk, offset, buffer);
         let (result, _) = self.port.submit(request).await.into_parts();
+        if result.is_err() {
+            home.flushes.count_failure();
+        }
+        home.flushes.turn(domain);
         result.map_err(|error| self.io_error(error))?;
+        members.others_have_flushed(self.port, domain, members.home_slot()).await;
+        self.check_flushes()?;
         Ok(head)
     }
 }

@@ -217,6 +217,13 @@ impl Space {
         self.members[usize::from(held.disk)].space.put_back(held);
     }
 
+    /// A disk does not want to know what is unused.
+    pub(crate) fn stop_telling(&mut self, disk: u16) {
+        if let Some(member) = self.members.get_mut(usize::from(disk)) {
+            member.space.stop_telling();
+        }
+    }
+
     /// A block has an owner, as recovery finds.
     pub(crate) fn claim(&mut self, place: Place) -> Result<(), SpaceError> {
         let elsewhere = self.elsewhere(place);

@@ -48,6 +48,15 @@ impl Domain {
         waiting > self.config.write_back_bytes
             || waiting > 0 && (pressed || self.deferred_fill() >= self.config.checkpoint_percent)
             || unflushed > 0 && pressed
+            || self.flush_beside_is_due()
+    }
+
+    /// Whether what went home to other disks than the journal's, which few commits flush, holds too
+    /// much memory or too much of the journal.
+    fn flush_beside_is_due(&self) -> bool {
+        let beside = self.ram.borrow().unflushed_beside(self.members.home_slot());
+        beside as u64 * BLOCK_BYTES > self.config.write_back_bytes
+            || beside > 0 && self.deferred_fill() >= self.config.checkpoint_percent
     }
 }
 
@@ -87,9 +96,12 @@ async fn round(domain: &Domain) -> Result<(), StoreError> {
     }
     outcome?;
     let pressed = domain.room_wanted.get() || domain.closing.get() || domain.drain_wanted.get();
-    let unflushed = domain.ram.borrow().unflushed_disks();
-    if pressed && !unflushed.is_empty() {
-        flush(domain, unflushed.into_iter()).await?;
+    if pressed || domain.flush_beside_is_due() {
+        let mut unflushed = domain.ram.borrow().unflushed_disks();
+        unflushed.retain(|slot| pressed || *slot != domain.members.home_slot());
+        if !unflushed.is_empty() {
+            flush(domain, unflushed.into_iter()).await?;
+        }
     }
     Ok(())
 }
@@ -112,11 +124,13 @@ async fn write_run(
     }
     let (place, _) = &blocks[0];
     let (disk, offset) = domain.members.address(*place);
+    let failures = domain.members.flush_failures();
     let request = Request::write(disk, offset, buffer);
     let completion = domain.port.submit(request.with_priority(domain.cleaning_priority())).await;
     let (result, buffer) = completion.into_parts();
     domain.reserves.runs.give(buffer);
-    finish(domain, blocks, result.is_ok());
+    // A flush that failed meanwhile may have dropped it.
+    finish(domain, blocks, result.is_ok() && domain.members.flush_failures() == failures);
     result.map_err(|error| StoreError::Write { source: error.into() })?;
     domain.counters.borrow_mut().write_back_bytes += blocks.len() as u64 * BLOCK_BYTES;
     Ok(())
@@ -143,9 +157,7 @@ pub(crate) async fn flush(
     domain.journal_busy.set(true);
     let failures = domain.notice_failures();
     let writes = domain.ram.borrow().writes();
-    domain.flushes_turn(&slots);
     let result = domain.flush_each(&slots).await;
-    domain.flushes_turn(&slots);
     domain.others_have_flushed(&slots).await;
     let failed = domain.notice_failures() != failures;
     domain.journal_busy.set(false);

@@ -1,5 +1,6 @@
 //! Making a pool.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -204,20 +205,35 @@ fn plan_disk(
     Ok((DiskFormatPlan { path, is_new, disk_bytes, device, carries, data_bytes: 0 }, refusal))
 }
 
+/// What a name stands for: the file that is there, or the place where one would be made.
+#[derive(PartialEq, Eq)]
+enum Meant {
+    Existing { device: u64, inode: u64 },
+    New(PathBuf),
+}
+
+fn meant(disk: &DiskFormatPlan) -> Meant {
+    let path = disk.device.as_ref().map_or(&disk.path, |device| &device.resolved_path);
+    if let Ok(found) = std::fs::metadata(path) {
+        return Meant::Existing { device: found.dev(), inode: found.ino() };
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_path_buf());
+    Meant::New(directory.join(path.file_name().unwrap_or_default()))
+}
+
 /// Refuses a disk that is named twice, by whatever names.
 fn twice(disks: &[DiskFormatPlan]) -> Result<(), EngineError> {
-    let name = |disk: &DiskFormatPlan| match &disk.device {
-        Some(device) => device.resolved_path.clone(),
-        None => disk.path.clone(),
-    };
-    for (number, disk) in disks.iter().enumerate() {
-        if disks[..number].iter().any(|other| name(other) == name(disk)) {
-            let value = disk.path.display().to_string();
+    let all: Vec<Meant> = disks.iter().map(meant).collect();
+    match (1..all.len()).find(|number| all[..*number].contains(&all[*number])) {
+        None => Ok(()),
+        Some(number) => {
+            let value = disks[number].path.display().to_string();
             let reason = "the disk is named twice";
-            return Err(EngineError::Unfit { field: "disks.path", value, reason });
+            Err(EngineError::Unfit { field: "disks.path", value, reason })
         }
     }
-    Ok(())
 }
 
 fn size_of_device(info: &DeviceInfo) -> Result<u64, EngineError> {

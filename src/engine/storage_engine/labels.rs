@@ -13,7 +13,7 @@ use crate::engine::storage_engine::EngineError;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
 use crate::machine::device::{DeviceError, probe};
-use crate::store::pool::{LabelCopies, assemble};
+use crate::store::pool::{CopyFault, LabelCopies, assemble, made_for};
 
 /// Least bytes of a disk that has four copies at four places.
 const DISK_BYTES_MIN: u64 = 4 << 20;
@@ -144,16 +144,17 @@ fn peek(path: &Path) -> Result<(LabelCopies, u64), EngineError> {
     })?;
     let block = u64::from(info.logical_block_bytes);
     let disk_bytes = file.seek(SeekFrom::End(0)).map_err(failed)? / block * block;
-    let mut copies: [Result<Label, String>; LABEL_COPIES] =
-        std::array::from_fn(|_| Err("no label".to_owned()));
+    let mut copies: [Result<Label, CopyFault>; LABEL_COPIES] =
+        std::array::from_fn(|_| Err(CopyFault::Absent));
     if disk_bytes < DISK_BYTES_MIN {
         return Ok((LabelCopies(copies), disk_bytes));
     }
-    for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {
+    for copy in 0..LABEL_COPIES {
+        let made_for = made_for(&copies, disk_bytes);
         let mut bytes = [0; LABEL_BYTES];
-        copies[copy] = match file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => LabelCopies::decode(copy, disk_bytes, &bytes),
-            Err(error) => Err(error.to_string()),
+        copies[copy] = match file.read_exact_at(&mut bytes, label_offsets(made_for)[copy]) {
+            Ok(()) => LabelCopies::decode(copy, made_for, &bytes),
+            Err(error) => Err(CopyFault::Unreadable(error.to_string())),
         };
     }
     Ok((LabelCopies(copies), disk_bytes))

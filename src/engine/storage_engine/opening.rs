@@ -216,7 +216,8 @@ fn start(
     let mut domains = Vec::new();
     for domain in 0..report.domains {
         let told = told.clone();
-        domains.push(start_domain(io, (config, force), (pool, domain, &members), told)?);
+        let of = (pool, domain, &members);
+        domains.push(start_domain(io, (config, force), of, (&domains, told))?);
     }
     drop(told);
     collect(&reports, &mut domains)?;
@@ -274,11 +275,13 @@ fn start_domain(
     io: &IoScheduler,
     (config, force): (&EngineConfig, Force),
     (pool, domain, members): ([u8; 16], u16, &Arc<[Member]>),
-    told: Sender<Told>,
+    (others, told): (&[DomainHandle], Sender<Told>),
 ) -> Result<DomainHandle, EngineError> {
     let home = Members::home_of(domain, members.len());
     let reactors = io.reactors_of(members[usize::from(home)].disk);
-    let reactor = reactors[usize::from(domain) % reactors.len()];
+    // The nearest to the journal of those with the fewest domains.
+    let load = |reactor: &&usize| others.iter().filter(|other| other.reactor == **reactor).count();
+    let reactor = reactors.iter().min_by_key(load).copied().unwrap_or(0);
     let Some(bell) = io.bell(reactor) else {
         unreachable!("a pool has no more domains than a reactor has bells")
     };

@@ -160,6 +160,11 @@ impl DiskSpace {
         }
     }
 
+    /// The disk does not want to know what is unused.
+    pub(super) fn stop_telling(&mut self) {
+        self.unused = Unused::default();
+    }
+
     /// The disk was told.
     pub(super) fn put_back(&mut self, held: HeldRun) {
         let given = self.allocator.give(held.run);

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sim::{Random, for_each_seed};
+use crate::io::op::{DiskId, OpKind};
+use crate::sim::{Fault, FaultRule, Random, for_each_seed};
 use crate::store::tests::model::{Model, Running};
 use crate::store::tests::world::{Setup, World};
 
@@ -116,6 +117,42 @@ fn crashes_of_pools_of_several_disks() {
         let setup = Setup { disks, domains, reactors, ..Setup::default() };
         crash_and_go_on(seed, &setup, 6);
     });
+}
+
+/// Nobody believes a flush of its own beside which another domain's has failed, also while domains
+/// are opened.
+#[test]
+fn flushes_that_fail_while_domains_are_opened_lose_nothing() {
+    let failures = AtomicU64::new(0);
+    for_each_seed("flushes_that_fail_while_domains_are_opened", 60, |seed| {
+        let mut random = Random::new(seed ^ 0xf1);
+        let (disks, domains) = (1 + (seed % 2) as usize, 2 + (seed / 2 % 2) as u16);
+        let setup = Setup { disks, domains, reactors: 2, ..Setup::default() };
+        let setup = setup.varied(&mut random);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        for _ in 0..4 {
+            run_workload(&mut world, &mut model, &mut random, 30);
+            let mut left = world.sim.crash(random.next_u64());
+            world = loop {
+                let mut booted = World::boot(&setup, random.next_u64(), left);
+                let rule = FaultRule::nth(OpKind::Flush, random.below(16), Fault::Errno(libc::EIO));
+                let disk = DiskId(random.below(disks as u64) as u16);
+                booted.sim.with_faults(disk, |faults| faults.rules.push(rule));
+                match booted.recover_or_crash(random.next_u64()) {
+                    Ok(mut world) => {
+                        world.sim.with_faults(disk, |faults| faults.rules.clear());
+                        break world;
+                    }
+                    Err(disks) => left = disks,
+                }
+                failures.fetch_add(1, Ordering::Relaxed);
+            };
+            model.check(&mut world);
+            world.audit();
+        }
+    });
+    assert!(failures.load(Ordering::Relaxed) > 0, "a fault hits an opening now and then");
 }
 
 /// Counters of a pool's whole life are kept with its checkpoints.

@@ -188,6 +188,18 @@ impl World {
 
     /// Opens the pool on the disks that it was booted with.
     pub(super) fn recover(mut self, seed: u64) -> Result<World, OpenFailure> {
+        self.recover_here(seed).map(|()| self)
+    }
+
+    /// The same; a failure ends in a crash.
+    pub(super) fn recover_or_crash(mut self, seed: u64) -> Result<World, Vec<SimDisk>> {
+        match self.recover_here(seed) {
+            Ok(()) => Ok(self),
+            Err(_) => Err(self.sim.crash(seed)),
+        }
+    }
+
+    fn recover_here(&mut self, seed: u64) -> Result<(), OpenFailure> {
         let mut labels = Vec::new();
         for disk in 0..self.setup.disks {
             let label = self.label(DiskId(disk as u16)).map_err(OpenFailure::Pool)?;
@@ -197,8 +209,7 @@ impl World {
         let slots = assemble(&labels).map_err(OpenFailure::Pool)?;
         assert!(slots.into_iter().eq(0..self.setup.disks), "no disk was moved");
         self.start_domains(seed);
-        self.wait_until_open().map_err(OpenFailure::Recovery)?;
-        Ok(self)
+        self.wait_until_open().map_err(OpenFailure::Recovery)
     }
 
     /// A machine with these disks, and nothing running.
