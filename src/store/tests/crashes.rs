@@ -109,8 +109,8 @@ fn crashes_of_two_domains() {
 
 /// Data and pages of each domain lie on every disk, and its journal on one.
 #[test]
-fn crashes_of_pools_of_several_disks() {
-    for_each_seed("crashes_of_pools_of_several_disks", 30, |seed| {
+fn pools_of_several_disks_survive_crashes() {
+    for_each_seed("pools_of_several_disks_survive_crashes", 30, |seed| {
         let disks = 2 + (seed % 3) as usize;
         let domains = 1 + (seed / 3 % 3) as u16;
         let reactors = 1 + (seed / 9 % 2) as usize;
