@@ -22,7 +22,7 @@ struct Read {
 type Named = (Child, u64);
 
 /// Pages that are read at a time.
-const WINDOW: usize = 64;
+const WINDOW: usize = 256;
 
 /// Children in windows, each with the number of its first.
 fn windows(children: &[Named]) -> impl Iterator<Item = (u32, &[Named])> {
