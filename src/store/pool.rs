@@ -322,6 +322,11 @@ pub(crate) async fn mend_labels(
 }
 
 impl LabelCopies {
+    /// Whether all of them are this label.
+    pub(crate) fn are_all(&self, label: &Label) -> bool {
+        self.0.iter().all(|copy| copy.as_ref() == Ok(label))
+    }
+
     /// One copy, or what is wrong with it.
     pub(crate) fn decode(copy: usize, disk_bytes: u64, bytes: &[u8]) -> Result<Label, CopyFault> {
         Ok(Label::decode(copy, disk_bytes, bytes)?)

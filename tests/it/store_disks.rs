@@ -162,6 +162,32 @@ fn label_copies_that_are_not_whole_are_written_again() {
     disks.check();
 }
 
+/// The copies at the end lie where the end was, and a copy of a newer format is somebody else's.
+#[test]
+fn a_disk_that_has_grown_and_a_newer_copy_are_left_as_they_are() {
+    let _alongside = alongside();
+    let disks = Disks::named("grown");
+    let path = disks.config.io.disks[1].path.clone();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    file.set_len(80 << 20).unwrap();
+    let engine = disks.open();
+    let labels = engine.status().unwrap().pool.disks[1].labels.clone();
+    assert_eq!(labels, ["whole"; 4]);
+    close(&engine);
+    drop(engine);
+    // Its version, behind the magic: the fourth copy is of the next one.
+    let newer = (64 << 20) - (1 << 20) + 8;
+    file.write_all_at(&[2, 0], newer).unwrap();
+    let engine = disks.open();
+    let labels = engine.status().unwrap().pool.disks[1].labels.clone();
+    assert!(labels[3].contains("version 2") && !labels[3].contains("written"), "{labels:?}");
+    assert_eq!(labels[..3], ["whole"; 3]);
+    close(&engine);
+    let mut found = [0; 2];
+    file.read_exact_at(&mut found, newer).unwrap();
+    assert_eq!(found, [2, 0]);
+}
+
 #[test]
 fn disks_that_are_missing_foreign_or_there_twice_are_named() {
     let _alongside = alongside();

@@ -236,7 +236,7 @@ fn labels(io: &IoScheduler, disk: DiskId) -> Result<LabelCopies, EngineError> {
 
 /// Writes label copies again that are not whole, now that the disks are known to be a pool.
 fn mend(io: &IoScheduler, disk: DiskId, found: &Labelled) -> Result<Vec<String>, EngineError> {
-    if found.described.iter().all(|copy| copy == "whole") {
+    if found.copies.are_all(&found.label) {
         return Ok(found.described.clone());
     }
     let sector = io.disks()[usize::from(disk.0)].logical_block_bytes as usize;
@@ -269,6 +269,12 @@ fn arena_of(io: &IoScheduler, reactor: usize) -> Arc<Arena> {
     Arc::clone(found.unwrap_or(&io.arenas[0]))
 }
 
+/// The first of the reactors, nearest first, with the fewest domains of those that are placed.
+fn least_taken(reactors: &[usize], taken: &[usize]) -> usize {
+    let load = |reactor: &&usize| taken.iter().filter(|other| other == reactor).count();
+    reactors.iter().min_by_key(load).copied().unwrap_or(0)
+}
+
 type Told = (u16, Result<RecoveryReport, RecoveryError>);
 
 fn start_domain(
@@ -279,9 +285,8 @@ fn start_domain(
 ) -> Result<DomainHandle, EngineError> {
     let home = Members::home_of(domain, members.len());
     let reactors = io.reactors_of(members[usize::from(home)].disk);
-    // The nearest to the journal of those with the fewest domains.
-    let load = |reactor: &&usize| others.iter().filter(|other| other.reactor == **reactor).count();
-    let reactor = reactors.iter().min_by_key(load).copied().unwrap_or(0);
+    let taken: Vec<usize> = others.iter().map(|other| other.reactor).collect();
+    let reactor = least_taken(&reactors, &taken);
     let Some(bell) = io.bell(reactor) else {
         unreachable!("a pool has no more domains than a reactor has bells")
     };
@@ -324,6 +329,21 @@ const _: () =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Cause: a domain's number chose among the reactors in the order of its own disk. Harm: disks
+    /// with opposite orders put all domains on one reactor. Fix: the fewest first.
+    #[test]
+    fn domains_are_spread_whatever_the_order_of_their_disks_reactors() {
+        let orders = [[0, 1, 2], [1, 0, 2], [2, 1, 0], [2, 0, 1]];
+        let mut taken = Vec::new();
+        for order in orders.iter().cycle().take(9) {
+            taken.push(least_taken(order, &taken));
+        }
+        for reactor in 0..3 {
+            assert_eq!(taken.iter().filter(|other| **other == reactor).count(), 3, "{taken:?}");
+        }
+        assert_eq!(taken[..3], [0, 1, 2], "the nearest, as long as it is as free as any");
+    }
 
     /// Each field that a domain has is told what the configuration says, not its own default.
     #[test]

@@ -1,5 +1,6 @@
 //! Full disks, tiny journals, queues of length one: refused cleanly, and never stuck.
 
+use crate::format::layout::BLOCK_BYTES;
 use crate::io::op::DiskId;
 use crate::io::op::OpKind;
 use crate::scheduler::limits::SchedulerConfig;
@@ -263,4 +264,23 @@ fn a_full_table_refuses_new_extents_alone() {
         }
         world.audit();
     });
+}
+
+/// Cause: commits of small data flush the journal's disk alone. Harm: blocks that had gone home to
+/// another disk stayed in memory, and held the journal, until a checkpoint. Fix: those disks are
+/// flushed before they hold more than what may wait for a home write.
+#[test]
+fn blocks_that_went_home_to_another_disk_do_not_stay_in_memory() {
+    let mut setup = Setup { disks: 2, ..Setup::default() };
+    (setup.config.checkpoint_percent, setup.config.urgent_percent) = (90, 95);
+    setup.config.write_back_bytes = 4 * BLOCK_BYTES;
+    let mut world = World::new(&setup, 1);
+    let inode = world.create(0).unwrap();
+    let mut most = 0;
+    for block in 0..100 {
+        world.write(inode, block * BLOCK_BYTES, &[block as u8; 4096]).unwrap();
+        most = most.max(world.status(0).deferred_blocks);
+    }
+    assert_eq!(world.status(0).counters.checkpoints, 0, "nothing else makes room");
+    assert!(most < 24, "{most} blocks were in memory");
 }
