@@ -15,6 +15,9 @@
 //! 5. [Blocks](blocks): each has one owner, in its domain's space; with [`Depth::Data`] each is
 //!    read, and is right if it, or a copy that a needed record holds, sums to what its extent says.
 //!
+//! Where slots have several disks in sync, all this is done once for each: every disk of a slot
+//! must make a pool by itself with the others.
+//!
 //! What a crash leaves behind is a [`Severity::Note`]; everything else is a [`Severity::Error`].
 
 pub mod blocks;
@@ -56,19 +59,43 @@ pub fn check(image: &mut Image<'_>, depth: Depth) -> Report {
     let mut findings = Findings::default();
     let mut report = Report::default();
     if let Some(members) = read_members(image, &mut findings) {
-        let mut digest = PoolDigest::default();
-        let label = members.label();
-        for domain in 0..label.layout.domains() {
-            let view = DomainView::read(image, &members, domain, &mut findings);
-            let facts = view.check(image, depth, &mut findings, &mut digest);
-            report.inodes += facts.inodes;
-            report.extents += facts.extents;
-            report.domains.push(facts);
+        report = view(image, &members, (depth, 0), &mut findings);
+        for mirror in 1..members.views() {
+            image.arrange(members.order(mirror));
+            let other = view(image, &members, (depth, mirror), &mut findings);
+            if other.digest != report.digest {
+                let site =
+                    Site { mirror: mirror as u16, what: "content".into(), ..Site::default() };
+                let expected = format!("digest {:016x}, as of the first mirrors", report.digest);
+                // What nobody was told of may be on some of them.
+                findings.note(site, expected, format!("digest {:016x}", other.digest));
+            }
         }
-        report.label = Some(LabelFacts::of(label));
-        report.digest = digest.sum();
     }
     findings.into_report(report)
+}
+
+/// Checks the pool on one disk of each slot.
+fn view(
+    image: &mut Image<'_>,
+    members: &Members,
+    (depth, mirror): (Depth, usize),
+    findings: &mut Findings,
+) -> Report {
+    findings.on_mirrors(members.numbers(mirror));
+    let (mut report, mut digest) = (Report::default(), PoolDigest::default());
+    let label = members.label();
+    for domain in 0..label.layout.domains() {
+        let view = DomainView::read(image, members, domain, findings);
+        let facts = view.check(image, depth, findings, &mut digest);
+        report.inodes += facts.inodes;
+        report.extents += facts.extents;
+        report.domains.push(facts);
+    }
+    report.label = Some(LabelFacts::of(label));
+    report.digest = digest.sum();
+    findings.on_mirrors(Vec::new());
+    report
 }
 
 /// Reads the labels of all disks, and puts the disks in the order of their slots.
@@ -80,7 +107,7 @@ pub fn read_members(image: &mut Image<'_>, findings: &mut Findings) -> Option<Me
         let name = view.label().map_or(disk, |label| label.slot);
         labels.push(view.judge(name, image.bytes(disk), findings));
     }
-    let (members, order) = Members::judge(&labels, findings)?;
-    image.arrange(&order);
+    let members = Members::judge(&labels, findings)?;
+    image.arrange(members.order(0));
     Some(members)
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod devices;
+mod disk;
 mod failure;
 mod inodes;
 mod inspect;
@@ -61,6 +62,9 @@ enum Command {
     /// Every command that writes does that first; this one does no more, and can be forced.
     #[command(after_help = EXIT_CODES)]
     Recover(pool::RecoverArguments),
+    /// The disks of a pool: which is what, replace one, wait until all have everything.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Disk(disk::DiskCommand),
     /// Write a file into an inode.
     #[command(after_help = EXIT_CODES)]
     Put(inodes::PutArguments),
@@ -100,6 +104,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Format(arguments) => pool::format(arguments),
         Command::Status(arguments) => pool::status(arguments),
         Command::Recover(arguments) => pool::recover(arguments),
+        Command::Disk(command) => disk::run(command),
         Command::Put(arguments) => inodes::put(arguments),
         Command::Get(arguments) => inodes::get(arguments),
         Command::Ls(arguments) => inodes::list(arguments),

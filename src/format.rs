@@ -7,6 +7,7 @@
 //! bytes alone, and nothing that a disk holds makes it panic.
 
 pub mod checksum;
+pub mod disk_set;
 pub mod extent;
 pub mod fragment;
 pub mod label;

@@ -64,9 +64,9 @@ pub use concurrency::lock::metrics::LockMetrics;
 pub use concurrency::lock::word::LockMode;
 pub use concurrency::metadata_locks::{ExtentMapLocks, InodeLocks};
 pub use engine::storage_engine::{
-    Acknowledged, CloseReport, DiskFormatPlan, EngineError, EngineMetrics, EngineStatus, Fill,
-    Force, FormatOptions, FormatPlan, InodeId, InodeInfo, InodeOptions, MemberReport, Overwrite,
-    PoolReport, QueueFull, ReadOptions, StoreTicket, Transaction,
+    Acknowledged, CloseReport, DiskFormatPlan, DiskPlace, EngineError, EngineMetrics, EngineStatus,
+    Fill, Force, FormatOptions, FormatPlan, InodeId, InodeInfo, InodeOptions, MemberReport,
+    MirrorReport, Overwrite, PoolReport, QueueFull, ReadOptions, StoreTicket, Transaction,
 };
 pub use engine::{
     CloseError, ConfigError, DiskConfig, EngineConfig, IoConfig, IoScheduler, OpenError,
@@ -75,8 +75,10 @@ pub use engine::{
 pub use io::metrics::Metrics;
 pub use io::{Buffers, Completion, DiskId, ErrorKind, IoError, OpKind, Priority, Request};
 pub use memory::{BufferList, DmaBuf};
+pub use store::assembly::Missing;
 pub use store::batch::Committed;
 pub use store::call::{Durability, ReadBytes};
 pub use store::domain::Undecidable;
 pub use store::error::{Certainty, StoreError};
 pub use store::mechanism::Mechanism;
+pub use store::member::MirrorState;

@@ -5,6 +5,7 @@
 //! the simulator runs it unchanged.
 
 pub mod allocator;
+pub mod assembly;
 pub mod batch;
 pub mod call;
 pub mod change;
@@ -19,12 +20,16 @@ mod executor;
 mod journal;
 pub mod mechanism;
 pub mod member;
+pub mod membership;
+mod mend;
+mod mirror;
 pub mod pool;
 pub(crate) mod port;
 mod ram;
 mod read;
 pub mod recovery;
 mod reserve;
+mod resync;
 pub mod service;
 mod space;
 mod table;

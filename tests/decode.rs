@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use dynamicfs::format::checksum::{Context, metadata_checksum};
+use dynamicfs::format::disk_set::DiskSet;
 use dynamicfs::format::fragment::Fragment;
-use dynamicfs::format::label::{LABEL_BYTES, Label};
+use dynamicfs::format::label::{LABEL_BYTES, Label, Mirror};
 use dynamicfs::format::layout::{Layout, Zone, label_offsets};
 use dynamicfs::format::page::{
     CHILDREN_PER_PAGE, EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, INODES_PER_PAGE, Page,
@@ -130,9 +131,20 @@ proptest! {
     }
 
     #[test]
-    fn labels(copy in 0usize..5, patches in patches(), size in number(), whole in any::<bool>()) {
+    fn labels(
+        copy in 0usize..5,
+        patches in patches(),
+        size in number(),
+        whole in any::<bool>(),
+        mirrored in any::<bool>(),
+    ) {
         let layout = Layout::plan(DISK_BYTES, 2, 1 << 20).unwrap();
-        let label = Label { pool: POOL, disk: [9; 16], slot: 0, members: 1, epoch: 3, layout };
+        let mirror = match mirrored {
+            true => Mirror { number: 1, count: 2, in_sync: DiskSet::first(3) },
+            false => Mirror::ALONE,
+        };
+        let label =
+            Label { pool: POOL, disk: [9; 16], slot: 0, slots: 2, mirror, epoch: 3, layout };
         let mut bytes = label.encode(copy.min(3));
         for (at, width, number) in &patches {
             put(&mut bytes, 10 + at % 94, &number.to_le_bytes()[..*width]);
@@ -144,7 +156,10 @@ proptest! {
         let address = label_offsets(disk_bytes).get(copy).copied().unwrap_or(0);
         let pool = bytes[32..48].try_into().unwrap();
         let context = Context { pool, disk, zone: zone.number(), address, incarnation: epoch };
-        let sum = metadata_checksum(&context, &[&bytes[..112]]);
+        let sum = match bytes[16] & 1 {
+            0 => metadata_checksum(&context, &[&bytes[..112]]),
+            _ => metadata_checksum(&context, &[&bytes[..112], &bytes[120..152]]),
+        };
         put(&mut bytes, 112, &sum.to_le_bytes());
         if let Ok(label) = Label::decode(copy, disk_bytes, &bytes) {
             prop_assert!(copy < 4 && label.layout.domains() > 0);

@@ -16,20 +16,21 @@ struct DiskImage<'a> {
 ///
 /// See [`check`](crate::check::check) for an example.
 pub struct Image<'a> {
-    /// None: missing.
-    disks: Vec<Option<DiskImage<'a>>>,
+    disks: Vec<DiskImage<'a>>,
+    /// Which of them is in each slot, once that is known. None: missing.
+    order: Option<Vec<Option<usize>>>,
 }
 
 impl<'a> Image<'a> {
     /// One disk of `bytes` bytes, which `read` reads.
     pub fn new(bytes: u64, read: ReadAt<'a>) -> Image<'a> {
-        Image { disks: vec![Some(DiskImage { bytes, read })] }
+        Image { disks: vec![DiskImage { bytes, read }], order: None }
     }
 
     /// Several disks, in any order.
     pub fn of_disks(disks: impl IntoIterator<Item = (u64, ReadAt<'a>)>) -> Image<'a> {
-        let disks = disks.into_iter().map(|(bytes, read)| Some(DiskImage { bytes, read }));
-        Image { disks: disks.collect() }
+        let disks = disks.into_iter().map(|(bytes, read)| DiskImage { bytes, read });
+        Image { disks: disks.collect(), order: None }
     }
 
     /// How many disks there are.
@@ -37,21 +38,27 @@ impl<'a> Image<'a> {
         self.disks.len() as u16
     }
 
-    /// Puts each disk where `order` has its number now; where it has none, there is none.
-    pub(super) fn arrange(&mut self, order: &[Option<usize>]) {
-        let mut before = std::mem::take(&mut self.disks);
-        let mut take = |number: usize| before.get_mut(number).and_then(Option::take);
-        self.disks = order.iter().map(|number| number.and_then(&mut take)).collect();
+    /// From now on disk `n` is the one that `order` has there; where it has none, there is none.
+    pub(super) fn arrange(&mut self, order: Vec<Option<usize>>) {
+        self.order = Some(order);
+    }
+
+    fn index(&self, disk: u16) -> Option<usize> {
+        let disk = usize::from(disk);
+        match &self.order {
+            None => Some(disk),
+            Some(order) => order.get(disk).copied().flatten(),
+        }
     }
 
     fn disk(&mut self, disk: u16) -> io::Result<&mut DiskImage<'a>> {
-        let found = self.disks.get_mut(usize::from(disk)).and_then(Option::as_mut);
+        let found = self.index(disk).and_then(|index| self.disks.get_mut(index));
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no disk {disk}")))
     }
 
     /// Bytes of a disk; 0 when there is none.
     pub fn bytes(&self, disk: u16) -> u64 {
-        let found = self.disks.get(usize::from(disk)).and_then(Option::as_ref);
+        let found = self.index(disk).and_then(|index| self.disks.get(index));
         found.map_or(0, |found| found.bytes)
     }
 

@@ -134,8 +134,8 @@ fn judge_content(label: &Label, (disk, image_bytes): (u16, u64), findings: &mut 
             format!("{image_bytes}"),
         );
     }
-    if label.slot >= label.members {
-        let expected = format!("a slot below {}", label.members);
+    if label.slot >= label.slots {
+        let expected = format!("a slot below {}", label.slots);
         findings.error(
             Site::of_disk(0, "label").on(disk),
             expected,

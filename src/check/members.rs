@@ -11,8 +11,10 @@ const MISSING_NAMED: usize = 16;
 /// The labels of a pool's disks, by slot.
 #[derive(Clone, Debug)]
 pub struct Members {
-    /// None where a disk is missing.
+    /// Of a disk in sync; none where all are missing.
     by_slot: Vec<Option<Label>>,
+    /// Of each slot, which of the disks that were given are in sync, by the number of the mirror.
+    mirrors: Vec<Vec<(u16, usize)>>,
     /// One of the newest epoch, for what all say alike.
     any: Label,
 }
@@ -22,45 +24,92 @@ impl From<Label> for Members {
     fn from(label: Label) -> Members {
         let mut by_slot = vec![None; usize::from(label.slot) + 1];
         by_slot[usize::from(label.slot)] = Some(label);
-        Members { by_slot, any: label }
+        Members { mirrors: Vec::new(), by_slot, any: label }
     }
 }
 
 impl Members {
-    /// Judges the labels of disks, in any order; with where each slot's disk is among them.
-    pub(super) fn judge(
-        labels: &[Option<Label>],
-        findings: &mut Findings,
-    ) -> Option<(Members, Vec<Option<usize>>)> {
+    /// Judges the labels of disks, in any order.
+    pub(super) fn judge(labels: &[Option<Label>], findings: &mut Findings) -> Option<Members> {
         let any = *newest(labels)?;
-        let mut by_slot = vec![None; usize::from(any.members)];
-        let mut order = vec![None; usize::from(any.members)];
+        let slots = usize::from(any.slots);
+        let (by_slot, mirrors) = (vec![None; slots], vec![Vec::new(); slots]);
+        let mut members = Members { by_slot, mirrors, any };
         for (number, label) in labels.iter().enumerate() {
-            let Some(label) = label else { continue };
-            let site = || Site::of_disk(0, "label").on(label.slot);
-            if let Some((expected, found)) = disagreement(&any, label) {
-                findings.error(site(), expected, found);
+            if let Some(label) = label {
+                members.add(number, label, findings);
+            }
+        }
+        members.name_missing(findings);
+        members.mirrors.iter_mut().for_each(|mirrors| mirrors.sort_unstable());
+        Some(members)
+    }
+
+    fn add(&mut self, number: usize, label: &Label, findings: &mut Findings) {
+        let (any, slot) = (&self.any, usize::from(label.slot));
+        let site = || Site::of_disk(0, "label").on(label.slot).mirror(label.mirror.number);
+        if let Some((expected, found)) = disagreement(any, label) {
+            return findings.error(site(), expected, found);
+        }
+        // Said of the label itself.
+        if slot >= self.by_slot.len() {
+            return;
+        }
+        let behind = label.epoch + 1 < any.epoch;
+        if behind || !any.is_in_sync(label.number()) {
+            let expected = format!("a disk in sync, of epoch {}", any.epoch);
+            let found = format!("one that is not read, of epoch {}", label.epoch);
+            return match any.mirror.count {
+                1 => findings.error(site(), expected, found),
+                _ => findings.note(site(), expected, found),
+            };
+        }
+        let mirrors = &mut self.mirrors[slot];
+        if mirrors.iter().any(|(mirror, _)| *mirror == label.mirror.number) {
+            let what = if any.mirror.count == 1 { "slot" } else { "place of a slot" };
+            let found = format!("two disks in slot {}", label.slot);
+            return findings.error(site(), format!("one disk in each {what}"), found);
+        }
+        mirrors.push((label.mirror.number, number));
+        self.by_slot[slot] = Some(*label);
+    }
+
+    fn name_missing(&self, findings: &mut Findings) {
+        let (any, mut named) = (&self.any, 0);
+        for number in 0..any.disks() {
+            let mirrors = usize::from(any.mirror.count);
+            let (slot, mirror) = (number / mirrors, (number % mirrors) as u16);
+            let there = self.mirrors[slot].iter().any(|(found, _)| *found == mirror);
+            if there || !any.is_in_sync(number) || named == MISSING_NAMED {
                 continue;
             }
-            match by_slot.get_mut(usize::from(label.slot)) {
-                Some(place @ None) => {
-                    *place = Some(*label);
-                    order[usize::from(label.slot)] = Some(number);
-                }
-                Some(Some(_)) => {
-                    let found = format!("two disks in slot {}", label.slot);
-                    findings.error(site(), "one disk in each slot", found);
-                }
-                // Said of the label itself.
-                None => {}
-            }
+            named += 1;
+            let site = Site::of_disk(0, "label").on(slot as u16).mirror(mirror);
+            let expected = format!("{} disks", any.disks());
+            findings.error(site, expected, format!("disk {number} missing"));
         }
-        let missing = by_slot.iter().enumerate().filter(|(_, label)| label.is_none());
-        for (slot, _) in missing.take(MISSING_NAMED) {
-            let site = Site::of_disk(0, "label").on(slot as u16);
-            findings.error(site, format!("{} disks", any.members), format!("disk {slot} missing"));
-        }
-        Some((Members { by_slot, any }, order))
+    }
+
+    /// How many ways there are to read the pool: one for each mirror of the slot with most.
+    pub(super) fn views(&self) -> usize {
+        self.mirrors.iter().map(Vec::len).max().unwrap_or(0).max(1)
+    }
+
+    /// Which of the disks that were given is in each slot, in one of the ways to read it.
+    pub(super) fn order(&self, view: usize) -> Vec<Option<usize>> {
+        self.view(view).map(|found| found.map(|(_, number)| number)).collect()
+    }
+
+    /// Which mirror of each slot that is.
+    pub(super) fn numbers(&self, view: usize) -> Vec<u16> {
+        self.view(view).map(|found| found.map_or(0, |(mirror, _)| mirror)).collect()
+    }
+
+    fn view(&self, view: usize) -> impl Iterator<Item = Option<(u16, usize)>> {
+        self.mirrors.iter().map(move |mirrors| {
+            let last = mirrors.len().checked_sub(1)?;
+            Some(mirrors[view.min(last)])
+        })
     }
 
     /// A label of the newest epoch: pool, domains and the journals' size are those of all.
@@ -76,7 +125,7 @@ impl Members {
 
     /// The slot of the disk with a domain's journal.
     pub fn home(&self, domain: u16) -> u16 {
-        domain % self.any.members.max(1)
+        domain % self.any.slots.max(1)
     }
 
     /// Whether a block is in a domain's space.
@@ -108,10 +157,10 @@ fn disagreement(any: &Label, label: &Label) -> Option<(String, String)> {
     }
     let geometry = |label: &Label| {
         let (domains, journal) = (label.layout.domains(), label.layout.journal_bytes());
-        let members = label.members;
+        let (slots, mirrors) = (label.slots, label.mirror.count);
         format!(
-            "epoch {}, {members} disks, {domains} domains with {journal} bytes of journal each",
-            label.epoch
+            "{slots} slots of {mirrors} disks, {domains} domains with {journal} bytes of journal \
+             each"
         )
     };
     let (expected, found) = (geometry(any), geometry(label));

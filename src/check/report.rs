@@ -36,35 +36,47 @@ pub struct Site {
     /// Slot of the disk; of a pool of one disk, and where it is the first, it is left out.
     #[serde(skip_serializing_if = "is_first")]
     pub disk: u16,
+    /// Which disk of the slot; where it is the first, it is left out.
+    #[serde(skip_serializing_if = "is_first")]
+    pub mirror: u16,
     /// Byte of the disk.
     pub offset: Option<u64>,
     /// What is, or should be, there.
     pub what: String,
 }
 
-fn is_first(disk: &u16) -> bool {
-    *disk == 0
+fn is_first(number: &u16) -> bool {
+    *number == 0
+}
+
+fn is_one(count: &u16) -> bool {
+    *count == 1
 }
 
 impl Site {
     /// Something of the whole disk.
     pub fn of_disk(offset: u64, what: impl Into<String>) -> Site {
-        Site { domain: None, disk: 0, offset: Some(offset), what: what.into() }
+        Site { offset: Some(offset), what: what.into(), ..Site::default() }
     }
 
     /// Something of a domain, at a place.
     pub fn at(domain: u16, offset: u64, what: impl Into<String>) -> Site {
-        Site { domain: Some(domain), disk: 0, offset: Some(offset), what: what.into() }
+        Site { domain: Some(domain), ..Site::of_disk(offset, what) }
     }
 
     /// Something of a domain that has no one place.
     pub fn of_domain(domain: u16, what: impl Into<String>) -> Site {
-        Site { domain: Some(domain), disk: 0, offset: None, what: what.into() }
+        Site { domain: Some(domain), what: what.into(), ..Site::default() }
     }
 
     /// The same, on another disk than the first.
     pub fn on(self, disk: u16) -> Site {
         Site { disk, ..self }
+    }
+
+    /// The same, on another disk of its slot than the first.
+    pub fn mirror(self, mirror: u16) -> Site {
+        Site { mirror, ..self }
     }
 }
 
@@ -75,6 +87,9 @@ impl fmt::Display for Site {
         }
         if self.disk > 0 {
             write!(f, "disk {}, ", self.disk)?;
+        }
+        if self.mirror > 0 {
+            write!(f, "mirror {}, ", self.mirror)?;
         }
         if let Some(offset) = self.offset {
             write!(f, "byte {offset}, ")?;
@@ -117,6 +132,9 @@ pub struct LabelFacts {
     pub slot: u16,
     /// Disks of the pool.
     pub members: u16,
+    /// Disks of each slot that hold the same; left out when it is 1.
+    #[serde(skip_serializing_if = "is_one")]
+    pub mirrors: u16,
     /// Of the membership.
     pub epoch: u64,
     /// Bytes of the disk that the pool was made on.
@@ -138,7 +156,8 @@ impl LabelFacts {
             pool: hex(&label.pool),
             disk: hex(&label.disk),
             slot: label.slot,
-            members: label.members,
+            members: label.disks() as u16,
+            mirrors: label.mirror.count,
             epoch: label.epoch,
             disk_bytes: layout.disk_bytes(),
             domains: layout.domains(),
@@ -229,6 +248,8 @@ pub struct Findings {
     list: Vec<Finding>,
     errors: u64,
     notes: u64,
+    /// Of each slot, which of its disks is looked at; empty while all are.
+    mirrors: Vec<u16>,
 }
 
 impl Findings {
@@ -244,7 +265,15 @@ impl Findings {
         self.keep(Severity::Note, site, expected.into(), found.into());
     }
 
-    fn keep(&mut self, severity: Severity, site: Site, expected: String, found: String) {
+    /// From now on what is found in a slot is on this disk of it.
+    pub(super) fn on_mirrors(&mut self, by_slot: Vec<u16>) {
+        self.mirrors = by_slot;
+    }
+
+    fn keep(&mut self, severity: Severity, mut site: Site, expected: String, found: String) {
+        if let Some(mirror) = self.mirrors.get(usize::from(site.disk)) {
+            site.mirror = *mirror;
+        }
         if self.list.len() < FINDINGS_MAX {
             self.list.push(Finding { severity, site, expected, found });
         }

@@ -116,7 +116,11 @@ fn describe(report: &CheckReport) -> String {
     if let Some(label) = &report.label {
         text.push_str(&format!(
             "pool {}, disk {}, slot {} of {}, epoch {}\n\n",
-            label.pool, label.disk, label.slot, label.members, label.epoch
+            label.pool,
+            label.disk,
+            label.slot,
+            label.members / label.mirrors.max(1),
+            label.epoch
         ));
         let rows: Vec<Vec<String>> = report.domains.iter().map(row).collect();
         text.push_str(&table(&HEADING, &rows));

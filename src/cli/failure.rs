@@ -121,7 +121,7 @@ impl From<EngineError> for Failure {
             | EngineError::Pool(
                 PoolError::NoPool { .. } | PoolError::Unusable { .. } | PoolError::Incomplete(_),
             ) => Exit::Device,
-            EngineError::Pool(PoolError::Io(_))
+            EngineError::Pool(PoolError::Io(_) | PoolError::Labels(_))
             | EngineError::Recovery(_)
             | EngineError::NotClosed(_) => Exit::Io,
             EngineError::Open(_)

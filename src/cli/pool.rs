@@ -12,6 +12,7 @@ use dynamicfs::engine::storage_engine::{
     Overwrite, PoolReport, StorageEngine,
 };
 use dynamicfs::format::record::Lifetime;
+use dynamicfs::store::assembly::Missing;
 use dynamicfs::store::domain::Undecidable;
 use serde_json::{Value, json};
 
@@ -56,6 +57,11 @@ impl PoolArguments {
         disks.iter_mut().for_each(|disk| disk.access = DiskAccess::ReadWrite);
         config.io.disks = disks;
         Ok(config)
+    }
+
+    /// The disks that are named.
+    pub(crate) fn paths(&self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(self.engine_config()?.io.disks.into_iter().map(|disk| disk.path).collect())
     }
 
     /// Opens the pool, lets `work` use it, and closes it.
@@ -113,6 +119,9 @@ pub(crate) struct FormatArguments {
     /// Commit domains; by default one for each core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     domains: Option<u32>,
+    /// Disks of each slot that hold the same: the first N disks are a slot, the next N another.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4))]
+    mirrors: Option<u32>,
     /// Destroy the file systems, partition tables or pools that it carries.
     #[arg(long)]
     overwrite: bool,
@@ -144,6 +153,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
     let mut config = arguments.pool.engine_config()?;
     config.pool.domains = arguments.domains.or(config.pool.domains);
+    config.pool.mirrors = arguments.mirrors.or(config.pool.mirrors);
     let overwrite = if arguments.overwrite { Overwrite::Yes } else { Overwrite::No };
     let options =
         FormatOptions { overwrite, create_bytes: arguments.size, ..FormatOptions::default() };
@@ -176,21 +186,25 @@ pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
 /// Asks on the terminal; where there is none, only `--yes` will do.
 fn confirm(plan: &FormatPlan) -> Result<(), Failure> {
     let name = plan.disks[0].path.display().to_string();
+    // The question is for a reader who may be gone; then there is no answer either.
+    let _ = io::stderr().lock().write_all(describe_plan(plan).as_bytes());
+    match plan.disks.len() {
+        1 => ask(&name, "it holds"),
+        count => ask(&name, &format!("these {count} disks hold")),
+    }
+}
+
+/// Asks whether all that `what` says may be lost.
+pub(super) fn ask(name: &str, what: &str) -> Result<(), Failure> {
     let refused = |message: String| {
         let help = Some("add --yes to go on without being asked".to_owned());
         Failure { exit: Exit::Refused, message, help }
     };
-    let mut out = io::stderr().lock();
-    // The question is for a reader who may be gone; then there is no answer either.
-    let _ = out.write_all(describe_plan(plan).as_bytes());
     if !io::stdin().is_terminal() {
         return Err(refused(format!("{name} was not formatted: nobody is there to be asked")));
     }
-    let others = match plan.disks.len() {
-        1 => "it holds".to_owned(),
-        count => format!("these {count} disks hold"),
-    };
-    let _ = write!(out, "All that {others} will be lost. Type {name} to go on: ");
+    let mut out = io::stderr().lock();
+    let _ = write!(out, "All that {what} will be lost. Type {name} to go on: ");
     let _ = out.flush();
     let mut answer = String::new();
     match io::stdin().read_line(&mut answer) {
@@ -227,6 +241,7 @@ fn describe_plan(plan: &FormatPlan) -> String {
         text.push_str(&lines(&title, &facts));
     }
     let facts = [
+        ("mirrors", plan.mirrors.to_string()),
         ("domains", plan.domains.to_string()),
         ("journal of each", size(plan.journal_bytes)),
         ("for data", size(plan.data_bytes())),
@@ -236,14 +251,25 @@ fn describe_plan(plan: &FormatPlan) -> String {
 
 fn describe_pool(pool: &PoolReport) -> String {
     let facts = [
-        ("disks", format!("{}, epoch {}", pool.members, pool.epoch)),
+        ("disks", disks_of(pool)),
         ("domains", pool.domains.to_string()),
         ("journal of each", size(pool.journal_bytes)),
         ("for data", size(pool.data_bytes())),
     ];
     let mut text = lines(&format!("pool {}", pool.pool), &facts);
+    pool.notes.iter().for_each(|note| text.push_str(&format!("  note: {note}\n")));
     pool.disks.iter().for_each(|disk| text.push_str(&describe_member(disk)));
     text
+}
+
+fn disks_of(pool: &PoolReport) -> String {
+    match pool.mirrors {
+        1 => format!("{}, epoch {}", pool.members, pool.epoch),
+        mirrors => {
+            let slots = pool.members / mirrors;
+            format!("{}: {slots} slots of {mirrors} mirrors, epoch {}", pool.members, pool.epoch)
+        }
+    }
 }
 
 fn describe_member(disk: &MemberReport) -> String {
@@ -252,7 +278,8 @@ fn describe_member(disk: &MemberReport) -> String {
     let mut labels = format!("{whole} of {} copies whole", disk.labels.len());
     damaged.for_each(|(copy, label)| labels.push_str(&format!("; copy {copy}: {label}")));
     let facts = [
-        ("disk", format!("{}, slot {}", disk.disk, disk.slot)),
+        ("disk", format!("{}, slot {}, mirror {}", disk.disk, disk.slot, disk.mirror)),
+        ("in sync", if disk.in_sync { "yes" } else { "no: it is being brought there" }.to_owned()),
         ("size", format!("{} ({} bytes)", size(disk.disk_bytes), disk.disk_bytes)),
         ("for data", size(disk.data_bytes)),
         ("labels", labels),
@@ -298,6 +325,10 @@ pub(crate) struct RecoverArguments {
     /// it is gone for good.
     #[arg(long)]
     give_up_undecidable: bool,
+    /// Open a pool of mirrors with half of its disks or fewer. Be sure that the others are not in
+    /// use elsewhere: what was written to them since these were away is lost.
+    #[arg(long)]
+    accept_missing: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -308,8 +339,12 @@ pub(crate) fn recover(arguments: &RecoverArguments) -> Result<Report, Failure> {
         true => Undecidable::GiveUp,
         false => Undecidable::Refuse,
     };
+    let missing = match arguments.accept_missing {
+        true => Missing::Accept,
+        false => Missing::Refuse,
+    };
     let work = |engine: &StorageEngine| Ok((engine.status()?, engine.metrics()?));
-    let (status, metrics) = arguments.pool.with_forced(Force { undecidable }, work)?;
+    let (status, metrics) = arguments.pool.with_forced(Force { undecidable, missing }, work)?;
     let text = match arguments.json {
         true => super::json(&as_json(&status, &metrics))?,
         false => describe_status(&status, &metrics),

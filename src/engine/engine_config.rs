@@ -65,6 +65,10 @@ pub struct PoolConfig {
     /// looks at it: domains are on disk and are mapped to whatever cores open the pool. More
     /// domains commit beside each other, each with its own flushes and its own journal.
     pub domains: Option<u32>,
+    /// Disks of each slot that hold the same, 1 to 4; absent: 1. Only `format` looks at it. The
+    /// first so many disks are slot 0, the next ones slot 1, and so on: put disks that may fail
+    /// together, on one shelf or controller, into different slots' places.
+    pub mirrors: Option<u32>,
     /// Write nothing. For looking at a pool whose disks are suspected.
     pub read_only: ReadOnly,
     /// Whether disks are told of space that became free.
@@ -443,7 +447,13 @@ impl EngineConfig {
     /// [`ConfigError::Range`] with the first field that is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.io.check()?;
-        check_numbers("pool", &[("domains", self.pool.domains.map(u64::from))])?;
+        check_numbers(
+            "pool",
+            &[
+                ("domains", self.pool.domains.map(u64::from)),
+                ("mirrors", self.pool.mirrors.map(u64::from)),
+            ],
+        )?;
         let journal = &self.journal;
         let numbers = [
             ("mib_per_domain", journal.mib_per_domain.map(u64::from)),

@@ -15,10 +15,11 @@ mod format;
 mod labels;
 mod opening;
 mod operations;
+mod replace;
 mod store_ticket;
 mod transaction;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -29,15 +30,17 @@ use crate::engine::io_scheduler::IoScheduler;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::call::Call;
 use crate::store::error::StoreError;
+use crate::store::member::Disks;
 use crate::store::recovery::RecoveryReport;
 use crate::store::service::Doorstep;
 
 pub use engine_error::{CloseReport, EngineError};
-pub use engine_status::{DomainReport, EngineMetrics, EngineStatus};
+pub use engine_status::{DomainReport, EngineMetrics, EngineStatus, MirrorReport};
 pub use format::{DiskFormatPlan, Fill, FormatOptions, FormatPlan, Overwrite};
 pub use labels::{MemberReport, PoolReport};
 pub use opening::Force;
 pub use operations::{Acknowledged, InodeId, InodeInfo, InodeOptions, ReadOptions};
+pub use replace::DiskPlace;
 pub use store_ticket::{QueueFull, StoreTicket};
 pub use transaction::Transaction;
 
@@ -74,6 +77,7 @@ pub struct StorageEngine {
     io: IoScheduler,
     domains: Vec<DomainHandle>,
     pool: PoolReport,
+    disks: Arc<Disks>,
     /// Creations so far: their domains take turns.
     creations: AtomicUsize,
     closed: AtomicBool,
@@ -150,6 +154,33 @@ impl StorageEngine {
     /// As [`StorageEngine::open`].
     pub fn open_forced(config: EngineConfig, force: Force) -> Result<StorageEngine, EngineError> {
         opening::open(&config, force)
+    }
+
+    /// Puts a new disk in the place of one that is not in sync: it is missing from the disks of
+    /// `config`, or failed. The pool is opened without it and closed, which says so in every other
+    /// label; the new disk gets what it lacks when the pool is next opened with it, while it is
+    /// used. All that was on the new disk is gone.
+    ///
+    /// # Errors
+    /// The place is that of a disk in sync, or there is none such; the new disk is too small, in
+    /// use, or carries data and `overwrite` does not say [`Overwrite::Yes`]; or as
+    /// [`StorageEngine::open`].
+    pub fn replace_disk(
+        config: &EngineConfig,
+        place: DiskPlace,
+        with: impl AsRef<Path>,
+        overwrite: Overwrite,
+    ) -> Result<PoolReport, EngineError> {
+        replace::replace(config, place, with.as_ref(), overwrite)
+    }
+
+    /// What disks are together, by their labels alone. Nothing is written, and the pool may be open
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// They are no pool, or not enough of one.
+    pub fn inspect_disks(paths: &[PathBuf]) -> Result<PoolReport, EngineError> {
+        labels::inspect_all(paths)
     }
 
     /// A buffer of `bytes` (up to 16 MiB), for [`StorageEngine::write_buffer`].

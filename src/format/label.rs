@@ -17,25 +17,40 @@
 //! hold; so whatever held is seen by two copies, and two that rot at once are not taken for an
 //! older pool.
 //! A pool is made by destroying all copies on all its disks, one after another, and writing the new
-//! labels last, in epoch 1; nothing raises an epoch in this version. Disks are one pool when their
-//! labels have the same pool, epoch, number of disks, domains and journals, and each slot is there
-//! once: paths say nothing.
+//! labels last, in epoch 1. Disks are one pool when their labels have the same pool, number of
+//! slots, domains and journals: paths say nothing.
+//!
+//! A pool has **slots**, each with its own blocks; a slot has 1 to [`MIRROR_MAX`] **mirrors**:
+//! disks that hold the same. Disk `m` of slot `s` has number `s * mirrors + m` in the pool. Which
+//! disks are **in sync**, and so may be read, is in every label.
+//!
+//! Each opening for writing of a pool of several disks raises the epoch: first all labels are
+//! brought to the newest epoch, then to the next, then to the one after that, one step after
+//! another, before anything else is written. What is cut short leaves epochs that differ by one at
+//! most, so a disk that is two behind the newest is **stale**: an old copy of it, or one that was
+//! away. A disk that fails, or is not there, is taken out of the set of those in sync by a label
+//! of the next epoch, which is durable on all others before anything is acknowledged that the disk
+//! does not have.
 //!
 //! | bytes | field |
 //! | --- | --- |
 //! | 8 | magic, `dynfsLBL` |
-//! | 2, 2, 4 | version; number of this copy; zero |
+//! | 2, 2, 2, 2 | version; number of this copy; number of the mirror; mirrors of a slot (0: 1) |
 //! | 8, 8 | incompatible features: unknown ones forbid to open; compatible features |
 //! | 16, 16 | pool; disk |
-//! | 2, 2, 4 | slot of the disk in the pool; disks of the pool; domains |
+//! | 2, 2, 4 | slot of the disk in the pool; slots of the pool; domains |
 //! | 8 | epoch of the membership |
 //! | 4, 4 | bytes of a block; bytes of an extent |
 //! | 8, 8, 8 | bytes of the disk; of a journal; blocks of an allocation group |
-//! | 8 | checksum of the above, in the context (pool, slot, zone, offset of the copy, epoch) |
+//! | 8 | checksum of the rest, in the context (pool, slot, zone, offset of the copy, epoch) |
+//! | 32 | only with incompatible feature 1: the disks in sync, a bit each |
+//!
+//! Incompatible feature 1 is set when a slot has more than one mirror.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::format::checksum::{Context, metadata_checksum};
+use crate::format::disk_set::{DISKS_MAX, DiskSet};
 use crate::format::layout::{
     BLOCK_BYTES, EXTENT_BYTES, LABEL_COPIES, Layout, LayoutError, Zone, label_offsets,
 };
@@ -50,7 +65,11 @@ pub const OPEN_QUORUM: usize = 2;
 pub const LABEL_BYTES: usize = 512;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"dynfsLBL");
-const INCOMPATIBLE_KNOWN: u64 = 0;
+/// Slots have several mirrors.
+const MIRRORED: u64 = 1;
+const INCOMPATIBLE_KNOWN: u64 = MIRRORED;
+/// Most mirrors of a slot.
+pub const MIRROR_MAX: u16 = 4;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +80,31 @@ pub struct Label {
     pub disk: [u8; 16],
     /// Slot of the disk in the pool.
     pub slot: u16,
-    /// Disks of the pool.
-    pub members: u16,
-    /// Rises with every change of the membership.
+    /// Slots of the pool.
+    pub slots: u16,
+    /// Which mirror of its slot the disk is.
+    pub mirror: Mirror,
+    /// Rises with every opening for writing and every change of the membership.
     pub epoch: u64,
     /// Zones of the disk.
     pub layout: Layout,
+}
+
+/// What a disk is among those that hold the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Its number in its slot.
+    pub number: u16,
+    /// Mirrors of each slot, 1 to [`MIRROR_MAX`].
+    pub count: u16,
+    /// Disks of the pool that are in sync, by their number in it; empty when slots have one
+    /// mirror, which is in sync then.
+    pub in_sync: DiskSet,
+}
+
+impl Mirror {
+    /// The only one.
+    pub const ALONE: Mirror = Mirror { number: 0, count: 1, in_sync: DiskSet::NONE };
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -75,13 +113,14 @@ struct LabelBytes {
     magic: u64,
     version: u16,
     copy: u16,
-    zero: u32,
+    mirror: u16,
+    mirrors: u16,
     incompatible: u64,
     compatible: u64,
     pool: [u8; 16],
     disk: [u8; 16],
     slot: u16,
-    members: u16,
+    slots: u16,
     domains: u32,
     epoch: u64,
     block_bytes: u32,
@@ -90,9 +129,13 @@ struct LabelBytes {
     journal_bytes: u64,
     group_blocks: u64,
     checksum: u64,
+    in_sync: DiskSet,
 }
 
-const CHECKED_BYTES: usize = size_of::<LabelBytes>() - 8;
+/// Bytes before the checksum.
+const CHECKED_BYTES: usize = std::mem::offset_of!(LabelBytes, checksum);
+/// Bytes of a label without the set of disks.
+const HEAD_BYTES: usize = CHECKED_BYTES + 8;
 const _: () = assert!(size_of::<LabelBytes>() <= LABEL_BYTES);
 const _: () = assert!(cfg!(target_endian = "little"), "the format is written as memory lies");
 
@@ -125,6 +168,9 @@ pub enum LabelError {
     /// Its numbers make no layout.
     #[error("the label's geometry is impossible: {0}")]
     Geometry(#[from] LayoutError),
+    /// Its numbers make no pool.
+    #[error("the label cannot be so: {0}")]
+    Impossible(&'static str),
     /// Blocks or extents of another size.
     #[error(
         "blocks of {block_bytes} bytes in extents of {extent_bytes}; this program knows 4096 \
@@ -139,6 +185,21 @@ pub enum LabelError {
 }
 
 impl Label {
+    /// The number of the disk in the pool.
+    pub fn number(&self) -> usize {
+        usize::from(self.slot) * usize::from(self.mirror.count) + usize::from(self.mirror.number)
+    }
+
+    /// Disks of the pool.
+    pub fn disks(&self) -> usize {
+        usize::from(self.slots) * usize::from(self.mirror.count)
+    }
+
+    /// Whether the disk of that number in the pool is in sync.
+    pub fn is_in_sync(&self, number: usize) -> bool {
+        self.mirror.count == 1 || self.mirror.in_sync.contains(number)
+    }
+
     /// One copy as it lies on the disk.
     ///
     /// # Panics
@@ -149,13 +210,14 @@ impl Label {
             magic: MAGIC,
             version: FORMAT_VERSION,
             copy: copy as u16,
-            zero: 0,
-            incompatible: 0,
+            mirror: self.mirror.number,
+            mirrors: if self.mirror.count == 1 { 0 } else { self.mirror.count },
+            incompatible: if self.mirror.count == 1 { 0 } else { MIRRORED },
             compatible: 0,
             pool: self.pool,
             disk: self.disk,
             slot: self.slot,
-            members: self.members,
+            slots: self.slots,
             domains: u32::from(self.layout.domains()),
             epoch: self.epoch,
             block_bytes: BLOCK_BYTES as u32,
@@ -164,6 +226,7 @@ impl Label {
             journal_bytes: self.layout.journal_bytes(),
             group_blocks: self.layout.group_blocks(),
             checksum: 0,
+            in_sync: self.mirror.in_sync,
         };
         let offset = label_offsets(bytes.disk_bytes)[copy];
         bytes.checksum = checksum(&bytes, copy, offset);
@@ -203,19 +266,42 @@ impl Label {
         if u64::from(block_bytes) != BLOCK_BYTES || u64::from(extent_bytes) != EXTENT_BYTES {
             return Err(LabelError::Units { block_bytes, extent_bytes });
         }
+        let mirror = mirror_of(&bytes)?;
         let domains = u16::try_from(bytes.domains).unwrap_or(u16::MAX);
         let (journal, group) = (bytes.journal_bytes, bytes.group_blocks);
         let layout = Layout::new(bytes.disk_bytes, domains, journal, group)?;
         let (pool, disk, slot) = (bytes.pool, bytes.disk, bytes.slot);
-        Ok(Label { pool, disk, slot, members: bytes.members, epoch: bytes.epoch, layout })
+        Ok(Label { pool, disk, slot, slots: bytes.slots, mirror, epoch: bytes.epoch, layout })
     }
+}
+
+fn mirror_of(bytes: &LabelBytes) -> Result<Mirror, LabelError> {
+    let mirrored = bytes.incompatible & MIRRORED != 0;
+    let (number, count, in_sync) = (bytes.mirror, bytes.mirrors, bytes.in_sync);
+    if !mirrored {
+        let alone = number == 0 && count == 0;
+        let wrong = LabelError::Impossible("it has mirrors, and not the feature");
+        return if alone { Ok(Mirror::ALONE) } else { Err(wrong) };
+    }
+    if !(2..=MIRROR_MAX).contains(&count) || number >= count {
+        return Err(LabelError::Impossible("the number of its mirror, or of all of its slot"));
+    }
+    let disks = usize::from(bytes.slots) * usize::from(count);
+    if disks > DISKS_MAX || in_sync.iter().any(|number| number >= disks) {
+        return Err(LabelError::Impossible("more disks than a pool can have, or than it has"));
+    }
+    Ok(Mirror { number, count, in_sync })
 }
 
 fn checksum(bytes: &LabelBytes, copy: usize, address: u64) -> u64 {
     let zone = if copy < LABEL_COPIES / 2 { Zone::HeadLabels } else { Zone::TailLabels };
     let (pool, disk) = (bytes.pool, bytes.slot);
     let context = Context { pool, disk, zone: zone.number(), address, incarnation: bytes.epoch };
-    metadata_checksum(&context, &[&bytemuck::bytes_of(bytes)[..CHECKED_BYTES]])
+    let all = bytemuck::bytes_of(bytes);
+    match bytes.incompatible & MIRRORED {
+        0 => metadata_checksum(&context, &[&all[..CHECKED_BYTES]]),
+        _ => metadata_checksum(&context, &[&all[..CHECKED_BYTES], &all[HEAD_BYTES..]]),
+    }
 }
 
 #[cfg(test)]
@@ -226,12 +312,20 @@ mod tests {
 
     fn label() -> Label {
         let layout = Layout::plan(DISK, 2, 1 << 20).unwrap();
-        Label { pool: [7; 16], disk: [9; 16], slot: 0, members: 1, epoch: 3, layout }
+        let mirror = Mirror::ALONE;
+        Label { pool: [7; 16], disk: [9; 16], slot: 0, slots: 1, mirror, epoch: 3, layout }
+    }
+
+    fn mirrored() -> Label {
+        let mirror = Mirror { number: 1, count: 3, in_sync: DiskSet::first(6) };
+        Label { slots: 2, mirror, ..label() }
     }
 
     #[test]
     fn every_copy_comes_back_and_only_from_its_place() {
         for copy in 0..LABEL_COPIES {
+            let bytes = mirrored().encode(copy);
+            assert_eq!(Label::decode(copy, DISK, &bytes), Ok(mirrored()));
             let bytes = label().encode(copy);
             assert_eq!(Label::decode(copy, DISK, &bytes), Ok(label()));
             for other in (0..LABEL_COPIES).filter(|other| *other != copy) {
@@ -243,11 +337,13 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_it_is_seen() {
-        let bytes = label().encode(1);
-        for bit in 0..size_of::<LabelBytes>() * 8 {
-            let mut rotten = bytes;
-            rotten[bit / 8] ^= 1 << (bit % 8);
-            assert!(Label::decode(1, DISK, &rotten).is_err(), "bit {bit}");
+        for (label, checked) in [(label(), HEAD_BYTES), (mirrored(), size_of::<LabelBytes>())] {
+            let bytes = label.encode(1);
+            for bit in 0..checked * 8 {
+                let mut rotten = bytes;
+                rotten[bit / 8] ^= 1 << (bit % 8);
+                assert!(Label::decode(1, DISK, &rotten).is_err(), "bit {bit}");
+            }
         }
     }
 
@@ -271,5 +367,19 @@ mod tests {
         let units = reseal(|label| label.block_bytes = 8192);
         assert!(matches!(units, LabelError::Units { block_bytes: 8192, .. }));
         assert!(matches!(reseal(|label| label.domains = 0), LabelError::Geometry(_)));
+        let impossible: [fn(&mut LabelBytes); 6] = [
+            |label| label.mirrors = 2,
+            |label| label.mirror = 1,
+            |label| (label.incompatible, label.mirrors) = (1, 5),
+            |label| (label.incompatible, label.mirrors, label.mirror) = (1, 2, 2),
+            |label| (label.incompatible, label.mirrors, label.slots) = (1, 2, 129),
+            |label| {
+                (label.incompatible, label.mirrors) = (1, 2);
+                label.in_sync.insert(2);
+            },
+        ];
+        for impossible in impossible {
+            assert!(matches!(reseal(impossible), LabelError::Impossible(_)));
+        }
     }
 }

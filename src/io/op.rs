@@ -206,6 +206,10 @@ impl Request {
         offset: u64,
         mut buffers: Buffers,
     ) -> Request {
+        debug_assert!(
+            kind != OpKind::Read || !matches!(&buffers, Buffers::One(buffer) if buffer.is_view()),
+            "a view is for reading alone"
+        );
         let len = match &mut buffers {
             Buffers::None => 0,
             Buffers::One(buffer) => buffer.len() as u64,

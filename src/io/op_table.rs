@@ -466,24 +466,60 @@ impl OpTable {
     /// The bytes of an operation's buffers from `from` on (of the operation itself), in pieces;
     /// for backends that move data with the processor.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn with_bytes(&mut self, slot: u32, from: u64, mut f: impl FnMut(&mut [u8])) {
-        let (owner, start) = self.owner(slot);
-        let mut skip = (start + from) as usize;
-        let mut left = (self.op(slot).len - from) as usize;
-        let mut each = |buffer: &mut [u8]| {
-            let here = skip.min(buffer.len());
-            let take = left.min(buffer.len() - here);
-            if take > 0 {
-                f(&mut buffer[here..here + take]);
+    pub(crate) fn with_bytes(&self, slot: u32, from: u64, mut f: impl FnMut(&[u8])) {
+        let (owner, mut left) = self.left_from(slot, from);
+        let mut each = |buffer: &crate::memory::DmaBuf| {
+            if let Some(range) = left.in_next(buffer.len()) {
+                f(&buffer[range]);
             }
-            skip -= here;
-            left -= take;
+        };
+        match &self.memory[owner as usize] {
+            Buffers::None => {}
+            Buffers::One(buffer) => each(buffer),
+            Buffers::Many(list) => list.buffers().iter().for_each(each),
+        }
+    }
+
+    /// The same, to be filled.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn with_bytes_mut(&mut self, slot: u32, from: u64, mut f: impl FnMut(&mut [u8])) {
+        let (owner, mut left) = self.left_from(slot, from);
+        let mut each = |buffer: &mut crate::memory::DmaBuf| {
+            if let Some(range) = left.in_next(buffer.len()) {
+                f(&mut buffer[range]);
+            }
         };
         match &mut self.memory[owner as usize] {
             Buffers::None => {}
             Buffers::One(buffer) => each(buffer),
-            Buffers::Many(list) => list.buffers_mut().iter_mut().for_each(|b| each(b)),
+            Buffers::Many(list) => list.buffers_mut().iter_mut().for_each(each),
         }
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    fn left_from(&self, slot: u32, from: u64) -> (u32, Left) {
+        let (owner, start) = self.owner(slot);
+        let (skip, bytes) = ((start + from) as usize, (self.op(slot).len - from) as usize);
+        (owner, Left { skip, bytes })
+    }
+}
+
+/// A part of buffers that follow each other.
+#[cfg(any(test, feature = "sim"))]
+struct Left {
+    skip: usize,
+    bytes: usize,
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Left {
+    /// What of it is in the next buffer.
+    fn in_next(&mut self, len: usize) -> Option<std::ops::Range<usize>> {
+        let here = self.skip.min(len);
+        let take = self.bytes.min(len - here);
+        self.skip -= here;
+        self.bytes -= take;
+        (take > 0).then_some(here..here + take)
     }
 }
 

@@ -16,11 +16,19 @@ pub struct DmaBuf {
     /// Registered piece that this buffer lies in.
     piece: u16,
     order: u8,
-    arena: Arc<Arena>,
+    keeps: Keeps,
 }
 
-// SAFETY: a buffer is the only owner of its bytes (Buddy lends a run once); the arena it keeps is
-// itself Send and Sync.
+/// Whose memory a buffer is.
+enum Keeps {
+    /// Its own, of this arena.
+    Own(Arc<Arena>),
+    /// That of another buffer, which nobody changes while it is viewed.
+    View(#[expect(dead_code, reason = "what it keeps is what it is for")] Arc<DmaBuf>),
+}
+
+// SAFETY: a buffer is the only owner of its bytes (Buddy lends a run once), or a view of one that
+// is shared and gives its bytes for reading alone; the arena it keeps is itself Send and Sync.
 #[allow(unsafe_code)]
 unsafe impl Send for DmaBuf {}
 // SAFETY: a shared buffer gives only shared slices.
@@ -35,7 +43,19 @@ impl DmaBuf {
         // SAFETY: the assertion above keeps the sum inside the mapping.
         #[allow(unsafe_code)]
         let start = unsafe { base.add(offset) };
-        DmaBuf { start, len: len as u32, piece, order, arena }
+        DmaBuf { start, len: len as u32, piece, order, keeps: Keeps::Own(arena) }
+    }
+
+    /// A buffer of the same bytes, to be written to a device: the copies of a mirror are written
+    /// from one memory. Its memory goes back when the last view and the shared buffer are gone.
+    pub(crate) fn view(shared: &Arc<DmaBuf>) -> DmaBuf {
+        let DmaBuf { start, len, piece, order, .. } = **shared;
+        DmaBuf { start, len, piece, order, keeps: Keeps::View(Arc::clone(shared)) }
+    }
+
+    /// Whether it is a view, which is for reading alone.
+    pub(crate) fn is_view(&self) -> bool {
+        matches!(self.keeps, Keeps::View(_))
     }
 
     /// Bytes in use.
@@ -77,8 +97,9 @@ impl Deref for DmaBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` has `capacity() >= len` bytes inside the mapping that `arena` keeps;
-        // they were zeroed at creation, and this value is their only owner.
+        // SAFETY: `start` has `capacity() >= len` bytes inside the mapping that the arena keeps;
+        // they were zeroed at creation, and this value is their only owner, or a view of one that
+        // is shared and so not changed (`deref_mut` needs it alone, and refuses views).
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts(self.start.as_ptr(), self.len as usize)
@@ -88,7 +109,8 @@ impl Deref for DmaBuf {
 
 impl DerefMut for DmaBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`, and `&mut self` makes the slice the only one.
+        assert!(!self.is_view(), "a view is for reading");
+        // SAFETY: as in `deref`; it is no view, so `&mut self` makes the slice the only one.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len as usize)
@@ -104,8 +126,10 @@ impl std::fmt::Debug for DmaBuf {
 
 impl Drop for DmaBuf {
     fn drop(&mut self) {
-        let base = self.arena.mapping().as_ptr().as_ptr() as usize;
-        self.arena.give(self.start.as_ptr() as usize - base, self.order);
+        if let Keeps::Own(arena) = &self.keeps {
+            let base = arena.mapping().as_ptr().as_ptr() as usize;
+            arena.give(self.start.as_ptr() as usize - base, self.order);
+        }
     }
 }
 
@@ -196,6 +220,22 @@ mod tests {
         buffer[4999] = 7;
         assert_eq!(arena.status().free_bytes, (4 << 20) - 8192);
         drop(buffer);
+        assert_eq!(arena.status().free_bytes, 4 << 20);
+    }
+
+    #[test]
+    fn views_keep_the_memory_and_change_nothing() {
+        let arena = Arena::new(4 << 20, PagePolicy::Normal, None, 0).unwrap();
+        let mut buffer = arena.take(4096).unwrap();
+        buffer[7] = 9;
+        let shared = Arc::new(buffer);
+        let mut view = DmaBuf::view(&shared);
+        drop(shared);
+        assert_eq!((view.len(), view[7], view.is_view()), (4096, 9, true));
+        assert!(arena.status().free_bytes < 4 << 20, "the view keeps it");
+        let change = std::panic::AssertUnwindSafe(|| view[7] = 1);
+        assert!(std::panic::catch_unwind(change).is_err());
+        drop(view);
         assert_eq!(arena.status().free_bytes, 4 << 20);
     }
 

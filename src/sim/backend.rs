@@ -188,10 +188,12 @@ impl Backend for SimBackend {
         while out.len() < REAP_MAX
             && let Some(done) = world.ready[self.reactor].pop_front()
         {
-            if let Some(slot) = ops.resolve(done.id) {
+            if let Some(slot) = ops.resolve(done.id)
+                && ops.op(slot).kind == OpKind::Read
+            {
                 let mut rest = done.data.as_slice();
                 let from = ops.op(slot).done;
-                ops.with_bytes(slot, from, |bytes| {
+                ops.with_bytes_mut(slot, from, |bytes| {
                     let here = rest.len().min(bytes.len());
                     bytes[..here].copy_from_slice(&rest[..here]);
                     rest = &rest[here..];

@@ -42,6 +42,11 @@ pub enum Step {
         /// Bytes.
         len: u64,
     },
+    /// The blocks of an extent as they are, at new places: what is wrong on a disk is right there.
+    Rewrite {
+        /// The extent's index.
+        index: u64,
+    },
     /// The inode ends there.
     Truncate {
         /// Bytes.

@@ -121,6 +121,7 @@ fn check_steps(steps: &[Step]) -> Result<(), StoreError> {
             Step::Write(payload) => (payload.offset, payload.len as u64),
             Step::Zero { offset, len } => (*offset, *len),
             Step::Truncate { size } => (*size, 0),
+            Step::Rewrite { index } => (index * EXTENT_BYTES, EXTENT_BYTES),
         };
         if offset.checked_add(len).is_none_or(|end| end > INODE_BYTES_MAX) {
             return Err(StoreError::TooFar { offset, len, max: INODE_BYTES_MAX });
@@ -151,7 +152,7 @@ async fn draft_and_join(
     let setbacks = domain.setbacks.get();
     let written = steps.iter().map(|step| match step {
         Step::Write(payload) => payload.len as u64,
-        Step::Zero { .. } | Step::Truncate { .. } => 0,
+        Step::Zero { .. } | Step::Truncate { .. } | Step::Rewrite { .. } => 0,
     });
     let written: u64 = written.sum();
     // What it built on, or read, may have been taken back meanwhile: then that is what is said.
@@ -176,6 +177,7 @@ async fn draft_and_place(
             Step::Write(payload) => draft.write(domain, payload).await?,
             Step::Zero { offset, len } => draft.zero(domain, offset, len).await?,
             Step::Truncate { size } => draft.truncate(domain, size).await?,
+            Step::Rewrite { index } => draft.rewrite(domain, index).await?,
         }
     }
     domain.check_fits(&draft)?;
@@ -340,6 +342,17 @@ impl Draft {
             !touch
         });
         self.cuts.push(Cut { inode: self.inode.id, from, to });
+    }
+
+    /// Every block of an extent that is there gets a new place.
+    async fn rewrite(&mut self, domain: &Rc<Domain>, index: u64) -> Result<(), StoreError> {
+        for block in 0..EXTENT_BLOCKS {
+            let number = index * EXTENT_BLOCKS as u64 + block as u64;
+            if let Some(content) = self.content(domain, number).await? {
+                self.extent(domain, index).content[block] = Some(content);
+            }
+        }
+        Ok(())
     }
 
     async fn truncate(&mut self, domain: &Rc<Domain>, size: u64) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use crate::format::record::{
     Body, Changes, RecordHead, RecordKind, encode, inline_start, record_bytes,
 };
 use crate::io::error::IoError;
-use crate::io::op::{Completion, OpKind, Request};
+use crate::io::op::{Completion, DiskId, OpKind, Request};
 use crate::memory::DmaBuf;
 use crate::store::batch::{Batch, Committed, number};
 use crate::store::domain::{Closing, Domain, Health};
@@ -343,10 +343,10 @@ async fn write_record(
         mechanism,
         data_on: domain.data_on(body),
     };
-    let (home, offset) = (domain.members.home(), id.offset(head.position));
+    let (home, offset) = (DiskId(domain.members.home_slot()), id.offset(head.position));
     let request = match mechanism {
-        Mechanism::Flush => Request::write_flush(home.disk, offset, buffer),
-        Mechanism::Dsync => Request::write_dsync(home.disk, offset, buffer),
+        Mechanism::Flush => Request::write_flush(home, offset, buffer),
+        Mechanism::Dsync => Request::write_dsync(home, offset, buffer),
     };
     let (result, buffer) = match before.data_on.as_slice() {
         [] => domain.send_record(request).await.into_parts(),
@@ -440,7 +440,7 @@ impl Domain {
         let (home, own) = (self.members.home(), self.journal.borrow().id.domain);
         let is_dsync = request.kind == OpKind::WriteDsync;
         home.flushes.turn(own);
-        let completion = self.port.submit(request).await;
+        let completion = self.members.submit(&self.port, request).await;
         if let Err(error) = &completion.result
             && (error.op == OpKind::Flush || is_dsync)
         {
@@ -510,7 +510,7 @@ async fn abort(domain: &Domain, failed: &RecordHead, reason: &str) -> StoreError
     let (home, offset) = (domain.members.home(), id.offset(head.position));
     // Nothing but this record has to be durable: another disk's failure does not matter.
     let failures = home.flushes.failures();
-    let request = Request::write_flush(home.disk, offset, buffer);
+    let request = Request::write_flush(DiskId(domain.members.home_slot()), offset, buffer);
     let (result, buffer) = domain.send_record(request).await.into_parts();
     domain.reserves.marks.give(buffer);
     domain.others_have_flushed(&[domain.members.home_slot()]).await;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::format::layout::BLOCK_BYTES;
 use crate::io::error::ErrorKind;
-use crate::io::op::Request;
+use crate::io::op::{DiskId, Request};
 use crate::store::domain::{Domain, Health};
 use crate::store::space::HeldRun;
 
@@ -27,8 +27,8 @@ pub(crate) async fn discards(domain: Rc<Domain>) {
         };
         let Some(run) = domain.changed.until(next).await else { return };
         let (offset, len) = (run.disk_block * BLOCK_BYTES, run.blocks * BLOCK_BYTES);
-        let request = Request::discard(domain.members.at(run.disk).disk, offset, len);
-        let outcome = domain.port.submit(request).await.result;
+        let request = Request::discard(DiskId(run.disk), offset, len);
+        let outcome = domain.members.submit(&domain.port, request).await.result;
         let disk = run.disk;
         domain.space.borrow_mut().put_back(run);
         domain.changed.notify();

@@ -10,6 +10,7 @@
 //! Parts are in cells that are borrowed for a few instructions and never across an `await`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -218,6 +219,12 @@ pub struct DomainCounters {
     pub reads_locked: u64,
     /// Blocks that failed their checksum.
     pub corrupt_blocks: u64,
+    /// Extents that were read from another disk of a slot because one had them wrong.
+    pub copies_wrong: u64,
+    /// Of these, those that were written again.
+    pub extents_mended: u64,
+    /// And those that could not be, and are found again.
+    pub extents_not_mended: u64,
 }
 
 /// What a domain is doing.
@@ -320,6 +327,8 @@ pub(crate) struct Domain {
     pub(crate) lifetime_before: Lifetime,
     /// Why something of its table is missing, if so: what is not there may have been.
     pub(crate) incomplete: Option<Arc<str>>,
+    /// Extents, by inode and index, that are wrong on a disk and right on another.
+    pub(crate) to_mend: RefCell<BTreeSet<(u64, u64)>>,
     pub(crate) mechanisms: MechanismChooser,
     pub(crate) last_commit_ns: Cell<u64>,
 }

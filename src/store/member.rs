@@ -1,27 +1,126 @@
 //! The disks of a pool, as its commit domains see them: by slot.
 //!
-//! A domain's journal is on one disk, its **home**; metadata pages and data are on any.
+//! A slot has blocks of its own, and one or more [`MirrorDisk`]s that hold the same. A domain's
+//! journal is in one slot, its **home**; metadata pages and data are in any. Everything above names
+//! a slot alone: [`Members::submit`](crate::store::mirror) takes a request to all disks of it, or
+//! to one that answers.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::format::extent::Place;
+use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, Layout};
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
+use crate::memory::DmaBuf;
+use crate::store::assembly::Assembly;
 use crate::store::disk_flushes::DiskFlushes;
+use crate::store::membership::Membership;
+use crate::store::pool::LabelCopies;
 use crate::store::port::Port;
 
 /// How long to wait before looking again whether another domain's flush has ended.
 const LOOK_AGAIN_NS: u64 = 20_000;
 
-/// A disk of a pool.
-#[derive(Clone, Debug)]
-pub struct Member {
+/// What a disk of a slot is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum MirrorState {
+    /// It has everything: it is read and written.
+    InSync,
+    /// It gets everything that is written, and not all is there yet: it is not read.
+    Syncing,
+    /// It failed, and no label calls it in sync any more: nothing goes there.
+    Out,
+}
+
+/// A disk of a slot.
+#[derive(Debug)]
+pub struct MirrorDisk {
     /// As the engine numbers it.
     pub disk: DiskId,
     /// For messages.
     pub path: Arc<str>,
-    /// Its zones.
+    /// Its label when the pool was opened; epoch and disks in sync have changed since.
+    pub label: Label,
+    /// What lay at the places of its copies.
+    pub(crate) label_copies: LabelCopies,
+    /// Bytes of its logical sectors.
+    pub sector: usize,
+    state: AtomicU8,
+    /// Reads that are on their way there.
+    pub(crate) reads: AtomicU32,
+    /// Reads that failed there, and were answered by another disk.
+    pub(crate) read_failures: AtomicU64,
+    /// Domains that have brought it all that they have.
+    pub(crate) synced_domains: AtomicU64,
+    /// Extents that were looked at to bring it into sync, of all domains.
+    pub(crate) sync_looked_at: AtomicU64,
+    /// Blocks that were copied to it.
+    pub(crate) sync_copied: AtomicU64,
+    /// Blocks that no disk of the slot has right.
+    pub(crate) sync_lost: AtomicU64,
+    /// Memory for its label: there may be none left when it is needed.
+    pub(crate) label_buffer: Mutex<Option<DmaBuf>>,
+}
+
+impl MirrorDisk {
+    /// A disk, and memory of a sector for its label.
+    pub fn new(
+        (disk, path): (DiskId, Arc<str>),
+        (label, label_copies): (Label, LabelCopies),
+        state: MirrorState,
+        label_buffer: DmaBuf,
+    ) -> MirrorDisk {
+        MirrorDisk {
+            disk,
+            path,
+            label,
+            label_copies,
+            sector: label_buffer.len(),
+            state: AtomicU8::new(state as u8),
+            reads: AtomicU32::new(0),
+            read_failures: AtomicU64::new(0),
+            synced_domains: AtomicU64::new(0),
+            sync_looked_at: AtomicU64::new(0),
+            sync_copied: AtomicU64::new(0),
+            sync_lost: AtomicU64::new(0),
+            label_buffer: Mutex::new(Some(label_buffer)),
+        }
+    }
+
+    /// Its number in the pool.
+    pub(crate) fn number(&self) -> usize {
+        self.label.number()
+    }
+
+    /// What it is good for.
+    pub fn state(&self) -> MirrorState {
+        match self.state.load(Ordering::Acquire) {
+            0 => MirrorState::InSync,
+            1 => MirrorState::Syncing,
+            _ => MirrorState::Out,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: MirrorState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Whether it may be read.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.state() == MirrorState::InSync
+    }
+}
+
+/// A slot of a pool.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its disks that are there, at least one of them in sync.
+    pub mirrors: Vec<Arc<MirrorDisk>>,
+    /// Zones of each of them.
     pub layout: Layout,
     /// What the domains tell each other of its flushes.
     pub flushes: Arc<DiskFlushes>,
@@ -29,61 +128,118 @@ pub struct Member {
     pub discard_part_bytes: u64,
 }
 
-/// The disks of a pool, by slot, and which of them is home.
+impl Member {
+    /// Its disks that may be read.
+    pub(crate) fn in_sync(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> {
+        self.mirrors.iter().filter(|mirror| mirror.is_in_sync())
+    }
+
+    /// For messages: the path of its disk, or of the first that may be read.
+    pub(crate) fn path(&self) -> Arc<str> {
+        let first = self.in_sync().next().or(self.mirrors.first());
+        first.map_or_else(|| "?".into(), |mirror| Arc::clone(&mirror.path))
+    }
+}
+
+/// All of a pool, as its domains share it.
+#[derive(Debug)]
+pub struct Disks {
+    /// By slot.
+    pub members: Vec<Member>,
+    /// Which of them are in sync.
+    pub membership: Membership,
+}
+
+impl Disks {
+    /// The disks of a pool that was judged. `disk` makes each of them, and says in parts of how
+    /// many bytes it is told of what became free.
+    ///
+    /// # Errors
+    /// Those of `disk`.
+    pub fn new<E>(
+        assembly: &Assembly,
+        mut disk: impl FnMut(usize, MirrorState) -> Result<(MirrorDisk, u64), E>,
+    ) -> Result<Disks, E> {
+        let mut members: Vec<Option<Member>> = vec![None; usize::from(assembly.label.slots)];
+        for (index, state) in &assembly.disks {
+            let (mirror, part_bytes) = disk(*index, *state)?;
+            let slot = &mut members[usize::from(mirror.label.slot)];
+            let member = slot.get_or_insert_with(|| Member {
+                mirrors: Vec::new(),
+                layout: mirror.label.layout,
+                flushes: Arc::default(),
+                discard_part_bytes: 0,
+            });
+            member.discard_part_bytes = member.discard_part_bytes.max(part_bytes);
+            member.mirrors.push(Arc::new(mirror));
+        }
+        let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
+        let members = members.into_iter().flatten().collect();
+        Ok(Disks { members, membership: Membership::new(epoch, in_sync) })
+    }
+}
+
+/// The disks of a pool, by slot, and which slot is home.
 #[derive(Clone, Debug)]
 pub struct Members {
-    disks: Arc<[Member]>,
+    disks: Arc<Disks>,
     home: u16,
 }
 
 impl Members {
-    /// Of the domain whose journal is on the disk in slot `home`.
+    /// Of the domain whose journal is in slot `home`.
     ///
     /// # Panics
-    /// When there is no such disk.
-    pub fn new(disks: Arc<[Member]>, home: u16) -> Members {
-        assert!(usize::from(home) < disks.len(), "a journal is on a disk of the pool");
+    /// When there is no such slot.
+    pub fn new(disks: Arc<Disks>, home: u16) -> Members {
+        assert!(usize::from(home) < disks.members.len(), "a journal is in a slot of the pool");
         Members { disks, home }
     }
 
-    /// The slot of a domain's journal in a pool of so many disks.
-    pub fn home_of(domain: u16, disks: usize) -> u16 {
-        (usize::from(domain) % disks) as u16
+    /// The slot of a domain's journal in a pool of so many slots.
+    pub fn home_of(domain: u16, slots: usize) -> u16 {
+        (usize::from(domain) % slots) as u16
+    }
+
+    /// All that domains share.
+    pub(crate) fn disks(&self) -> &Arc<Disks> {
+        &self.disks
     }
 
     /// All of them, by slot.
     pub(crate) fn all(&self) -> &[Member] {
-        &self.disks
+        &self.disks.members
     }
 
     /// Every slot.
     pub(crate) fn slots(&self) -> impl Iterator<Item = u16> + use<> {
-        0..self.disks.len() as u16
+        0..self.all().len() as u16
     }
 
-    /// The slot of the journal's disk.
+    /// The journal's slot.
     pub(crate) fn home_slot(&self) -> u16 {
         self.home
     }
 
-    /// The journal's disk.
+    /// What is in it.
     pub(crate) fn home(&self) -> &Member {
         self.at(self.home)
     }
 
-    /// The disk in a slot, if there is one.
+    /// What is in a slot, if there is one of that number.
     pub(crate) fn get(&self, slot: u16) -> Option<&Member> {
-        self.disks.get(usize::from(slot))
+        self.all().get(usize::from(slot))
     }
 
-    /// The disk in a slot of this pool.
+    /// What is in a slot of this pool.
     pub(crate) fn at(&self, slot: u16) -> &Member {
-        &self.disks[usize::from(slot)]
+        &self.all()[usize::from(slot)]
     }
 
-    /// Where a block that somebody owns is: disk, and offset in bytes.
-    pub(crate) fn address(&self, place: Place) -> (DiskId, u64) {
-        (self.at(place.disk()).disk, place.block() * BLOCK_BYTES)
+    /// Where a block that somebody owns is: the slot as [`Members::submit`] takes it, and the
+    /// offset in bytes.
+    pub(crate) fn address(place: Place) -> (DiskId, u64) {
+        (DiskId(place.disk()), place.block() * BLOCK_BYTES)
     }
 
     /// Commit domains of the pool.
@@ -91,7 +247,7 @@ impl Members {
         self.home().layout.domains()
     }
 
-    /// Flushes a disk for a domain, and counts it if it fails: what has completed and no flush has
+    /// Flushes a slot for a domain, and counts it if it fails: what has completed and no flush has
     /// covered may be lost then.
     pub(crate) async fn flush(
         &self,
@@ -101,8 +257,8 @@ impl Members {
     ) -> Result<(), Box<IoError>> {
         let member = self.at(slot);
         member.flushes.turn(domain);
-        let request = Request::flush(member.disk).with_priority(Priority::Critical);
-        let result = port.submit(request).await.result;
+        let request = Request::flush(DiskId(slot)).with_priority(Priority::Critical);
+        let result = self.submit(port, request).await.result;
         if result.is_err() {
             member.flushes.count_failure();
         }
@@ -110,7 +266,7 @@ impl Members {
         result.map(|_| ())
     }
 
-    /// Waits until the flushes of other domains on a disk have ended that are under way now.
+    /// Waits until the flushes of other domains on a slot have ended that are under way now.
     pub(crate) async fn others_have_flushed(&self, port: &Port, domain: u16, slot: u16) {
         let mut others = self.at(slot).flushes.others(domain);
         while !others.ended() {
@@ -118,8 +274,8 @@ impl Members {
         }
     }
 
-    /// Flushes that failed, of all disks together.
+    /// Flushes that failed, of all slots together.
     pub(crate) fn flush_failures(&self) -> u64 {
-        self.disks.iter().map(|member| member.flushes.failures()).sum()
+        self.all().iter().map(|member| member.flushes.failures()).sum()
     }
 }

@@ -1,8 +1,9 @@
-//! A pool: making it, finding out what a disk is, and whether disks make a whole pool.
+//! A pool: making it, and finding out what a disk is.
 
 use std::sync::Arc;
 
-use crate::format::label::{LABEL_BYTES, Label, LabelError, OPEN_QUORUM, WRITE_QUORUM};
+use crate::format::disk_set::DiskSet;
+use crate::format::label::{LABEL_BYTES, Label, LabelError, Mirror, OPEN_QUORUM, WRITE_QUORUM};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, Layout, Zone, label_offsets};
 use crate::format::page::Child;
 use crate::format::record::{
@@ -19,8 +20,11 @@ use crate::store::port::Port;
 pub struct PoolPlan {
     /// Id of the pool.
     pub pool: [u8; 16],
-    /// Its disks, by slot: 1 at least, with as many domains and journals of one size.
+    /// Its disks, slot by slot: 1 at least, with as many domains and journals of one size, and
+    /// those of one slot alike.
     pub disks: Vec<DiskPlan>,
+    /// Disks of each slot that hold the same.
+    pub mirrors: u16,
     /// A random number.
     pub incarnation: u64,
 }
@@ -63,6 +67,9 @@ pub enum PoolError {
     /// Each is a disk of a pool, and together they are none.
     #[error("these disks are not a whole pool: {}", .0.join("; "))]
     Incomplete(Vec<String>),
+    /// No label can be written.
+    #[error("the labels of the pool cannot be written: {0}")]
+    Labels(String),
     /// There is no memory.
     #[error("no memory: {0}")]
     NoMemory(String),
@@ -151,9 +158,14 @@ pub(crate) async fn format(
             disk_of(planned).write_label(copy, offset, None, planned.sector).await?;
         }
     }
-    for domain in 0..plan.disks[0].layout.domains() {
-        let home = Members::home_of(domain, plan.disks.len());
-        let planned = &plan.disks[usize::from(home)];
+    let mirrors = usize::from(plan.mirrors);
+    let slots = (plan.disks.len() / mirrors) as u16;
+    let homes = (0..plan.disks[0].layout.domains()).flat_map(|domain| {
+        let home = Members::home_of(domain, usize::from(slots));
+        let disks = plan.disks[usize::from(home) * mirrors..].iter().take(mirrors);
+        disks.map(move |planned| (domain, home, planned))
+    });
+    for (domain, home, planned) in homes {
         let zone = planned.layout.zone(Zone::Journal(domain));
         let (start, bytes) = (zone.start, zone.end - zone.start);
         let id = JournalId { pool: plan.pool, disk: home, domain, start, bytes };
@@ -184,10 +196,15 @@ pub(crate) async fn format(
         encode(&id, &head, &body, &mut buffer);
         disk.submit(Request::write_flush(disk.id, start, buffer)).await?;
     }
-    let members = plan.disks.len() as u16;
-    for (slot, planned) in (0..).zip(&plan.disks) {
+    let in_sync = match plan.mirrors {
+        1 => DiskSet::NONE,
+        _ => DiskSet::first(plan.disks.len()),
+    };
+    for (number, planned) in (0..).zip(&plan.disks) {
         let (pool, disk, layout) = (plan.pool, planned.id, planned.layout);
-        let label = Label { pool, disk, slot, members, epoch: 1, layout };
+        let mirror = Mirror { number: number % plan.mirrors, count: plan.mirrors, in_sync };
+        let slot = number / plan.mirrors;
+        let label = Label { pool, disk, slot, slots, mirror, epoch: 1, layout };
         for (copy, offset) in label_offsets(layout.disk_bytes()).into_iter().enumerate() {
             disk_of(planned).write_label(copy, offset, Some(&label), planned.sector).await?;
         }
@@ -195,68 +212,24 @@ pub(crate) async fn format(
     Ok(())
 }
 
-/// Most missing disks that are named one by one.
-const MISSING_NAMED: usize = 16;
-
-/// Of the pool that most of the disks are of, the first of several, the newest label.
-fn newest(disks: &[(Arc<str>, Label)]) -> Option<&Label> {
-    let of = |pool: &[u8; 16]| disks.iter().filter(|(_, label)| label.pool == *pool).count();
-    let most = disks.iter().map(|(_, label)| of(&label.pool)).max()?;
-    let (_, first) = disks.iter().find(|(_, label)| of(&label.pool) == most)?;
-    let own = disks.iter().map(|(_, label)| label).filter(|label| label.pool == first.pool);
-    own.max_by_key(|label| label.epoch)
-}
-
-/// Judges whether disks, named by their paths, are one whole pool; gives, by slot, which of them
-/// each is.
+/// Makes a disk the one that its label says. Whatever was there is gone.
 ///
 /// # Errors
-/// [`PoolError::Incomplete`] with a reason for each disk that is missing, foreign, stale, or there
-/// twice.
-pub(crate) fn assemble(disks: &[(Arc<str>, Label)]) -> Result<Vec<usize>, PoolError> {
-    let Some(newest) = newest(disks) else {
-        return Err(PoolError::Incomplete(vec!["no disk is named".to_owned()]));
-    };
-    let (pool, text) = (newest.pool, |bytes: [u8; 16]| uuid::Uuid::from_bytes(bytes));
-    let mut wrong = Vec::new();
-    let mut slots: Vec<Option<usize>> = vec![None; usize::from(newest.members)];
-    for (number, (path, label)) in disks.iter().enumerate() {
-        let same = label.layout.domains() == newest.layout.domains()
-            && label.layout.journal_bytes() == newest.layout.journal_bytes()
-            && label.members == newest.members;
-        if label.pool != pool {
-            wrong.push(format!("{path} is of pool {}, not {}", text(label.pool), text(pool)));
-        } else if label.epoch != newest.epoch {
-            let (old, new) = (label.epoch, newest.epoch);
-            wrong.push(format!("{path} is stale: of epoch {old}, and the pool is at {new}"));
-        } else if !same {
-            wrong.push(format!("{path} says another geometry of the pool than the others"));
-        } else {
-            match slots.get_mut(usize::from(label.slot)) {
-                None => {
-                    let (slot, count) = (label.slot, newest.members);
-                    wrong.push(format!("{path} says it is disk {slot} of {count}"));
-                }
-                Some(Some(other)) => {
-                    let (other, slot) = (&disks[*other].0, label.slot);
-                    wrong.push(format!("{path} and {other} both say they are disk {slot}"));
-                }
-                Some(place) => *place = Some(number),
-            }
+/// When the disk fails.
+pub(crate) async fn adopt(
+    port: &Port,
+    arena: &Arc<Arena>,
+    (disk, sector): (DiskId, usize),
+    label: &Label,
+) -> Result<(), PoolError> {
+    let disk = Disk { port, arena, id: disk };
+    for content in [None, Some(label)] {
+        let offsets = label_offsets(label.layout.disk_bytes());
+        for (copy, offset) in offsets.into_iter().enumerate() {
+            disk.write_label(copy, offset, content, sector).await?;
         }
     }
-    let missing = || slots.iter().enumerate().filter(|(_, found)| found.is_none());
-    for (slot, _) in missing().take(MISSING_NAMED) {
-        wrong.push(format!("disk {slot} of {} is missing", newest.members));
-    }
-    if let Some(more) = missing().count().checked_sub(MISSING_NAMED).filter(|more| *more > 0) {
-        wrong.push(format!("{more} more are missing"));
-    }
-    if wrong.is_empty() {
-        Ok(slots.into_iter().flatten().collect())
-    } else {
-        Err(PoolError::Incomplete(wrong))
-    }
+    Ok(())
 }
 
 /// Looks at the four copies of a disk's label.

@@ -20,6 +20,7 @@ use crate::memory::DmaBuf;
 use crate::store::call::ReadBytes;
 use crate::store::domain::Domain;
 use crate::store::error::StoreError;
+use crate::store::member::Members;
 use crate::store::port::join_all;
 use crate::store::table::ExtentSnapshot;
 
@@ -224,8 +225,84 @@ impl Domain {
     }
 }
 
-/// Reads and verifies blocks of an extent, wherever they are. The buffer comes back, if at all.
+/// Reads and verifies blocks of an extent, wherever they are, from whichever disk has them right.
+/// The buffer comes back, if at all.
 pub(crate) async fn fetch(
+    domain: &Domain,
+    part: &Part,
+    extent: &Extent,
+    buffer: DmaBuf,
+    priority: Priority,
+) -> (Option<DmaBuf>, Result<(), StoreError>) {
+    let fetched = fetch_first(domain, part, extent, buffer, priority).await;
+    match fetched {
+        (Some(buffer), Err(error)) if has_mirrors(domain, part, extent) => {
+            Box::pin(salvage(domain, part, extent, (buffer, error), priority)).await
+        }
+        fetched => fetched,
+    }
+}
+
+/// Whether a block of it is in a slot with several disks in sync.
+fn has_mirrors(domain: &Domain, part: &Part, extent: &Extent) -> bool {
+    let places = &extent.places[part.first..part.first + part.count];
+    let slots = places.iter().filter(|place| !place.is_nowhere()).map(|place| place.disk());
+    let mut members = slots.map(|slot| domain.members.at(slot));
+    members.any(|member| member.in_sync().nth(1).is_some())
+}
+
+/// Asks the disks of a slot one by one for each block that is not as it should be, when a first
+/// look has failed with `error`.
+async fn salvage(
+    domain: &Domain,
+    part: &Part,
+    extent: &Extent,
+    (mut buffer, error): (DmaBuf, StoreError),
+    priority: Priority,
+) -> (Option<DmaBuf>, Result<(), StoreError>) {
+    for (block, at) in (part.first..part.first + part.count).enumerate() {
+        let (place, sum) = (extent.places[at], extent.checksums[at]);
+        let bytes = block * BLOCK..(block + 1) * BLOCK;
+        if place.is_nowhere() {
+            buffer[bytes].fill(0);
+            continue;
+        }
+        // The first look may have left it unread, and its content in memory alone.
+        domain.copy_from_ram(&[place], &mut buffer[bytes.clone()]);
+        if block_checksum(&buffer[bytes.clone()]) == sum {
+            continue;
+        }
+        let Some(good) = good_block(domain, place, sum, priority).await else {
+            return (Some(buffer), Err(error));
+        };
+        buffer[bytes].copy_from_slice(&good);
+    }
+    domain.wants_mending(part);
+    (Some(buffer), Ok(()))
+}
+
+/// A block from the first disk of its slot that has it right.
+pub(crate) async fn good_block(
+    domain: &Domain,
+    place: Place,
+    sum: u32,
+    priority: Priority,
+) -> Option<DmaBuf> {
+    let (slot, offset) = Members::address(place);
+    for mirror in domain.members.at(slot.0).in_sync() {
+        let request = Request::read(mirror.disk, offset, domain.buffer(BLOCK).ok()?);
+        let request = request.with_priority(priority);
+        let completion = domain.members.submit_to(&domain.port, mirror, request).await;
+        if let (Ok(_), Some(bytes)) = completion.into_parts()
+            && block_checksum(&bytes) == sum
+        {
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+async fn fetch_first(
     domain: &Domain,
     part: &Part,
     extent: &Extent,
@@ -235,9 +312,12 @@ pub(crate) async fn fetch(
     let places = &extent.places[part.first..part.first + part.count];
     let in_ram = domain.copy_from_ram(places, &mut buffer);
     if in_ram == 0 && is_one_run(places) {
-        let (disk, offset) = domain.members.address(places[0]);
+        let (disk, offset) = Members::address(places[0]);
         let request = Request::read(disk, offset, buffer).with_priority(priority);
-        let completion = domain.port.submit(request).await;
+        let (completion, elsewhere) = domain.members.read(&domain.port, request).await;
+        if elsewhere {
+            domain.wants_mending(part);
+        }
         let back = match completion.buffers {
             Buffers::One(buffer) => Some(buffer),
             _ => None,
@@ -285,9 +365,13 @@ async fn fetch_run(
     priority: Priority,
 ) -> Result<(), StoreError> {
     let piece = domain.buffer(run * BLOCK)?;
-    let (disk, offset) = domain.members.address(places[block]);
+    let (disk, offset) = Members::address(places[block]);
     let request = Request::read(disk, offset, piece);
-    let completion = domain.port.submit(request.with_priority(priority)).await;
+    let request = request.with_priority(priority);
+    let (completion, elsewhere) = domain.members.read(&domain.port, request).await;
+    if elsewhere {
+        domain.wants_mending(part);
+    }
     let (result, piece) = completion.into_parts();
     let (inode, offset) = (part.inode, part.offset(block));
     result.map_err(|error| StoreError::Unreadable { inode, offset, source: Arc::from(error) })?;
@@ -313,7 +397,7 @@ fn is_one_run(places: &[Place]) -> bool {
 
 impl Domain {
     /// Copies the blocks that are not at home yet; says which.
-    fn copy_from_ram(&self, places: &[Place], buffer: &mut DmaBuf) -> u16 {
+    fn copy_from_ram(&self, places: &[Place], buffer: &mut [u8]) -> u16 {
         let ram = self.ram.borrow();
         if ram.len() == 0 {
             return 0;
@@ -340,7 +424,7 @@ fn verify(domain: &Domain, part: &Part, extent: &Extent, buffer: &[u8]) -> Resul
         if expected != found {
             domain.counters.borrow_mut().corrupt_blocks += 1;
             let (inode, offset) = (part.inode, part.offset(block));
-            let path = Arc::clone(&domain.members.at(place.disk()).path);
+            let path = domain.members.at(place.disk()).path();
             return Err(StoreError::Corrupt {
                 inode,
                 offset,

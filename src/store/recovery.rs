@@ -1,6 +1,8 @@
 //! Opening a domain: what the journal proves, made so again.
 //!
 //! 1. Flush the disks, so that nothing read from here on can be taken back by a power cut.
+//!    Where slots have several mirrors, every step below reads those in sync until one has what is
+//!    right, and what the newest record needs is copied to those that lack it (`mirrors`).
 //! 2. Look at every block of the journal for heads of records, and judge the newest
 //!    (`scan`): everything before the last record was
 //!    acknowledged, so it must be there, in one chain; the last may be torn, which its checksums
@@ -16,8 +18,8 @@
 //! What verifies and cannot be true is corruption, whatever made it: recovery names it and opens
 //! nothing (`rules`). It never chooses what to believe.
 //!
-//! Nothing but homes and the `Open` is written, so that all this may be interrupted anywhere and
-//! begun again.
+//! Nothing but homes, missing copies of the newest record and the `Open` is written, so that all
+//! this may be interrupted anywhere and begun again.
 //!
 //! Opened **for reading only**, nothing is written at all: what is in records alone stays in
 //! memory. Then a page that cannot be read, or does not verify, costs what was on it: whatever the
@@ -25,6 +27,7 @@
 //! last record that cannot be judged is left out, and said.
 
 mod judge;
+mod mirrors;
 mod rules;
 pub(crate) mod scan;
 mod tree;
@@ -44,7 +47,7 @@ use crate::format::record::{
     encode, inline_start, newest_checkpoint,
 };
 use crate::io::error::IoError;
-use crate::io::op::{Priority, Request};
+use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
 use crate::store::domain::{
@@ -52,7 +55,7 @@ use crate::store::domain::{
 };
 use crate::store::journal::{Journal, spot_after};
 use crate::store::mechanism::MechanismChooser;
-use crate::store::member::{Member, Members};
+use crate::store::member::{Member, Members, MirrorDisk};
 use crate::store::port::{Changed, Port, join_all};
 use crate::store::ram::{RamBlock, RamBlocks};
 use crate::store::recovery::scan::Scan;
@@ -102,6 +105,8 @@ pub struct RecoveryReport {
     pub inodes: u64,
     /// Everything up to this sequence was accepted.
     pub accepted: u64,
+    /// Pieces of metadata that one disk of a slot did not have right, and another had.
+    pub mended: u64,
 }
 
 /// Why a domain cannot be opened.
@@ -175,6 +180,12 @@ pub(crate) struct Recovery<'a> {
     lost: RefCell<Vec<String>>,
     /// Flushes of the pool's disks that had failed before.
     failures: u64,
+    /// What one disk of a slot did not have right, and another had.
+    mended: Cell<u64>,
+    /// Pages among that: of each one of level 0 that it is above, or is.
+    mended_pages: RefCell<Vec<u32>>,
+    /// Sequence of the newest record that the journal holds.
+    newest: Cell<u64>,
 }
 
 /// Where the content of a block is in the journal.
@@ -195,13 +206,15 @@ pub(crate) async fn recover(
     seed: &DomainSeed,
 ) -> Result<(Rc<Domain>, RecoveryReport), RecoveryError> {
     let id = journal_id(seed);
-    let failures = seed.members.flush_failures();
-    let recovery = Recovery { port: &port, seed, id, lost: RefCell::default(), failures };
+    let recovery = Recovery::new(&port, seed, id);
     let reading = recovery.reading();
     if !reading {
         recovery.flush().await?;
     }
     let scan = recovery.scan().await?;
+    if !reading {
+        recovery.mirror_last(&scan).await?;
+    }
     let mut report = RecoveryReport { dropped: scan.dropped.clone(), ..RecoveryReport::default() };
     report.accepted = scan.last.sequence;
     let (written_by, checkpoint) = recovery.checkpoint(&scan).await?;
@@ -229,6 +242,8 @@ pub(crate) async fn recover(
         }
     };
     report.lost = recovery.lost.take();
+    report.mended = recovery.mended.get();
+    let mended_pages = recovery.mended_pages.take();
     (report.extents, report.inodes) = (table.extents(), table.inode_count());
     let journal = Journal {
         id,
@@ -241,6 +256,12 @@ pub(crate) async fn recover(
         .map_err(|what| RecoveryError::NoMemory { domain: seed.domain, what })?;
     domain.ram = RefCell::new(ram);
     domain.lifetime_before = checkpoint.lifetime;
+    if report.mended > 0 {
+        // What is wrong on a disk is written again, elsewhere.
+        let pages = &mut domain.table.get_mut().pages;
+        mended_pages.into_iter().for_each(|number| pages.touch(number));
+        domain.checkpoint_wanted.set(true);
+    }
     domain.incomplete = report.lost.first().map(|first| first.as_str().into());
     if reading {
         let reason = "the pool was opened for reading only".into();
@@ -313,6 +334,7 @@ fn assemble(
         lost: RefCell::new(None),
         lifetime_before: Lifetime::default(),
         incomplete: None,
+        to_mend: RefCell::default(),
         mechanisms: MechanismChooser::new(seed.config.mechanism),
     })
 }
@@ -328,6 +350,21 @@ fn reserves(seed: &DomainSeed, journal: &Journal) -> Result<Reserves, BufferUnav
         pages: Reserve::new(&seed.arena, "pages", pages, block)?,
         runs: Reserve::new(&seed.arena, "home writes", RUNS, RUN_BLOCKS * block)?,
     })
+}
+
+impl<'a> Recovery<'a> {
+    fn new(port: &'a Port, seed: &'a DomainSeed, id: JournalId) -> Recovery<'a> {
+        Recovery {
+            port,
+            seed,
+            id,
+            lost: RefCell::default(),
+            failures: seed.members.flush_failures(),
+            mended: Cell::new(0),
+            mended_pages: RefCell::default(),
+            newest: Cell::new(0),
+        }
+    }
 }
 
 impl Recovery<'_> {
@@ -374,7 +411,7 @@ impl Recovery<'_> {
     /// The disk in a slot, or that there is none.
     pub(crate) fn path(&self, slot: u16) -> Arc<str> {
         let member = self.seed.members.get(slot);
-        member.map_or_else(|| format!("disk {slot}").into(), |member| Arc::clone(&member.path))
+        member.map_or_else(|| format!("slot {slot}").into(), Member::path)
     }
 
     pub(crate) fn buffer(&self, bytes: usize) -> Result<DmaBuf, RecoveryError> {
@@ -407,25 +444,51 @@ impl Recovery<'_> {
         }
     }
 
-    /// Reads bytes of the journal's disk.
-    pub(crate) async fn read(&self, offset: u64, bytes: usize) -> Result<DmaBuf, RecoveryError> {
-        self.read_at(self.seed.members.home_slot(), offset, bytes).await
+    /// Reads bytes in a slot, from the first disk whose bytes `judge` takes; says whether it was
+    /// the first of all. When there is none, says what was wrong with the first.
+    pub(crate) async fn read_whole<T>(
+        &self,
+        (slot, offset, bytes): (u16, u64, usize),
+        mut judge: impl FnMut(DmaBuf) -> Result<T, RecoveryError>,
+    ) -> Result<(T, bool), RecoveryError> {
+        let mut first = None;
+        for mirror in self.mirrors(slot, offset)? {
+            let read = self.read_mirror(mirror, offset, bytes).await;
+            match read.and_then(&mut judge) {
+                Ok(judged) => {
+                    self.mended.set(self.mended.get() + u64::from(first.is_some()));
+                    return Ok((judged, first.is_none()));
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| unreachable!("a slot has a disk in sync")))
     }
 
-    /// Reads bytes of a disk.
-    pub(crate) async fn read_at(
+    /// The disks of a slot that may be read.
+    pub(crate) fn mirrors(
         &self,
         slot: u16,
         offset: u64,
+    ) -> Result<impl Iterator<Item = &Arc<MirrorDisk>>, RecoveryError> {
+        match self.seed.members.get(slot) {
+            Some(member) => Ok(member.in_sync()),
+            None => {
+                let count = self.seed.members.all().len();
+                let what = format!("the pool has {count} slots, and no slot {slot}");
+                Err(self.corrupt_at(slot, offset, what))
+            }
+        }
+    }
+
+    /// Reads bytes of a disk.
+    pub(crate) async fn read_mirror(
+        &self,
+        mirror: &MirrorDisk,
+        offset: u64,
         bytes: usize,
     ) -> Result<DmaBuf, RecoveryError> {
-        let Some(member) = self.seed.members.get(slot) else {
-            let count = self.seed.members.all().len();
-            let what = format!("the pool has {count} disks, and none in slot {slot}");
-            return Err(self.corrupt_at(slot, offset, what));
-        };
-        let buffer = self.buffer(bytes)?;
-        let request = Request::read(member.disk, offset, buffer);
+        let request = Request::read(mirror.disk, offset, self.buffer(bytes)?);
         let completion = self.port.submit(request.with_priority(Priority::Critical)).await;
         let (result, buffer) = completion.into_parts();
         result.map_err(|error| self.io_error(error))?;
@@ -433,6 +496,13 @@ impl Recovery<'_> {
             domain: self.seed.domain,
             what: "a device that never answered keeps a buffer".into(),
         })
+    }
+
+    /// Writes in a slot, to all its disks.
+    async fn write(&self, slot: u16, offset: u64, buffer: DmaBuf) -> Result<(), RecoveryError> {
+        let request = Request::write(DiskId(slot), offset, buffer);
+        let (result, _) = self.seed.members.submit(self.port, request).await.into_parts();
+        result.map(|_| ()).map_err(|error| self.io_error(error))
     }
 
     /// The newest durable checkpoint.
@@ -554,20 +624,19 @@ impl Recovery<'_> {
 
     async fn inline_block(&self, source: &Inline) -> Result<DmaBuf, RecoveryError> {
         let offset = self.id.offset(source.position) + source.start;
-        let buffer = self.read(offset, BLOCK_BYTES as usize).await?;
-        if block_checksum(&buffer) != source.checksum {
-            return Err(self.corrupt(offset, "an inline block is not what its record says"));
-        }
-        Ok(buffer)
+        let place = (self.seed.members.home_slot(), offset, BLOCK_BYTES as usize);
+        let judge = |buffer: DmaBuf| match block_checksum(&buffer) == source.checksum {
+            true => Ok(buffer),
+            false => Err(self.corrupt(offset, "an inline block is not what its record says")),
+        };
+        self.read_whole(place, judge).await.map(|(buffer, _)| buffer)
     }
 
     async fn write_one_home(&self, place: Place, source: &Inline) -> Result<(), RecoveryError> {
         let buffer = self.inline_block(source).await?;
         // It is in the table, which was judged.
-        let (disk, offset) = self.seed.members.address(place);
-        let request = Request::write(disk, offset, buffer);
-        let (result, _) = self.port.submit(request).await.into_parts();
-        result.map(|_| ()).map_err(|error| self.io_error(error))
+        let (DiskId(slot), offset) = Members::address(place);
+        self.write(slot, offset, buffer).await
     }
 
     /// Writes over blocks where the record that was given up may begin: a disk that can read them
@@ -576,9 +645,7 @@ impl Recovery<'_> {
         for offset in &scan.given_up {
             let mut block = self.buffer(BLOCK_BYTES as usize)?;
             block.fill(0);
-            let request = Request::write(self.seed.members.home().disk, *offset, block);
-            let (result, _) = self.port.submit(request).await.into_parts();
-            result.map_err(|error| self.io_error(error))?;
+            self.write(self.seed.members.home_slot(), *offset, block).await?;
         }
         Ok(())
     }
@@ -623,8 +690,8 @@ impl Recovery<'_> {
         let (members, domain) = (&self.seed.members, self.seed.domain);
         let home = members.home();
         home.flushes.turn(domain);
-        let request = Request::write_flush(home.disk, offset, buffer);
-        let (result, _) = self.port.submit(request).await.into_parts();
+        let request = Request::write_flush(DiskId(members.home_slot()), offset, buffer);
+        let (result, _) = members.submit(self.port, request).await.into_parts();
         if result.is_err() {
             home.flushes.count_failure();
         }

@@ -21,9 +21,11 @@ use crate::store::discard::discards;
 use crate::store::domain::{Access, Domain, Health};
 use crate::store::error::{Certainty, StoreError};
 use crate::store::executor::Executor;
+use crate::store::mend::mending;
 use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover};
+use crate::store::resync::resyncs;
 use crate::store::write_back::write_home;
 
 /// Calls to domains, on their way there and back.
@@ -183,6 +185,8 @@ impl<F: Future<Output = ()>> Service<F> {
         self.executor.reside(Box::pin(coordinator.run()));
         self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
         self.executor.reside(Box::pin(discards(Rc::clone(&domain))));
+        self.executor.reside(Box::pin(mending(Rc::clone(&domain))));
+        self.executor.reside(Box::pin(resyncs(Rc::clone(&domain))));
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();
         self.executor.run(|| {});

@@ -7,6 +7,7 @@ mod crashes;
 mod exhaustive;
 mod faults;
 mod limits;
+mod mirrors;
 mod model;
 mod reading;
 mod sharers;

@@ -12,6 +12,7 @@ use crate::io::op::Request;
 use crate::memory::DmaBuf;
 use crate::store::domain::{Domain, Health};
 use crate::store::error::StoreError;
+use crate::store::member::Members;
 use crate::store::port::join_all;
 use crate::store::ram::RamBlock;
 
@@ -123,10 +124,11 @@ async fn write_run(
         out.copy_from_slice(block.bytes());
     }
     let (place, _) = &blocks[0];
-    let (disk, offset) = domain.members.address(*place);
+    let (disk, offset) = Members::address(*place);
     let failures = domain.members.flush_failures();
     let request = Request::write(disk, offset, buffer);
-    let completion = domain.port.submit(request.with_priority(domain.cleaning_priority())).await;
+    let request = request.with_priority(domain.cleaning_priority());
+    let completion = domain.members.submit(&domain.port, request).await;
     let (result, buffer) = completion.into_parts();
     domain.reserves.runs.give(buffer);
     // A flush that failed meanwhile may have dropped it.

@@ -19,6 +19,7 @@ use crate::io::op::{DiskId, Request};
 use crate::memory::{BufferList, DmaBuf};
 use crate::store::domain::Domain;
 use crate::store::error::StoreError;
+use crate::store::member::Members;
 use crate::store::port::{Changed, Fate, join_all};
 use crate::store::space::DiskRun;
 
@@ -174,8 +175,8 @@ async fn write_runs(
         if short.is_some() {
             break;
         }
-        for request in requests(domain.members.address(Place::new(run.disk, run.start)), list) {
-            writes.push(Box::pin(domain.port.submit(request)));
+        for request in requests(Members::address(Place::new(run.disk, run.start)), list) {
+            writes.push(Box::pin(domain.members.submit(&domain.port, request)));
         }
     }
     let mut outcome = short.map_or(Ok(()), Err);

@@ -22,5 +22,6 @@ mod store_batches;
 mod store_disks;
 mod store_hangs;
 mod store_kills;
+mod store_mirrors;
 mod stress;
 mod tickets;

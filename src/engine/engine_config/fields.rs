@@ -186,6 +186,7 @@ const CALIBRATION: &[Field] = &[
 
 const POOL: &[Field] = &[
     number("domains", 1, 64, "domains"),
+    number("mirrors", 1, 4, "disks"),
     field("read_only", Kind::Switch),
     field("discard", Kind::Words(&["auto", "always", "never"])),
 ];

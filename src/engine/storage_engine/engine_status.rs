@@ -1,6 +1,10 @@
 //! What a storage engine is made of, and what it has counted.
 
 use std::ops::Add;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
 
 use crate::engine::status::Status;
 use crate::engine::storage_engine::StorageEngine;
@@ -12,6 +16,7 @@ use crate::io::metrics::Metrics;
 use crate::store::call::{Call, Reply};
 use crate::store::domain::{DomainCounters, DomainStatus};
 use crate::store::error::StoreError;
+use crate::store::member::{MirrorDisk, MirrorState};
 use crate::store::recovery::RecoveryReport;
 
 /// One commit domain.
@@ -25,11 +30,36 @@ pub struct DomainReport {
     pub now: DomainStatus,
 }
 
+/// A disk of the pool, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MirrorReport {
+    /// The disk.
+    pub path: PathBuf,
+    /// Its slot in the pool.
+    pub slot: u16,
+    /// Its number among the disks of the slot.
+    pub mirror: u16,
+    /// What it is good for.
+    pub state: MirrorState,
+    /// Reads that failed there, and were answered by another disk of the slot.
+    pub read_failures: u64,
+    /// Extents that were looked at to bring it into sync.
+    pub sync_looked_at: u64,
+    /// Blocks that were copied to it for that.
+    pub sync_copied: u64,
+    /// Blocks of those that no disk of the slot has right.
+    pub sync_lost: u64,
+}
+
 /// A storage engine at one moment.
 #[derive(Clone, Debug)]
 pub struct EngineStatus {
     /// The pool's label.
     pub pool: PoolReport,
+    /// Its disks that are used, by slot and mirror.
+    pub disks: Vec<MirrorReport>,
+    /// Of its membership, now.
+    pub epoch: u64,
     /// The domains, by number.
     pub domains: Vec<DomainReport>,
     /// Disks, reactors, lanes, memory.
@@ -123,6 +153,22 @@ impl EngineMetrics {
     }
 }
 
+impl From<&MirrorDisk> for MirrorReport {
+    fn from(mirror: &MirrorDisk) -> MirrorReport {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MirrorReport {
+            path: PathBuf::from(&*mirror.path),
+            slot: mirror.label.slot,
+            mirror: mirror.label.mirror.number,
+            state: mirror.state(),
+            read_failures: count(&mirror.read_failures),
+            sync_looked_at: count(&mirror.sync_looked_at),
+            sync_copied: count(&mirror.sync_copied),
+            sync_lost: count(&mirror.sync_lost),
+        }
+    }
+}
+
 impl StorageEngine {
     /// What each domain is doing. A task awaits this where a thread calls
     /// [`StorageEngine::metrics`] or [`StorageEngine::status`].
@@ -152,9 +198,18 @@ impl StorageEngine {
         });
         Ok(EngineStatus {
             pool: self.pool.clone(),
+            disks: self.disks(),
+            epoch: self.disks.membership.durable().0,
             domains: domains.collect(),
             io: self.io.status(),
         })
+    }
+
+    /// The disks of the pool that are used, by slot and mirror.
+    #[must_use]
+    pub fn disks(&self) -> Vec<MirrorReport> {
+        let mirrors = self.disks.members.iter().flat_map(|member| &member.mirrors);
+        mirrors.map(|mirror| MirrorReport::from(&**mirror)).collect()
     }
 
     /// The domain of an inode, by number.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -14,14 +15,18 @@ use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::labels::{self, PoolReport};
 use crate::engine::storage_engine::opening::reactors_possible;
 use crate::engine::storage_engine::{DISK_TIME_MIN, EngineError};
+use crate::format::disk_set::DISKS_MAX;
 use crate::format::layout::{BLOCK_BYTES, Layout};
 use crate::io::op::DiskId;
 use crate::machine::device::{DeviceError, DeviceInfo, DeviceKind, create_file, probe, zero_file};
 use crate::machine::mapping::PagePolicy;
 use crate::machine::random;
 use crate::machine::write_gate::{ForceSignatures, WriteGate, WriteRefusal};
-use crate::store::errand::errand;
+use crate::memory::Arena;
+use crate::store::assembly::Missing;
+use crate::store::errand::{LocalFuture, errand};
 use crate::store::pool::{DiskPlan, PoolPlan, format as write_pool};
+use crate::store::port::Port;
 
 /// How long a format waits for its disk to end what is under way, once it has failed.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -65,6 +70,8 @@ pub struct FormatOptions {
 pub struct FormatPlan {
     /// The disks, by slot.
     pub disks: Vec<DiskFormatPlan>,
+    /// Disks of each slot that hold the same.
+    pub mirrors: u16,
     /// Commit domains.
     pub domains: u16,
     /// Bytes of each domain's journal.
@@ -96,10 +103,11 @@ impl FormatPlan {
             .flat_map(|disk| disk.carries.iter().map(|found| (disk.path.as_path(), found.as_str())))
     }
 
-    /// Bytes for data and metadata pages, of all disks.
+    /// Bytes for data and metadata pages, of all slots.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        self.disks.iter().map(|disk| disk.data_bytes).sum()
+        let slots = self.disks.chunks(usize::from(self.mirrors));
+        slots.map(|disks| disks[0].data_bytes).sum()
     }
 }
 
@@ -166,16 +174,38 @@ fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned,
     let smallest = disks.iter().map(|disk| disk.disk_bytes).min().unwrap_or(0);
     // Each disk has room for the journals of all.
     let journal_bytes = config.journal.bytes_per_domain(smallest, domains);
+    let mirrors = config.pool.mirrors.unwrap_or(1);
+    check_mirrors(mirrors, disks.len())?;
     let mut layouts = Vec::new();
-    for disk in &mut disks {
-        let layout = Layout::plan(disk.disk_bytes, domains as u16, journal_bytes);
+    for number in 0..disks.len() {
+        // The disks of a slot hold the same: as much as the smallest.
+        let slot = number - number % mirrors as usize;
+        let slot = disks[slot..slot + mirrors as usize].iter();
+        let disk_bytes = slot.map(|disk| disk.disk_bytes).min().unwrap_or(0);
+        let disk = &mut disks[number];
+        let layout = Layout::plan(disk_bytes, domains as u16, journal_bytes);
         let path = || disk.path.clone();
         let layout = layout.map_err(|source| EngineError::Layout { path: path(), source })?;
         disk.data_bytes = u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES;
         layouts.push(layout);
     }
-    let report = FormatPlan { disks, domains: domains as u16, journal_bytes };
+    let (domains, mirrors) = (domains as u16, mirrors as u16);
+    let report = FormatPlan { disks, mirrors, domains, journal_bytes };
     Ok(Planned { report, layouts, refusal })
+}
+
+fn check_mirrors(mirrors: u32, disks: usize) -> Result<(), EngineError> {
+    let unfit = |reason| {
+        let (field, value) = ("pool.mirrors", mirrors.to_string());
+        Err(EngineError::Unfit { field, value, reason })
+    };
+    match mirrors {
+        1 => Ok(()),
+        2..=4 if disks > DISKS_MAX => unfit("a pool with mirrors has at most 256 disks"),
+        2..=4 if disks.is_multiple_of(mirrors as usize) => Ok(()),
+        2..=4 => unfit("it takes that many disks for each slot: name a multiple of it"),
+        _ => unfit("a slot has 1 to 4 disks that hold the same"),
+    }
 }
 
 fn plan_disk(
@@ -277,18 +307,32 @@ pub(super) fn format(
         let (number, id) = (DiskId(number), v4(random()?));
         disks.push(DiskPlan { number, id, layout, sector: 0 });
     }
-    write(config, PoolPlan { pool, disks, incarnation })?;
+    write(config, PoolPlan { pool, disks, mirrors: plan.mirrors, incarnation })?;
     let paths: Vec<PathBuf> = plan.disks.iter().map(|disk| disk.path.clone()).collect();
-    let seen = labels::look(&paths)?;
-    let slots = labels::by_slot(&seen)?;
-    let report = PoolReport::of(slots.iter().map(|number| &seen[*number]));
-    let report = report.unwrap_or_else(|| unreachable!("a pool has a disk"));
+    let mut seen = labels::look(&paths)?;
+    let assembly = labels::judge(&mut seen, Missing::Refuse)?;
+    let report = PoolReport::of(&seen, &assembly);
     assert_eq!(*report.pool.as_bytes(), pool, "the labels that were written are read");
     Ok(report)
 }
 
 /// The blocks of the pool, through an engine with one reactor.
 fn write(config: &EngineConfig, mut plan: PoolPlan) -> Result<(), EngineError> {
+    let work = move |port: std::rc::Rc<Port>, arena: Arc<Arena>, sectors| -> LocalFuture<_> {
+        for (disk, sector) in plan.disks.iter_mut().zip::<Vec<usize>>(sectors) {
+            disk.sector = sector;
+        }
+        Box::pin(async move { write_pool(&port, &arena, &plan).await })
+    };
+    Ok(on_one_reactor(config, work)??)
+}
+
+/// Has work done on all disks of a configuration by an engine with one reactor. It is told the
+/// bytes of their logical sectors.
+pub(super) fn on_one_reactor<T: Send + 'static>(
+    config: &EngineConfig,
+    work: impl FnOnce(std::rc::Rc<Port>, Arc<Arena>, Vec<usize>) -> LocalFuture<T> + Send + 'static,
+) -> Result<T, EngineError> {
     let mut io_config: IoConfig = config.io.clone();
     io_config.disks.iter_mut().for_each(|disk| disk.lanes = Some(1));
     // Every disk has its lane on that one.
@@ -298,27 +342,28 @@ fn write(config: &EngineConfig, mut plan: PoolPlan) -> Result<(), EngineError> {
     io_config.memory.arena_mib_per_node = ARENA_MIB;
     io_config.memory.pages = PagePolicy::Normal;
     let io = IoScheduler::open(&io_config)?;
-    for (disk, facts) in plan.disks.iter_mut().zip(io.disks()) {
-        disk.sector = facts.logical_block_bytes as usize;
-    }
+    let sectors = io.disks().iter().map(|facts| facts.logical_block_bytes as usize).collect();
     let reactor = io.reactors_of(DiskId(0))[0];
     let arena = io.arenas[0].clone();
     let (told, result) = channel();
-    let work = move |port: std::rc::Rc<_>| -> crate::store::errand::LocalFuture<_> {
-        Box::pin(async move { write_pool(&port, &arena, &plan).await })
-    };
+    let work = move |port| work(port, arena, sectors);
     // The receiver waits for it: it is there.
     io.spawn_seed(reactor, errand(work, move |outcome| drop(told.send(outcome))));
     let outcome = result.recv();
     let closed = io.shut(CLOSE_DEADLINE.max(DISK_TIME_MIN));
-    match outcome {
-        Ok(outcome) => outcome?,
-        Err(_) => {
-            let why = closed.err().map_or_else(|| "it ended".into(), |error| error.to_string());
-            return Err(EngineError::Reactor(why));
-        }
+    outcome.map_err(|_| {
+        let why = closed.err().map_or_else(|| "it ended".into(), |error| error.to_string());
+        EngineError::Reactor(why)
+    })
+}
+
+/// Bytes of a disk that is there and may be written over.
+pub(super) fn cleared(path: &Path, overwrite: Overwrite) -> Result<u64, EngineError> {
+    let (disk, refusal) = plan_disk(path, &FormatOptions::default())?;
+    match refusal {
+        Some(refusal) if overwrite == Overwrite::No => Err(refusal.into()),
+        _ => Ok(disk.disk_bytes),
     }
-    Ok(())
 }
 
 #[cfg(test)]

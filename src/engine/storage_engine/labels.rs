@@ -13,7 +13,9 @@ use crate::engine::storage_engine::EngineError;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
 use crate::machine::device::{DeviceError, probe};
-use crate::store::pool::{CopyFault, LabelCopies, assemble, made_for};
+use crate::store::assembly::{Assembly, Missing, assemble};
+use crate::store::member::MirrorState;
+use crate::store::pool::{CopyFault, LabelCopies, made_for};
 
 /// Least bytes of a disk that has four copies at four places.
 const DISK_BYTES_MIN: u64 = 4 << 20;
@@ -23,9 +25,11 @@ const DISK_BYTES_MIN: u64 = 4 << 20;
 pub struct PoolReport {
     /// Id of the pool.
     pub pool: Uuid,
-    /// Disks that it has.
+    /// Disks that it has, of each slot all.
     pub members: u16,
-    /// Of its membership.
+    /// Disks of each slot that hold the same.
+    pub mirrors: u16,
+    /// Of its membership when it was looked at, or opened.
     pub epoch: u64,
     /// Commit domains.
     pub domains: u16,
@@ -33,6 +37,8 @@ pub struct PoolReport {
     pub journal_bytes: u64,
     /// The disks that were looked at, by slot.
     pub disks: Vec<MemberReport>,
+    /// Of each disk that is missing, or cannot be read, why.
+    pub notes: Vec<String>,
 }
 
 /// A disk of a pool, as its label says.
@@ -44,6 +50,10 @@ pub struct MemberReport {
     pub disk: Uuid,
     /// Its slot in the pool.
     pub slot: u16,
+    /// Its number among the disks of the slot.
+    pub mirror: u16,
+    /// Whether it has everything, and may be read.
+    pub in_sync: bool,
     /// Bytes of the disk that the pool was made for.
     pub disk_bytes: u64,
     /// Bytes of an allocation group.
@@ -63,6 +73,8 @@ pub(super) struct Labelled {
     pub(super) copies: LabelCopies,
     /// See [`MemberReport::labels`].
     pub(super) described: Vec<String>,
+    /// As its own label says, until the disks were judged together.
+    pub(super) in_sync: bool,
 }
 
 impl Labelled {
@@ -74,7 +86,8 @@ impl Labelled {
         let name: Arc<str> = path.to_string_lossy().into();
         let label = copies.verdict(&name, disk_bytes)?;
         let described = copies.describe(&label).to_vec();
-        Ok(Labelled { path: path.to_path_buf(), name, label, copies, described })
+        let in_sync = label.is_in_sync(label.number());
+        Ok(Labelled { path: path.to_path_buf(), name, label, copies, described, in_sync })
     }
 
     fn report(&self) -> MemberReport {
@@ -83,6 +96,8 @@ impl Labelled {
             path: self.path.clone(),
             disk: Uuid::from_bytes(self.label.disk),
             slot: self.label.slot,
+            mirror: self.label.mirror.number,
+            in_sync: self.in_sync,
             disk_bytes: layout.disk_bytes(),
             group_bytes: layout.group_blocks() * BLOCK_BYTES,
             data_bytes: u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES,
@@ -91,31 +106,48 @@ impl Labelled {
     }
 }
 
-/// Disks of a pool, in the order of their slots: for each, which one of `disks` it is.
-pub(super) fn by_slot(disks: &[Labelled]) -> Result<Vec<usize>, EngineError> {
+/// What disks are together.
+pub(super) fn judge(disks: &mut [Labelled], missing: Missing) -> Result<Assembly, EngineError> {
     let labels: Vec<_> = disks.iter().map(|disk| (Arc::clone(&disk.name), disk.label)).collect();
-    Ok(assemble(&labels)?)
+    let assembly = assemble(&labels, missing)?;
+    disks.iter_mut().for_each(|disk| disk.in_sync = false);
+    for (index, state) in &assembly.disks {
+        disks[*index].in_sync = *state == MirrorState::InSync;
+    }
+    Ok(assembly)
 }
 
 impl PoolReport {
-    /// Of disks of one pool, by slot.
-    pub(super) fn of<'a>(disks: impl IntoIterator<Item = &'a Labelled>) -> Option<PoolReport> {
-        let disks: Vec<&Labelled> = disks.into_iter().collect();
-        let label = &disks.first()?.label;
-        Some(PoolReport {
+    /// Of the disks of a pool.
+    pub(super) fn of(disks: &[Labelled], assembly: &Assembly) -> PoolReport {
+        let used = assembly.disks.iter().map(|(index, _)| &disks[*index]);
+        PoolReport::with(&assembly.label, used, assembly.notes.clone())
+    }
+
+    fn with<'a>(
+        label: &Label,
+        disks: impl Iterator<Item = &'a Labelled>,
+        notes: Vec<String>,
+    ) -> PoolReport {
+        PoolReport {
             pool: Uuid::from_bytes(label.pool),
-            members: label.members,
+            members: label.disks() as u16,
+            mirrors: label.mirror.count,
             epoch: label.epoch,
             domains: label.layout.domains(),
             journal_bytes: label.layout.journal_bytes(),
-            disks: disks.into_iter().map(Labelled::report).collect(),
-        })
+            disks: disks.map(Labelled::report).collect(),
+            notes,
+        }
     }
 
-    /// Bytes for data and metadata pages, of all domains on all these disks.
+    /// Bytes for data and metadata pages, of all domains in the slots of these disks.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        self.disks.iter().map(|disk| disk.data_bytes).sum()
+        let mut slots: Vec<(u16, u64)> =
+            self.disks.iter().map(|disk| (disk.slot, disk.data_bytes)).collect();
+        slots.dedup_by_key(|(slot, _)| *slot);
+        slots.iter().map(|(_, bytes)| bytes).sum()
     }
 }
 
@@ -128,9 +160,43 @@ pub(super) fn look(paths: &[PathBuf]) -> Result<Vec<Labelled>, EngineError> {
     paths.iter().map(look).collect()
 }
 
+/// Disks that can be used, and what they are together.
+pub(super) struct Judged {
+    pub(super) disks: Vec<Labelled>,
+    pub(super) assembly: Assembly,
+}
+
+/// Looks at disks, and judges them without those that cannot be used, if the pool can do without
+/// them.
+pub(super) fn look_and_judge(paths: &[PathBuf], missing: Missing) -> Result<Judged, EngineError> {
+    let (mut disks, mut failed) = (Vec::new(), Vec::new());
+    for path in paths {
+        match peek(path).and_then(|(copies, bytes)| Labelled::new(path, copies, bytes)) {
+            Ok(disk) => disks.push(disk),
+            Err(error) => failed.push(error),
+        }
+    }
+    let judged = judge(&mut disks, missing);
+    let notes: Vec<String> = failed.iter().map(ToString::to_string).collect();
+    match (judged, failed.into_iter().next()) {
+        // What is wrong with a disk says more than that it is missing.
+        (Err(_), Some(first)) => Err(first),
+        (Err(error), None) => Err(error),
+        (Ok(mut assembly), _) => {
+            assembly.notes.extend(notes);
+            Ok(Judged { disks, assembly })
+        }
+    }
+}
+
 pub(super) fn inspect(path: &Path) -> Result<PoolReport, EngineError> {
     let disks = look(&[path.to_path_buf()])?;
-    Ok(PoolReport::of(&disks).unwrap_or_else(|| unreachable!("there is one")))
+    Ok(PoolReport::with(&disks[0].label, disks.iter(), Vec::new()))
+}
+
+pub(super) fn inspect_all(paths: &[PathBuf]) -> Result<PoolReport, EngineError> {
+    let Judged { disks, assembly } = look_and_judge(paths, Missing::Accept)?;
+    Ok(PoolReport::of(&disks, &assembly))
 }
 
 /// Reads the copies through the page cache: they change only while nobody has a pool.
@@ -163,6 +229,7 @@ fn peek(path: &Path) -> Result<(LabelCopies, u64), EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::label::Mirror;
     use crate::format::layout::Layout;
     use crate::machine::device::scratch::ScratchDir;
     use crate::machine::write_gate::{ForceSignatures, LABEL_MAGIC, WriteGate, WriteRefusal};
@@ -173,7 +240,8 @@ mod tests {
         let disk_bytes = (64 << 20) + 4096 * 3 + 512;
         let layout = Layout::plan(disk_bytes, 1, 1 << 20).unwrap();
         let (pool, disk) = ([0xab; 16], [2; 16]);
-        let label = Label { pool, disk, slot: 0, members: 1, epoch: 1, layout };
+        let mirror = Mirror::ALONE;
+        let label = Label { pool, disk, slot: 0, slots: 1, mirror, epoch: 1, layout };
         assert_eq!(label.encode(0)[..LABEL_MAGIC.len()], LABEL_MAGIC);
         let scratch = ScratchDir::new();
         for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {

@@ -12,20 +12,24 @@ use crate::engine::engine_config::{
 };
 use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::format::the_disks;
-use crate::engine::storage_engine::labels::{Labelled, PoolReport, by_slot, look};
+use crate::engine::storage_engine::labels::{Labelled, PoolReport, judge, look_and_judge};
 use crate::engine::storage_engine::{DomainHandle, EngineError, StorageEngine};
+use crate::format::disk_set::DiskSet;
+use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::BLOCK_BYTES;
 use crate::io::op::DiskId;
 use crate::machine::device::DeviceKind;
 use crate::machine::random;
 use crate::machine::topology::Topology;
 use crate::memory::Arena;
+use crate::store::assembly::{Assembly, Missing};
 use crate::store::discard::PART_BYTES;
 use crate::store::domain::{Access, Closing, DomainConfig, Inline, Undecidable};
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::mechanism::{Mechanism, MechanismChoice};
-use crate::store::member::{Member, Members};
-use crate::store::pool::{LabelCopies, mend_labels, read_labels};
+use crate::store::member::{Disks, Members, MirrorDisk};
+use crate::store::membership::NotDurable;
+use crate::store::pool::{LabelCopies, PoolError, mend_labels, read_labels};
 use crate::store::port::Port;
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
@@ -44,6 +48,8 @@ const DOMAIN_MIB: u64 = 24;
 pub struct Force {
     /// What to do about a last record that may have been acknowledged and cannot be read.
     pub undecidable: Undecidable,
+    /// What to do when half of the disks that have everything, or more, are missing.
+    pub missing: Missing,
 }
 
 /// Reactors that this machine and configuration can have.
@@ -126,11 +132,11 @@ fn discard_part_bytes(io: &IoScheduler, disk: usize, when: DiscardWhen) -> u64 {
     }
 }
 
-/// The raw engine below a pool of so many domains.
-fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineError> {
-    let mut io = config.io.clone();
+/// The raw engine below a pool with such labels.
+fn io_config(config: &EngineConfig, label: &Label) -> Result<IoConfig, EngineError> {
+    let (mut io, domains) = (config.io.clone(), label.layout.domains());
     let possible = reactors_possible(&config.io)?;
-    if io.disks.len() == 1 {
+    if label.disks() == 1 {
         let disk = &mut io.disks[0];
         disk.lanes = disk.lanes.or(Some(possible.clamp(1, domains.max(1).into())));
     } else {
@@ -162,15 +168,17 @@ fn io_config(config: &EngineConfig, domains: u16) -> Result<IoConfig, EngineErro
 pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine, EngineError> {
     let paths = the_disks(config)?;
     // Only to know how many lanes to open; what counts is read again once the disks are ours.
-    let seen = look(&paths)?;
-    let slots = by_slot(&seen)?;
-    let domains = seen[slots[0]].label.layout.domains();
-    let io = IoScheduler::open(&io_config(config, domains)?)?;
-    match start(&io, (config, force), &paths) {
-        Ok((domains, pool)) => Ok(StorageEngine {
+    let seen = look_and_judge(&paths, force.missing)?;
+    let mut config = config.clone();
+    config.io.disks.retain(|disk| seen.disks.iter().any(|seen| seen.path == disk.path));
+    let paths: Vec<PathBuf> = config.io.disks.iter().map(|disk| disk.path.clone()).collect();
+    let io = IoScheduler::open(&io_config(&config, &seen.assembly.label)?)?;
+    match start(&io, (&config, force), (&paths, seen.assembly.notes)) {
+        Ok((domains, pool, disks)) => Ok(StorageEngine {
             io,
             domains,
             pool,
+            disks,
             creations: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         }),
@@ -188,30 +196,31 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
 fn start(
     io: &IoScheduler,
     (config, force): (&EngineConfig, Force),
-    paths: &[PathBuf],
-) -> Result<(Vec<DomainHandle>, PoolReport), EngineError> {
+    (paths, seen): (&[PathBuf], Vec<String>),
+) -> Result<(Vec<DomainHandle>, PoolReport, Arc<Disks>), EngineError> {
     let mut disks = Vec::new();
     for (number, path) in paths.iter().enumerate() {
         let copies = labels(io, DiskId(number as u16))?;
         disks.push(Labelled::new(path, copies, io.disks()[number].size_bytes)?);
     }
-    let slots = by_slot(&disks)?;
+    let assembly = judge(&mut disks, force.missing)?;
+    let members = Arc::new(members(io, config, (&disks, &assembly))?);
     if config.pool.read_only == ReadOnly::No {
         for (number, disk) in disks.iter_mut().enumerate() {
-            disk.described = mend(io, DiskId(number as u16), disk)?;
+            if disk.in_sync {
+                disk.described = mend(io, DiskId(number as u16), disk)?;
+            }
+        }
+        raise(io, &members, assembly.in_sync)?;
+    }
+    let mut report = PoolReport::of(&disks, &assembly);
+    (report.epoch, _) = members.membership.durable();
+    for note in seen {
+        if !report.notes.contains(&note) {
+            report.notes.push(note);
         }
     }
-    let member = |number: &usize| Member {
-        disk: DiskId(*number as u16),
-        path: Arc::clone(&disks[*number].name),
-        layout: disks[*number].label.layout,
-        flushes: Arc::default(),
-        discard_part_bytes: discard_part_bytes(io, *number, config.pool.discard),
-    };
-    let members: Arc<[Member]> = slots.iter().map(member).collect();
-    let report = PoolReport::of(slots.iter().map(|number| &disks[*number]));
-    let report = report.unwrap_or_else(|| unreachable!("a pool has a disk"));
-    let pool = disks[slots[0]].label.pool;
+    let pool = assembly.label.pool;
     let (told, reports) = channel();
     let mut domains = Vec::new();
     for domain in 0..report.domains {
@@ -221,7 +230,37 @@ fn start(
     }
     drop(told);
     collect(&reports, &mut domains)?;
-    Ok((domains, report))
+    Ok((domains, report, members))
+}
+
+/// The disks of a pool as its domains see them.
+fn members(
+    io: &IoScheduler,
+    config: &EngineConfig,
+    (disks, assembly): (&[Labelled], &Assembly),
+) -> Result<Disks, EngineError> {
+    Disks::new(assembly, |number, state| {
+        let (disk, labelled) = (DiskId(number as u16), &disks[number]);
+        let arena = arena_of(io, io.reactors_of(disk)[0]);
+        let sector = io.disks()[number].logical_block_bytes as usize;
+        let memory = arena.take(sector.max(LABEL_BYTES));
+        let memory = memory.map_err(|error| PoolError::NoMemory(error.to_string()))?;
+        let named = (disk, Arc::clone(&labelled.name));
+        let part_bytes = discard_part_bytes(io, number, config.pool.discard);
+        let label = (labelled.label, labelled.copies.clone());
+        Ok((MirrorDisk::new(named, label, state, memory), part_bytes))
+    })
+}
+
+/// Raises the epoch of a pool that is opened for writing.
+fn raise(io: &IoScheduler, disks: &Arc<Disks>, in_sync: DiskSet) -> Result<(), EngineError> {
+    let through = disks.members[0].mirrors[0].disk;
+    let disks = Arc::clone(disks);
+    let work = move |port: std::rc::Rc<Port>, _: Arc<Arena>| -> LocalFuture<_> {
+        Box::pin(async move { disks.raise(&port, in_sync).await })
+    };
+    let raised = on_reactor(io, through, work)?;
+    raised.map_err(|NotDurable(why)| PoolError::Labels(why).into())
 }
 
 /// Reads the labels of a disk through the engine that has it.
@@ -280,11 +319,11 @@ type Told = (u16, Result<RecoveryReport, RecoveryError>);
 fn start_domain(
     io: &IoScheduler,
     (config, force): (&EngineConfig, Force),
-    (pool, domain, members): ([u8; 16], u16, &Arc<[Member]>),
+    (pool, domain, members): ([u8; 16], u16, &Arc<Disks>),
     (others, told): (&[DomainHandle], Sender<Told>),
 ) -> Result<DomainHandle, EngineError> {
-    let home = Members::home_of(domain, members.len());
-    let reactors = io.reactors_of(members[usize::from(home)].disk);
+    let home = Members::home_of(domain, members.members.len());
+    let reactors = io.reactors_of(members.members[usize::from(home)].mirrors[0].disk);
     let taken: Vec<usize> = others.iter().map(|other| other.reactor).collect();
     let reactor = least_taken(&reactors, &taken);
     let Some(bell) = io.bell(reactor) else {
@@ -369,7 +408,7 @@ mod tests {
         ";
         let told = domain_config(
             &EngineConfig::from_toml(text).unwrap(),
-            Force { undecidable: Undecidable::GiveUp },
+            Force { undecidable: Undecidable::GiveUp, ..Force::default() },
         );
         let wanted = DomainConfig {
             access: Access::ReadOnly,

@@ -22,12 +22,20 @@ const ALL: [Copy; 5] = [Copy::Absent, Copy::Rotten, Copy::Old, Copy::New, Copy::
 
 fn label_of(copy: Copy) -> Option<Label> {
     let layout = Layout::plan(DISK_BYTES, 1, 1 << 20).unwrap();
-    let old = Label { pool: [1; 16], disk: [2; 16], slot: 0, members: 1, epoch: 4, layout };
+    let old = Label {
+        pool: [1; 16],
+        disk: [2; 16],
+        slot: 0,
+        slots: 1,
+        mirror: Mirror::ALONE,
+        epoch: 4,
+        layout,
+    };
     match copy {
         Copy::Absent | Copy::Rotten => None,
         Copy::Old => Some(old),
         Copy::New => Some(Label { epoch: 5, ..old }),
-        Copy::Other => Some(Label { epoch: 5, members: 2, ..old }),
+        Copy::Other => Some(Label { epoch: 5, slots: 2, ..old }),
     }
 }
 

@@ -14,12 +14,12 @@
 //! whole, every record of it as the rules say (`rules`). Every other head is of an earlier turn of
 //! the ring, and older than all of it.
 
-use crate::format::checksum::block_checksum;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::record::{
     Body, Changes, RecordError, RecordHead, RecordKind, decode_body, decode_head,
 };
 use crate::store::journal::{MAX_RECORD_BYTES, spot_after};
+use crate::store::member::MirrorDisk;
 use crate::store::recovery::{Recovery, RecoveryError, rules};
 
 /// Bytes that are read at a time.
@@ -55,6 +55,7 @@ impl Recovery<'_> {
         let Some(newest) = found.heads.last().copied() else {
             return Err(self.corrupt(self.id.start, "the journal holds no record at all"));
         };
+        self.newest.set(newest.sequence);
         let (mut last, mut dropped) = (newest, None);
         let mut body = match self.try_body(&newest).await {
             // Nothing is decided by looking: what cannot be judged is left out, and said.
@@ -98,33 +99,47 @@ impl Recovery<'_> {
         Ok(Scan { last, needed, dropped, dropped_at, given_up })
     }
 
+    /// The heads on all disks of the slot, and what none of them can read.
     async fn find_heads(&self) -> Result<Found, RecoveryError> {
+        let mut all: Option<Found> = None;
+        for mirror in self.mirrors(self.id.disk, self.id.start)? {
+            let found = self.find_heads_on(mirror).await?;
+            all = Some(match all {
+                None => found,
+                Some(before) => before.and(found),
+            });
+        }
+        let mut found = all.unwrap_or_else(|| unreachable!("a slot has a disk in sync"));
+        found.settle();
+        Ok(found)
+    }
+
+    async fn find_heads_on(&self, mirror: &MirrorDisk) -> Result<Found, RecoveryError> {
         let mut found = Found { heads: Vec::new(), unreadable: Vec::new() };
         let mut at = 0;
         while at < self.id.bytes {
             let bytes = CHUNK_BYTES.min(self.id.bytes - at);
-            match self.read(self.id.start + at, bytes as usize).await {
+            match self.read_mirror(mirror, self.id.start + at, bytes as usize).await {
                 Ok(chunk) => self.heads_in(at, &chunk, &mut found.heads)?,
                 Err(RecoveryError::Io { .. }) => {
-                    self.find_one_by_one(at, bytes, &mut found).await?
+                    self.find_one_by_one(mirror, (at, bytes), &mut found).await?
                 }
                 Err(other) => return Err(other),
             }
             at += bytes;
         }
-        found.heads.sort_by_key(|head| head.sequence);
         Ok(found)
     }
 
     /// A chunk that cannot be read whole is read block by block.
     async fn find_one_by_one(
         &self,
-        at: u64,
-        bytes: u64,
+        mirror: &MirrorDisk,
+        (at, bytes): (u64, u64),
         found: &mut Found,
     ) -> Result<(), RecoveryError> {
         for at in (at..at + bytes).step_by(BLOCK_BYTES as usize) {
-            match self.read(self.id.start + at, BLOCK_BYTES as usize).await {
+            match self.read_mirror(mirror, self.id.start + at, BLOCK_BYTES as usize).await {
                 Ok(block) => self.heads_in(at, &block, &mut found.heads)?,
                 Err(RecoveryError::Io { source, .. }) => {
                     found.unreadable.push((at, source.to_string()));
@@ -285,16 +300,51 @@ impl Recovery<'_> {
         }
         let home = self.seed.members.home_slot();
         let offset = self.id.offset(head.position);
-        let bytes = match self.read(offset, head.length as usize).await {
-            Err(RecoveryError::Io { source, .. }) => {
-                return Err(self.undecidable((home, offset), head.sequence, source.to_string()));
+        let (mut refused, mut unreadable) = (None, None);
+        for mirror in self.mirrors(home, offset)? {
+            match self.read_mirror(mirror, offset, head.length as usize).await {
+                Ok(bytes) => match self.decode_whole(head, &bytes) {
+                    Ok(body) => {
+                        // That the newest is on one disk alone is how a crash leaves it.
+                        let whole = refused.is_none() && unreadable.is_none();
+                        if !whole && head.sequence < self.newest.get() {
+                            self.mended.set(self.mended.get() + 1);
+                        }
+                        return Ok(Ok(body));
+                    }
+                    Err(error) => refused = refused.or(Some(error)),
+                },
+                Err(RecoveryError::Io { source, .. }) => {
+                    let what = source.to_string();
+                    unreadable = Some(self.undecidable((home, offset), head.sequence, what));
+                }
+                Err(other) => return Err(other),
             }
-            other => other?,
-        };
-        Ok(decode_body(&self.id, head, &bytes))
+        }
+        // A disk in sync that does not have it shows that nobody was told of it.
+        match (refused, unreadable) {
+            (Some(refused), _) => Ok(Err(refused)),
+            (None, Some(unreadable)) => Err(unreadable),
+            (None, None) => unreachable!("a slot has a disk in sync"),
+        }
     }
 
-    fn undecidable(
+    /// The body of a record that may be another one on this disk.
+    pub(crate) fn decode_whole(
+        &self,
+        head: &RecordHead,
+        bytes: &[u8],
+    ) -> Result<Body, RecordError> {
+        let at = head.position % self.id.bytes;
+        let first = bytes.get(..BLOCK_BYTES as usize).unwrap_or(&[]);
+        match decode_head(&self.id, at, first) {
+            Ok(here) if here.checksum == head.checksum => decode_body(&self.id, head, bytes),
+            // As if what follows the head were not its own.
+            _ => Err(RecordError::Body { expected: head.checksum, found: 0 }),
+        }
+    }
+
+    pub(crate) fn undecidable(
         &self,
         (slot, offset): (u16, u64),
         sequence: u64,
@@ -317,32 +367,44 @@ impl Recovery<'_> {
                 if !direct {
                     continue;
                 }
-                let place = put.extent.places[block];
-                let (slot, offset) = (place.disk(), place.block() * BLOCK_BYTES);
-                let bytes = match self.read_at(slot, offset, BLOCK_BYTES as usize).await {
-                    Ok(bytes) => bytes,
-                    Err(RecoveryError::Io { source, .. }) => {
-                        let error =
-                            self.undecidable((slot, offset), last.sequence, source.to_string());
-                        return if self.leaves_out() {
-                            Ok(Some(error.to_string()))
-                        } else {
-                            Err(error)
-                        };
+                let (place, sum) = (put.extent.places[block], put.extent.checksums[block]);
+                match self.judge_block(last, place, sum).await {
+                    Ok(None) => {}
+                    Ok(Some(found)) => {
+                        let (inode, index) = (put.inode, put.index);
+                        return Ok(Some(format!(
+                            "block {block} of extent {index} of inode {inode} has checksum \
+                             {found:#010x}, the record says {sum:#010x}"
+                        )));
+                    }
+                    Err(error @ RecoveryError::Undecidable { .. }) if self.leaves_out() => {
+                        return Ok(Some(error.to_string()));
                     }
                     Err(other) => return Err(other),
-                };
-                let (expected, found) = (put.extent.checksums[block], block_checksum(&bytes));
-                if expected != found {
-                    let (inode, index) = (put.inode, put.index);
-                    return Ok(Some(format!(
-                        "block {block} of extent {index} of inode {inode} has checksum \
-                         {found:#010x}, the record says {expected:#010x}"
-                    )));
                 }
             }
         }
         Ok(None)
+    }
+}
+
+impl Found {
+    /// What two disks of a slot have together: a block is unreadable when neither can read it.
+    fn and(mut self, other: Found) -> Found {
+        self.heads.extend(other.heads);
+        self.unreadable.retain(|(at, _)| other.unreadable.iter().any(|(there, _)| at == there));
+        self
+    }
+
+    /// Sorts the heads. Of two records that took turns at one place, on two disks, the later one
+    /// counts: an open or an abort, which take the place of another record.
+    fn settle(&mut self) {
+        let later = |head: &RecordHead| matches!(head.kind, RecordKind::Open | RecordKind::Abort);
+        self.heads.sort_by_key(|head| (head.sequence, head.position, !later(head)));
+        self.heads.dedup_by(|next, kept| {
+            let same_place = (next.sequence, next.position) == (kept.sequence, kept.position);
+            same_place && (next.checksum == kept.checksum || later(kept))
+        });
     }
 }
 

@@ -186,10 +186,20 @@ impl Recovery<'_> {
             return Err(self.corrupt_at(home.disk(), home.start_block() * BLOCK_BYTES, what));
         }
         let (slot, offset) = (home.disk(), home.start_block() * BLOCK_BYTES);
-        let bytes = self.read_at(slot, offset, BLOCK_BYTES as usize).await?;
         let (pool, domain) = (self.seed.pool, self.seed.domain);
         let address = PageAddress { pool, domain, level, number, home };
-        Ok(Some(Read { number, address, bytes, checksum: child.checksum, sequence_max }))
+        let judge = |bytes| {
+            let read = Read { number, address, bytes, checksum: child.checksum, sequence_max };
+            self.open(&read)?;
+            Ok(Some(read))
+        };
+        let place = (slot, offset, BLOCK_BYTES as usize);
+        let (read, first_was_whole) = self.read_whole(place, judge).await?;
+        if !first_was_whole {
+            let below = (CHILDREN_PER_PAGE as u32).saturating_pow(level);
+            self.mended_pages.borrow_mut().push(number.saturating_mul(below));
+        }
+        Ok(read)
     }
 
     /// A page that verifies, or none where it may be lost.
@@ -199,11 +209,7 @@ impl Recovery<'_> {
         number: u32,
         read: Result<Option<Read>, RecoveryError>,
     ) -> Result<Option<Read>, RecoveryError> {
-        let judged = match read {
-            Ok(Some(read)) => self.open(&read).map(|_| ()).map(|()| Some(read)),
-            other => other,
-        };
-        judged.or_else(|error| {
+        read.or_else(|error| {
             self.lose(&format!("page {number} of level {level}"), error).map(|()| None)
         })
     }

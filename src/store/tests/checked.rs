@@ -34,14 +34,14 @@ pub(super) fn checked(disks: &[SimDisk], depth: Depth) -> Report {
 }
 
 /// The same, of disks that must be right.
-fn consistent(disks: &[SimDisk], when: &str) -> Report {
+pub(super) fn consistent(disks: &[SimDisk], when: &str) -> Report {
     let report = checked(disks, Depth::Data);
     let lines: Vec<String> = report.inconsistencies.iter().map(ToString::to_string).collect();
     assert!(report.is_consistent(), "{when}:\n{}", lines.join("\n"));
     report
 }
 
-fn digest_of(model: &Model) -> u64 {
+pub(super) fn digest_of(model: &Model) -> u64 {
     let mut digest = PoolDigest::default();
     for (inode, content) in &model.inodes {
         digest.add(&InodeDigest::of_content(*inode, &[0; 64], content));

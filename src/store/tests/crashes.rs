@@ -54,7 +54,7 @@ pub(super) fn run_workload(world: &mut World, model: &mut Model, random: &mut Ra
 /// Openings after a crash, those that were interrupted included, of this process.
 static RECOVERIES: AtomicU64 = AtomicU64::new(0);
 
-fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
+pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
     let mut random = Random::new(seed);
     let setup = &setup.varied(&mut random);
     let mut model = Model::default();

@@ -69,6 +69,8 @@ pub(super) struct Model {
     pub(super) acknowledged: BTreeMap<usize, u64>,
     pub(super) committed: u64,
     pub(super) failed: u64,
+    /// Nothing may fail that has room.
+    pub(super) refuses_nothing: bool,
 }
 
 /// An operation on its way.
@@ -168,6 +170,8 @@ impl Model {
 
     fn settle_failure(&mut self, inode: u64, act: &Act, error: &StoreError) {
         self.failed += 1;
+        let has_no_room = matches!(error, StoreError::Full { .. } | StoreError::TableFull { .. });
+        assert!(!self.refuses_nothing || has_no_room, "{error}");
         // What is unknown stays so until the next opening.
         if error.certainty() == Certainty::Out {
             match act {

@@ -3,20 +3,24 @@
 use std::sync::{Arc, Mutex};
 
 use crate::concurrency::call_table::CallerKey;
+use crate::format::disk_set::DiskSet;
+use crate::format::label::Label;
 use crate::format::layout::Layout;
 use crate::io::op::{DiskId, Priority};
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
 use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::{Random, SimConfig, SimDisk, SimDiskConfig, Simulation};
+use crate::store::assembly::{Missing, assemble};
 use crate::store::batch::Committed;
 use crate::store::call::{Audit, Call, Durability, Payload, Reply, Step};
-use crate::store::domain::{Closing, DomainConfig, DomainStatus, Inline};
+use crate::store::domain::{Access, Closing, DomainConfig, DomainStatus, Inline};
 use crate::store::errand::errand;
 use crate::store::error::StoreError;
 use crate::store::mechanism::{Mechanism, MechanismChoice};
-use crate::store::member::{Member, Members};
-use crate::store::pool::{DiskPlan, PoolError, PoolPlan, assemble, format, read_labels};
+use crate::store::member::{Disks, Members, MirrorDisk};
+use crate::store::membership::NotDurable;
+use crate::store::pool::{DiskPlan, LabelCopies, PoolError, PoolPlan, adopt, format, read_labels};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport};
 use crate::store::service::{Doorstep, StoreCalls, domain_task};
 
@@ -29,7 +33,11 @@ const SOON_NS: u64 = 60_000_000_000;
 #[derive(Clone)]
 pub(super) struct Setup {
     pub(super) disk: SimDiskConfig,
+    /// Slots.
     pub(super) disks: usize,
+    /// Disks of each slot.
+    pub(super) mirrors: usize,
+    pub(super) missing: Missing,
     pub(super) discard_part_bytes: u64,
     pub(super) domains: u16,
     pub(super) reactors: usize,
@@ -59,6 +67,8 @@ impl Default for Setup {
         Setup {
             disk,
             disks: 1,
+            mirrors: 1,
+            missing: Missing::Refuse,
             discard_part_bytes: 0,
             domains: 1,
             reactors: 1,
@@ -97,11 +107,16 @@ impl Setup {
         setup
     }
 
+    /// Disks of all slots.
+    pub(super) fn disk_count(&self) -> usize {
+        self.disks * self.mirrors
+    }
+
     fn sim_config(&self) -> SimConfig {
         SimConfig {
-            disks: vec![self.disk.clone(); self.disks],
+            disks: vec![self.disk.clone(); self.disk_count()],
             reactors: self.reactors,
-            lanes: vec![(0..self.reactors).collect(); self.disks],
+            lanes: vec![(0..self.reactors).collect(); self.disk_count()],
             scheduler: self.scheduler.clone(),
             arena: Some(Arc::clone(&self.arena)),
             ..SimConfig::default()
@@ -116,9 +131,12 @@ pub(super) struct World {
     doorsteps: Vec<Arc<Doorstep>>,
     opened: Opened,
     pub(super) reports: Vec<RecoveryReport>,
+    disks: Option<Arc<Disks>>,
 }
 
 type Opened = Arc<Mutex<Vec<(u16, Result<RecoveryReport, RecoveryError>)>>>;
+
+type RaiseResult = Arc<Mutex<Option<Result<(), NotDurable>>>>;
 
 /// An answer that is on its way.
 pub(super) struct Asked {
@@ -142,13 +160,14 @@ pub(super) fn formatted(setup: &Setup, seed: u64) -> Vec<SimDisk> {
 
 /// Formats the disks of a simulation, if nothing stops it.
 pub(super) fn start_format(sim: &mut Simulation, setup: &Setup) -> Result<(), PoolError> {
-    let disks = (0..setup.disks).map(|slot| DiskPlan {
-        number: DiskId(slot as u16),
-        id: [8 + slot as u8; 16],
+    let disks = (0..setup.disk_count()).map(|number| DiskPlan {
+        number: DiskId(number as u16),
+        id: [8 + number as u8; 16],
         layout: setup.layout(),
         sector: setup.disk.logical_block_bytes as usize,
     });
-    let plan = PoolPlan { pool: [7; 16], disks: disks.collect(), incarnation: 1 };
+    let (disks, mirrors) = (disks.collect(), setup.mirrors as u16);
+    let plan = PoolPlan { pool: [7; 16], disks, mirrors, incarnation: 1 };
     let arena = sim.arena();
     let slot = Arc::new(Mutex::new(None));
     let result = Arc::clone(&slot);
@@ -168,6 +187,7 @@ pub(super) fn start_format(sim: &mut Simulation, setup: &Setup) -> Result<(), Po
 #[allow(dead_code)]
 pub(super) enum OpenFailure {
     Pool(PoolError),
+    Labels(NotDurable),
     Recovery(RecoveryError),
 }
 
@@ -200,26 +220,126 @@ impl World {
     }
 
     fn recover_here(&mut self, seed: u64) -> Result<(), OpenFailure> {
-        let mut labels = Vec::new();
-        for disk in 0..self.setup.disks {
-            let label = self.label(DiskId(disk as u16)).map_err(OpenFailure::Pool)?;
-            assert_eq!(label.layout, self.setup.layout());
-            labels.push((format!("sim-{disk}").into(), label));
-        }
-        let slots = assemble(&labels).map_err(OpenFailure::Pool)?;
-        assert!(slots.into_iter().eq(0..self.setup.disks), "no disk was moved");
-        self.start_domains(seed);
+        let disks = self.shared_disks()?;
+        self.start_domains(seed, disks);
         self.wait_until_open().map_err(OpenFailure::Recovery)
+    }
+
+    /// Judges the labels, and raises their epoch.
+    fn shared_disks(&mut self) -> Result<Arc<Disks>, OpenFailure> {
+        let (disks, in_sync) = self.judged_disks()?;
+        if self.setup.config.access == Access::ReadWrite {
+            let slot = self.start_raise(&disks, in_sync);
+            let raised = wait_for(&mut self.sim, &slot).expect("labels are written");
+            raised.map_err(OpenFailure::Labels)?;
+        }
+        Ok(disks)
+    }
+
+    /// Boots, and raises the labels' epoch for so many steps only.
+    pub(super) fn raise_in_part(
+        setup: &Setup,
+        seed: u64,
+        disks: Vec<SimDisk>,
+        steps: u64,
+    ) -> Vec<SimDisk> {
+        let mut world = World::boot(setup, seed, disks);
+        let (disks, in_sync) = world.judged_disks().expect("the labels are whole");
+        let slot = world.start_raise(&disks, in_sync);
+        for _ in 0..steps {
+            if slot.lock().unwrap().is_some() || !world.sim.step() {
+                break;
+            }
+        }
+        world.sim.crash(seed)
+    }
+
+    fn judged_disks(&mut self) -> Result<(Arc<Disks>, DiskSet), OpenFailure> {
+        let (mut labels, mut there) = (Vec::new(), Vec::new());
+        for disk in 0..self.setup.disk_count() {
+            match self.label(DiskId(disk as u16)) {
+                Ok((label, copies)) => {
+                    assert_eq!(label.layout, self.setup.layout());
+                    labels.push((format!("sim-{disk}").into(), label));
+                    there.push((disk, copies));
+                }
+                // As a disk that is not there.
+                Err(PoolError::Unusable { .. } | PoolError::NoPool { .. })
+                    if self.setup.mirrors > 1 => {}
+                Err(error) => return Err(OpenFailure::Pool(error)),
+            }
+        }
+        let assembly = assemble(&labels, self.setup.missing).map_err(OpenFailure::Pool)?;
+        let (arena, sector) = (self.sim.arena(), self.setup.disk.logical_block_bytes as usize);
+        let disks = Disks::new(&assembly, |number, state| {
+            let (path, label) = labels[number].clone();
+            let (disk, copies) = there[number].clone();
+            let memory = arena.take(sector).expect("the arena has room");
+            let named = (DiskId(disk as u16), path);
+            let disk = MirrorDisk::new(named, (label, copies), state, memory);
+            Ok::<_, PoolError>((disk, self.setup.discard_part_bytes))
+        });
+        Ok((Arc::new(disks.map_err(OpenFailure::Pool)?), assembly.in_sync))
+    }
+
+    fn start_raise(&mut self, disks: &Arc<Disks>, in_sync: DiskSet) -> RaiseResult {
+        let slot = Arc::new(Mutex::new(None));
+        let (result, disks) = (Arc::clone(&slot), Arc::clone(disks));
+        let seed = errand(
+            move |port| Box::pin(async move { disks.raise(&port, in_sync).await }),
+            move |raised| *result.lock().unwrap() = Some(raised),
+        );
+        self.sim.spawn_seed(0, seed);
+        slot
     }
 
     /// A machine with these disks, and nothing running.
     pub(super) fn boot(setup: &Setup, seed: u64, disks: Vec<SimDisk>) -> World {
         let sim = Simulation::with_disks(seed, &setup.sim_config(), disks);
         let (doorsteps, opened, reports) = (Vec::new(), Opened::default(), Vec::new());
-        World { sim, setup: setup.clone(), doorsteps, opened, reports }
+        World { sim, setup: setup.clone(), doorsteps, opened, reports, disks: None }
     }
 
-    fn label(&mut self, disk: DiskId) -> Result<crate::format::label::Label, PoolError> {
+    /// The same, to be kept.
+    pub(super) fn shared(&self) -> Arc<Disks> {
+        Arc::clone(self.disks.as_ref().expect("the pool was opened"))
+    }
+
+    /// A new disk for the place of one that is not in sync.
+    pub(super) fn replaced(
+        setup: &Setup,
+        seed: u64,
+        disks: &mut Vec<SimDisk>,
+        number: usize,
+    ) -> SimDisk {
+        let mut all = std::mem::take(disks);
+        all[number] = SimDisk::new(setup.disk.clone());
+        let mut world = World::boot(setup, seed, all);
+        let (judged, _) = world.judged_disks().expect("the others are a pool");
+        let good = judged.members.iter().flat_map(|member| &member.mirrors).next().unwrap();
+        let mut label = good.label;
+        (label.slot, label.disk) = ((number / setup.mirrors) as u16, [99; 16]);
+        label.mirror.number = (number % setup.mirrors) as u16;
+        let (arena, sector) = (world.sim.arena(), setup.disk.logical_block_bytes as usize);
+        let (disk, slot) = (DiskId(number as u16), Arc::new(Mutex::new(None)));
+        let result = Arc::clone(&slot);
+        let seed = errand(
+            move |port| Box::pin(async move { adopt(&port, &arena, (disk, sector), &label).await }),
+            move |adopted| *result.lock().unwrap() = Some(adopted),
+        );
+        world.sim.spawn_seed(0, seed);
+        wait_for(&mut world.sim, &slot).expect("labels are written").unwrap();
+        *disks = world.sim.kill();
+        disks[number].clone()
+    }
+
+    /// What the domains share of the disks.
+    pub(super) fn disks(&self) -> &Disks {
+        self.disks.as_ref().expect("the pool was opened")
+    }
+
+    /// A disk's label, and its copies.
+    fn label(&mut self, disk: DiskId) -> Result<(Label, LabelCopies), PoolError> {
         let (arena, slot) = (self.sim.arena(), Arc::new(Mutex::new(None)));
         let (bytes, sector) =
             (self.setup.disk.size_bytes, self.setup.disk.logical_block_bytes as usize);
@@ -232,21 +352,15 @@ impl World {
         );
         self.sim.spawn_seed(0, seed);
         let copies = wait_for(&mut self.sim, &slot).expect("labels are read");
-        copies?.verdict(&format!("sim-{}", disk.0).into(), bytes)
+        let copies = copies?;
+        let label = copies.verdict(&format!("sim-{}", disk.0).into(), bytes)?;
+        Ok((label, copies))
     }
 
     /// Starts the domains' tasks; they recover.
-    fn start_domains(&mut self, seed: u64) {
+    fn start_domains(&mut self, seed: u64, disks: Arc<Disks>) {
         let opened = Opened::default();
-        let members: Arc<[Member]> = (0..self.setup.disks)
-            .map(|slot| Member {
-                disk: DiskId(slot as u16),
-                path: format!("sim-{slot}").into(),
-                layout: self.setup.layout(),
-                flushes: Arc::default(),
-                discard_part_bytes: self.setup.discard_part_bytes,
-            })
-            .collect();
+        self.disks = Some(Arc::clone(&disks));
         for domain in 0..self.setup.domains {
             let reactor = usize::from(domain) % self.setup.reactors;
             let bell = self.sim.bell(reactor).unwrap();
@@ -255,7 +369,7 @@ impl World {
             self.doorsteps.push(Arc::clone(&doorstep));
             let seed = DomainSeed {
                 members: Members::new(
-                    Arc::clone(&members),
+                    Arc::clone(&disks),
                     Members::home_of(domain, self.setup.disks),
                 ),
                 pool: [7; 16],
@@ -294,7 +408,8 @@ impl World {
         steps: u64,
     ) -> (Vec<SimDisk>, bool) {
         let mut world = World::boot(setup, seed, disks);
-        world.start_domains(seed);
+        let now = world.shared_disks().expect("the labels are whole");
+        world.start_domains(seed, now);
         let domains = usize::from(setup.domains);
         for _ in 0..steps {
             if world.opened.lock().unwrap().len() == domains || !world.sim.step() {

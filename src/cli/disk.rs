@@ -1,0 +1,191 @@
+//! `dynamicfs disk`: the disks of a pool.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use dynamicfs::engine::storage_engine::{
+    DiskPlace, MemberReport, MirrorReport, Overwrite, PoolReport, StorageEngine,
+};
+use dynamicfs::store::member::MirrorState;
+use serde_json::json;
+
+use super::pool::PoolArguments;
+use super::table::{size, table};
+use super::{Exit, Failure, Report};
+
+/// How often the progress is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskCommand {
+    /// Show which disk is what in a pool, and which of them have everything. Nothing is written.
+    List(ListArguments),
+    /// Put a new disk in the place of one that is missing or has failed. All that it holds is lost.
+    ///
+    /// Name the disks that are left. The new one gets what it lacks while the pool is used; `disk
+    /// sync` waits for that.
+    Replace(ReplaceArguments),
+    /// Open a pool, and wait until every disk that is named has everything.
+    Sync(SyncArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplaceArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// The new disk.
+    #[arg(long, value_name = "DEV|FILE")]
+    with: PathBuf,
+    /// The slot that it goes to.
+    #[arg(long, value_name = "N")]
+    slot: u16,
+    /// Its number among the disks of the slot.
+    #[arg(long, value_name = "N")]
+    mirror: u16,
+    /// Destroy the file system, partition table or pool that it carries.
+    #[arg(long)]
+    overwrite: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SyncArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(command: &DiskCommand) -> Result<Report, Failure> {
+    match command {
+        DiskCommand::List(arguments) => list(arguments),
+        DiskCommand::Replace(arguments) => replace(arguments),
+        DiskCommand::Sync(arguments) => sync(arguments),
+    }
+}
+
+fn shown(pool: &PoolReport, as_json: bool) -> Result<Report, Failure> {
+    match as_json {
+        true => super::json(&json!({ "pool": pool })).map(Report::from),
+        false => Ok(describe(pool).into()),
+    }
+}
+
+fn describe(pool: &PoolReport) -> String {
+    let row = |disk: &MemberReport| {
+        vec![
+            disk.slot.to_string(),
+            disk.mirror.to_string(),
+            if disk.in_sync { "in sync" } else { "behind" }.to_owned(),
+            size(disk.disk_bytes),
+            disk.disk.to_string(),
+            disk.path.display().to_string(),
+        ]
+    };
+    let heading = ["SLOT", "MIRROR", "STATE", "SIZE", "DISK", "PATH"];
+    let mut text = format!("pool {}, epoch {}\n", pool.pool, pool.epoch);
+    text.push_str(&table(&heading, &pool.disks.iter().map(row).collect::<Vec<_>>()));
+    pool.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
+    text
+}
+
+fn list(arguments: &ListArguments) -> Result<Report, Failure> {
+    let paths = arguments.pool.paths()?;
+    shown(&StorageEngine::inspect_disks(&paths)?, arguments.json)
+}
+
+fn replace(arguments: &ReplaceArguments) -> Result<Report, Failure> {
+    let name = arguments.with.display().to_string();
+    if !arguments.yes {
+        super::pool::ask(&name, "it holds")?;
+    }
+    let overwrite = if arguments.overwrite { Overwrite::Yes } else { Overwrite::No };
+    let place = DiskPlace { slot: arguments.slot, mirror: arguments.mirror };
+    let config = arguments.pool.engine_config()?;
+    let pool = StorageEngine::replace_disk(&config, place, &arguments.with, overwrite)?;
+    shown(&pool, arguments.json)
+}
+
+fn sync(arguments: &SyncArguments) -> Result<Report, Failure> {
+    let disks = arguments.pool.with_engine(wait_until_in_sync)?;
+    let text = match arguments.json {
+        true => super::json(&json!({ "disks": disks }))?,
+        false => describe_disks(&disks),
+    };
+    let out = disks.iter().filter(|disk| disk.state != MirrorState::InSync);
+    let failed = |disk: &MirrorReport| {
+        let path = disk.path.display();
+        Failure::new(Exit::Io, format!("{path} failed, and is not in sync"))
+    };
+    Ok(Report { text, failures: out.map(failed).collect() })
+}
+
+fn wait_until_in_sync(engine: &StorageEngine) -> Result<Vec<MirrorReport>, Failure> {
+    let extents: u64 = engine.status()?.domains.iter().map(|domain| domain.now.extents).sum();
+    let shown = io::stderr().is_terminal();
+    loop {
+        let disks = engine.disks();
+        let mut syncing = disks.iter().filter(|disk| disk.state == MirrorState::Syncing);
+        let Some(first) = syncing.next() else {
+            if shown {
+                eprintln!();
+            }
+            return Ok(disks);
+        };
+        if shown {
+            let percent = first.sync_looked_at * 100 / extents.max(1);
+            let copied = size(first.sync_copied * 4096);
+            // The line is for a reader who may be gone.
+            let _ = write!(
+                io::stderr(),
+                "\r{}: {:>3} % of {extents} extents looked at, {copied} copied",
+                first.path.display(),
+                percent.min(100)
+            );
+        }
+        // A domain that has stopped brings nothing any more.
+        if let Some(why) = engine.status()?.domains.iter().find_map(|d| d.now.stopped.clone()) {
+            return Err(Failure::new(Exit::Io, format!("the pool takes no changes: {why}")));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Disks as they are in a pool that is open.
+pub(crate) fn describe_disks(disks: &[MirrorReport]) -> String {
+    let row = |disk: &MirrorReport| {
+        let state = match disk.state {
+            MirrorState::InSync => "in sync",
+            MirrorState::Syncing => "behind",
+            MirrorState::Out => "failed",
+        };
+        vec![
+            disk.slot.to_string(),
+            disk.mirror.to_string(),
+            state.to_owned(),
+            disk.read_failures.to_string(),
+            size(disk.sync_copied * 4096),
+            disk.sync_lost.to_string(),
+            disk.path.display().to_string(),
+        ]
+    };
+    let heading = ["SLOT", "MIRROR", "STATE", "READ ERRORS", "COPIED", "LOST", "PATH"];
+    table(&heading, &disks.iter().map(row).collect::<Vec<_>>())
+}

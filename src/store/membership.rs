@@ -1,0 +1,223 @@
+//! Which disks of a pool are in sync, and how that is changed: by labels of a new epoch.
+//!
+//! One change at a time. It is durable on every disk that is in sync, or being brought there,
+//! before anybody acts on it; a disk that cannot take its label is taken out by the next one.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::format::disk_set::DiskSet;
+use crate::format::label::{Label, WRITE_QUORUM};
+use crate::format::layout::label_offsets;
+use crate::io::op::Request;
+use crate::store::member::{Disks, Members, MirrorDisk, MirrorState};
+use crate::store::pool::CopyFault;
+use crate::store::port::{Port, join_all};
+
+/// How long to wait before looking again whether another change has ended.
+const LOOK_AGAIN_NS: u64 = 20_000;
+
+/// What is durable of a pool's membership.
+#[derive(Debug)]
+pub struct Membership {
+    /// Epoch and disks in sync, as the labels say.
+    durable: Mutex<(u64, DiskSet)>,
+    /// Somebody is changing it.
+    changing: AtomicBool,
+    /// Disks that were taken out since the pool was opened.
+    fenced: AtomicU64,
+}
+
+/// No label can be written that leaves every slot a disk in sync.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotDurable(pub String);
+
+impl Membership {
+    /// As the newest labels say, without disks that are missing or stale.
+    pub fn new(epoch: u64, in_sync: DiskSet) -> Membership {
+        let (changing, fenced) = (AtomicBool::new(false), AtomicU64::new(0));
+        Membership { durable: Mutex::new((epoch, in_sync)), changing, fenced }
+    }
+
+    /// The epoch, and the disks in sync by their number in the pool.
+    pub fn durable(&self) -> (u64, DiskSet) {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Disks that failed and were taken out since the pool was opened.
+    pub fn fenced(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
+    }
+
+    async fn begin_change(&self, port: &Port) -> Changing<'_> {
+        while self.changing.swap(true, Ordering::Acquire) {
+            port.sleep_until(port.now_ns() + LOOK_AGAIN_NS).await;
+        }
+        Changing(self)
+    }
+
+    fn set(&self, epoch: u64, in_sync: DiskSet) {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = (epoch, in_sync);
+    }
+}
+
+/// While this lives nobody else changes the membership.
+struct Changing<'a>(&'a Membership);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.changing.store(false, Ordering::Release);
+    }
+}
+
+impl Members {
+    /// Takes a disk out that failed, durably. It stays when it is the last in sync of its slot, or
+    /// when that cannot be made durable.
+    pub(crate) async fn fence(&self, port: &Port, failed: &MirrorDisk) {
+        let disks = self.disks();
+        let _change = disks.membership.begin_change(port).await;
+        if failed.state() == MirrorState::Out {
+            return;
+        }
+        let (_, mut in_sync) = disks.membership.durable();
+        in_sync.remove(failed.number());
+        if disks.publish(port, in_sync, &[failed.number()]).await.is_ok() {
+            disks.membership.fenced.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Calls a disk in sync that has got everything, durably.
+    pub(crate) async fn join(&self, port: &Port, synced: &MirrorDisk) -> Result<(), NotDurable> {
+        let disks = self.disks();
+        let _change = disks.membership.begin_change(port).await;
+        if synced.state() != MirrorState::Syncing {
+            return Err(NotDurable(format!("{} failed meanwhile", synced.path)));
+        }
+        let (_, mut in_sync) = disks.membership.durable();
+        in_sync.insert(synced.number());
+        disks.publish(port, in_sync, &[]).await
+    }
+}
+
+impl Disks {
+    /// Raises the epoch at an opening for writing, to labels that call these disks in sync, as [the
+    /// format](crate::format::label) says. Nothing is raised in a pool of one disk: no other can be
+    /// older.
+    pub(crate) async fn raise(&self, port: &Port, in_sync: DiskSet) -> Result<(), NotDurable> {
+        if self.members[0].mirrors[0].label.disks() == 1 {
+            return Ok(());
+        }
+        let _change = self.membership.begin_change(port).await;
+        let (newest, of_newest) = self.membership.durable();
+        let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        // A copy left over from before would outlast one that is written over below.
+        let is_behind =
+            |m: &&Arc<MirrorDisk>| m.label.epoch != newest || !m.label_copies.are_all(&m.label);
+        for mirror in self.written().filter(is_behind) {
+            writes.push(Box::pin(write_label(port, mirror, newest, of_newest)));
+        }
+        // One that cannot take it will not take the next one.
+        join_all(writes).await;
+        self.publish(port, in_sync, &[]).await?;
+        let (_, in_sync) = self.membership.durable();
+        self.publish(port, in_sync, &[]).await
+    }
+
+    /// Writes labels of a new epoch to all disks but those in `without`, until every one has its
+    /// own. The caller is the only one who changes the membership.
+    async fn publish(
+        &self,
+        port: &Port,
+        mut in_sync: DiskSet,
+        without: &[usize],
+    ) -> Result<(), NotDurable> {
+        let mut out: Vec<usize> = without.to_vec();
+        loop {
+            self.leaves_every_slot(&in_sync, &out)?;
+            let (before, before_set) = self.membership.durable();
+            let epoch = before + 1;
+            // Whatever comes of it, no other label has this epoch.
+            self.membership.set(epoch, before_set);
+            let to = self.written().filter(|mirror| !out.contains(&mirror.number()));
+            let to: Vec<&Arc<MirrorDisk>> = to.collect();
+            let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+            for mirror in &to {
+                writes.push(Box::pin(write_label(port, mirror, epoch, in_sync)));
+            }
+            let written = join_all(writes).await;
+            let failed = to.iter().zip(&written).filter(|(_, written)| written.is_err());
+            let failed: Vec<usize> = failed.map(|(mirror, _)| mirror.number()).collect();
+            if failed.is_empty() {
+                self.membership.set(epoch, in_sync);
+                break;
+            }
+            failed.iter().for_each(|number| in_sync.remove(*number));
+            out.extend(failed);
+        }
+        for mirror in self.written().filter(|mirror| mirror.label.mirror.count > 1) {
+            let number = mirror.number();
+            mirror.set_state(match (out.contains(&number), in_sync.contains(number)) {
+                (true, _) => MirrorState::Out,
+                (false, true) => MirrorState::InSync,
+                (false, false) => MirrorState::Syncing,
+            });
+        }
+        Ok(())
+    }
+
+    /// All disks that are written.
+    fn written(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> {
+        let all = self.members.iter().flat_map(|member| &member.mirrors);
+        all.filter(|mirror| mirror.state() != MirrorState::Out)
+    }
+
+    /// Refuses when some slot would have no disk in sync.
+    fn leaves_every_slot(&self, in_sync: &DiskSet, out: &[usize]) -> Result<(), NotDurable> {
+        let left = |mirror: &Arc<MirrorDisk>| {
+            let number = mirror.number();
+            let in_sync = mirror.label.mirror.count == 1 || in_sync.contains(number);
+            in_sync && mirror.state() != MirrorState::Out && !out.contains(&number)
+        };
+        match self.members.iter().position(|member| !member.mirrors.iter().any(left)) {
+            None => Ok(()),
+            Some(slot) => Err(NotDurable(format!("no disk of slot {slot} would be left in sync"))),
+        }
+    }
+}
+
+/// Writes a disk's label, copy by copy.
+async fn write_label(
+    port: &Port,
+    mirror: &MirrorDisk,
+    epoch: u64,
+    in_sync: DiskSet,
+) -> Result<(), NotDurable> {
+    let mut label: Label = mirror.label;
+    label.epoch = epoch;
+    if label.mirror.count > 1 {
+        label.mirror.in_sync = in_sync;
+    }
+    let take = || mirror.label_buffer.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut buffer = take().take();
+    let (mut durable, mut why) = (0, "a device that never answered keeps its memory".to_owned());
+    for (copy, offset) in label_offsets(label.layout.disk_bytes()).into_iter().enumerate() {
+        // A copy of a newer format is a newer program's.
+        if matches!(mirror.label_copies.0[copy], Err(CopyFault::Newer(_))) {
+            continue;
+        }
+        let Some(mut bytes) = buffer.take() else { break };
+        bytes.fill(0);
+        let encoded = label.encode(copy);
+        bytes[..encoded.len()].copy_from_slice(&encoded);
+        let request = Request::write_flush(mirror.disk, offset, bytes);
+        let (result, back) = port.submit(request).await.into_parts();
+        buffer = back;
+        match result {
+            Ok(_) => durable += 1,
+            Err(error) => why = error.to_string(),
+        }
+    }
+    *take() = buffer;
+    if durable >= WRITE_QUORUM { Ok(()) } else { Err(NotDurable(why)) }
+}

@@ -1,0 +1,102 @@
+//! What one disk of a slot has and another has not, when a domain is opened.
+//!
+//! Only the last record can be on some disks of its slot and not on others: every one before it was
+//! acknowledged, so all had it. The same goes for the data that it names. Once it is accepted it
+//! must be on all of them, or the verdict would depend on which disk answers. It is written only
+//! where it is not: what is right is not touched.
+
+use crate::format::checksum::block_checksum;
+use crate::format::extent::Place;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+use crate::format::record::{Body, RecordHead};
+use crate::io::op::{DiskId, Request};
+use crate::memory::DmaBuf;
+use crate::store::member::Members;
+use crate::store::recovery::scan::Scan;
+use crate::store::recovery::{Recovery, RecoveryError};
+
+impl Recovery<'_> {
+    /// Judges a block that the last record names: none when it is there, else its checksum.
+    pub(crate) async fn judge_block(
+        &self,
+        last: &RecordHead,
+        place: Place,
+        expected: u32,
+    ) -> Result<Option<u32>, RecoveryError> {
+        let (DiskId(slot), offset) = Members::address(place);
+        let (mut wrong, mut unreadable) = (None, None);
+        for mirror in self.mirrors(slot, offset)? {
+            match self.read_mirror(mirror, offset, BLOCK_BYTES as usize).await {
+                Ok(bytes) => match block_checksum(&bytes) {
+                    found if found == expected => return Ok(None),
+                    found => wrong = Some(found),
+                },
+                Err(RecoveryError::Io { source, .. }) => {
+                    let what = source.to_string();
+                    unreadable = Some(self.undecidable((slot, offset), last.sequence, what));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        // A disk in sync that does not have it shows that nobody was told of it.
+        match (wrong, unreadable) {
+            (Some(found), _) => Ok(Some(found)),
+            (None, Some(unreadable)) => Err(unreadable),
+            (None, None) => unreachable!("a slot has a disk in sync"),
+        }
+    }
+
+    /// Brings the last record, and the data that it names, to the disks that have it not.
+    pub(crate) async fn mirror_last(&self, scan: &Scan) -> Result<(), RecoveryError> {
+        if self.seed.members.all().iter().all(|member| member.in_sync().count() == 1) {
+            return Ok(());
+        }
+        let (last, slot) = (&scan.last, self.id.disk);
+        let offset = self.id.offset(last.position);
+        let body = self.body(last).await?;
+        let is_whole = |bytes: &[u8]| self.decode_whole(last, bytes).is_ok();
+        self.copy_where_wrong((slot, offset, last.length as usize), is_whole).await?;
+        let Body::Changes(changes) = body else { return Ok(()) };
+        for put in &changes.extents {
+            for block in (0..EXTENT_BLOCKS).filter(|n| put.fresh & !put.inline & 1 << n != 0) {
+                let (DiskId(slot), offset) = Members::address(put.extent.places[block]);
+                let sum = put.extent.checksums[block];
+                let is_whole = |bytes: &[u8]| block_checksum(bytes) == sum;
+                self.copy_where_wrong((slot, offset, BLOCK_BYTES as usize), is_whole).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies bytes in a slot from a disk where they are whole to those where they are not.
+    async fn copy_where_wrong(
+        &self,
+        (slot, offset, bytes): (u16, u64, usize),
+        is_whole: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), RecoveryError> {
+        let (mut whole, mut wrong) = (None, Vec::new());
+        for mirror in self.mirrors(slot, offset)? {
+            match self.read_mirror(mirror, offset, bytes).await {
+                Ok(found) if is_whole(&found) => whole = whole.or(Some(found)),
+                Ok(_) | Err(RecoveryError::Io { .. }) => wrong.push(mirror),
+                Err(other) => return Err(other),
+            }
+        }
+        let Some(whole) = whole else { return Ok(()) };
+        for mirror in wrong {
+            let mut copy: DmaBuf = self.buffer(bytes)?;
+            copy.copy_from_slice(&whole);
+            let request = Request::write(mirror.disk, offset, copy);
+            let written = self.seed.members.submit_to(self.port, mirror, request).await;
+            if written.result.is_err() {
+                self.seed.members.fence(self.port, mirror).await;
+            }
+            if let Err(error) = written.result
+                && mirror.is_in_sync()
+            {
+                return Err(self.io_error(error));
+            }
+        }
+        Ok(())
+    }
+}

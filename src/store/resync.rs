@@ -1,0 +1,227 @@
+//! Bringing a disk of a slot back into sync, in the background, while everything is served.
+//!
+//! Everything that is written from the opening on goes to that disk too, so what it may lack is
+//! from before. A domain brings it
+//!
+//! 1. the blocks of its extents: each is read there, and copied from a disk in sync where it does
+//!    not sum to what its extent says, so of a disk that was away for a while only what changed is
+//!    written;
+//! 2. its pages and journal, by a checkpoint that writes every page anew: no older record is
+//!    needed then;
+//!
+//! and flushes it. When all domains have, a label calls it in sync. What is cut short is begun
+//! again at the next opening, and finds what was copied in its place.
+//!
+//! A block is copied while its inode is locked and no change of it is on the way, so it is nobody
+//! else's before the copy has ended.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::format::checksum::block_checksum;
+use crate::format::extent::{Extent, Place};
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+use crate::io::op::{Priority, Request};
+use crate::store::domain::{Domain, Health};
+use crate::store::error::StoreError;
+use crate::store::member::{Members, MirrorDisk, MirrorState};
+use crate::store::read::{good_block, no_lock};
+
+/// Extents of an inode, or inodes, that are looked up at a time.
+const LOOKED_UP: usize = 64;
+/// How long to wait after something failed that may be better later.
+const TRY_AGAIN_NS: u64 = 1_000_000_000;
+
+/// Brings every disk into sync that was not at the opening.
+pub(crate) async fn resyncs(domain: Rc<Domain>) {
+    let behind = domain.members.all().iter().enumerate().flat_map(|(slot, member)| {
+        let syncing = |mirror: &&Arc<MirrorDisk>| mirror.state() == MirrorState::Syncing;
+        member.mirrors.iter().filter(syncing).map(move |mirror| (slot as u16, Arc::clone(mirror)))
+    });
+    let behind: Vec<(u16, Arc<MirrorDisk>)> = behind.collect();
+    for (slot, mirror) in behind {
+        let resync = Resync { domain: &domain, slot, mirror: &mirror };
+        while resync.goes_on() {
+            match resync.run().await {
+                Ok(()) => break,
+                // No memory, no lock: whatever it was, the disk is not in sync.
+                Err(_) => {
+                    let port = &domain.port;
+                    port.sleep_until(port.now_ns() + TRY_AGAIN_NS).await;
+                }
+            }
+        }
+    }
+}
+
+struct Resync<'a> {
+    domain: &'a Rc<Domain>,
+    slot: u16,
+    mirror: &'a Arc<MirrorDisk>,
+}
+
+impl Resync<'_> {
+    /// Whether it makes sense still.
+    fn goes_on(&self) -> bool {
+        let serving = !matches!(*self.domain.health.borrow(), Health::Closed | Health::Stopped(_));
+        serving && !self.domain.closing.get() && self.mirror.state() == MirrorState::Syncing
+    }
+
+    async fn run(&self) -> Result<(), StoreError> {
+        let mut from = 0;
+        loop {
+            let inodes = self.domain.table.borrow().inodes(from, LOOKED_UP);
+            let Some(last) = inodes.last() else { break };
+            from = last.id + 1;
+            for inode in &inodes {
+                self.inode(inode.id).await?;
+                if !self.goes_on() {
+                    return Ok(());
+                }
+            }
+        }
+        self.pages().await;
+        if !self.goes_on() {
+            return Ok(());
+        }
+        let flush = Request::flush(self.mirror.disk).with_priority(Priority::Write);
+        let (members, port) = (&self.domain.members, &self.domain.port);
+        if members.submit_to(port, self.mirror, flush).await.result.is_err() {
+            members.fence(port, self.mirror).await;
+            return Ok(());
+        }
+        let domains = u64::from(members.domains());
+        if self.mirror.synced_domains.fetch_add(1, Ordering::AcqRel) + 1 == domains {
+            // A label that cannot be written takes the disk out, or stops the writers too.
+            let _ = members.join(port, self.mirror).await;
+        }
+        Ok(())
+    }
+
+    /// The extents of an inode, by index.
+    async fn inode(&self, inode: u64) -> Result<(), StoreError> {
+        let mut from = 0;
+        loop {
+            let extents = self.domain.table.borrow().extents_of(inode, from, u64::MAX, LOOKED_UP);
+            let Some((last, _)) = extents.last() else { return Ok(()) };
+            from = last + 1;
+            for (index, extent) in &extents {
+                self.extent(inode, *index, extent).await?;
+                if !self.goes_on() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn extent(&self, inode: u64, index: u64, extent: &Extent) -> Result<(), StoreError> {
+        self.mirror.sync_looked_at.fetch_add(1, Ordering::Relaxed);
+        // What is written meanwhile goes there too: only what stays has to be there.
+        if self.wrong_blocks(extent).await? == 0 {
+            return Ok(());
+        }
+        let _alone = self.domain.inode_locks.write(inode).await.map_err(|r| no_lock(&r))?;
+        let fate = self.domain.pipe.borrow().newest_fate();
+        if let Some(fate) = fate {
+            self.domain.hurry.set(true);
+            self.domain.changed.notify();
+            // Whether it is durable or out, the table says what is.
+            let _ = fate.decided().await;
+        }
+        let now = self.domain.table.borrow().extent(inode, index).map(|found| found.extent);
+        match now {
+            Some(extent) => self.copy(&extent).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Which blocks of an extent are in the slot and not right on the disk.
+    async fn wrong_blocks(&self, extent: &Extent) -> Result<u16, StoreError> {
+        let (mut wrong, mut block) = (0, 0);
+        while block < EXTENT_BLOCKS {
+            let run = self.run_at(extent, block);
+            if run == 0 {
+                block += 1;
+                continue;
+            }
+            let buffer = self.domain.buffer(run * BLOCK_BYTES as usize)?;
+            let (_, offset) = Members::address(extent.places[block]);
+            let request = Request::read(self.mirror.disk, offset, buffer);
+            let request = request.with_priority(Priority::Background);
+            let (members, port) = (&self.domain.members, &self.domain.port);
+            let read = members.submit_to(port, self.mirror, request).await.into_parts();
+            for n in 0..run {
+                let at = n * BLOCK_BYTES as usize..(n + 1) * BLOCK_BYTES as usize;
+                let found = match &read {
+                    (Ok(_), Some(bytes)) => Some(block_checksum(&bytes[at])),
+                    _ => None,
+                };
+                if found != Some(extent.checksums[block + n]) {
+                    wrong |= 1 << (block + n);
+                }
+            }
+            block += run;
+        }
+        Ok(wrong)
+    }
+
+    /// How many blocks from this one on lie one after another in the slot, and at home.
+    fn run_at(&self, extent: &Extent, block: usize) -> usize {
+        let ram = self.domain.ram.borrow();
+        let first = extent.places[block];
+        let fits = |n: &usize| {
+            let place = extent.places[block + n];
+            !place.is_nowhere()
+                && place.disk() == self.slot
+                && place == Place::new(self.slot, first.block() + *n as u64)
+                && ram.get(place).is_none()
+        };
+        (0..EXTENT_BLOCKS - block).take_while(fits).count()
+    }
+
+    /// Copies the blocks of an extent that are not right on the disk. Nobody changes it meanwhile.
+    async fn copy(&self, extent: &Extent) -> Result<(), StoreError> {
+        let wrong = self.wrong_blocks(extent).await?;
+        for block in (0..EXTENT_BLOCKS).filter(|block| wrong & 1 << block != 0) {
+            let (place, sum) = (extent.places[block], extent.checksums[block]);
+            // It may have gone home since: then it is there.
+            if self.domain.ram.borrow().get(place).is_some() {
+                continue;
+            }
+            let Some(good) = good_block(self.domain, place, sum, Priority::Background).await else {
+                // Nobody has it: its readers are told.
+                self.mirror.sync_lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let (_, offset) = Members::address(place);
+            let request = Request::write(self.mirror.disk, offset, good);
+            let request = request.with_priority(Priority::Background);
+            let (members, port) = (&self.domain.members, &self.domain.port);
+            if members.submit_to(port, self.mirror, request).await.result.is_err() {
+                members.fence(port, self.mirror).await;
+                return Ok(());
+            }
+            self.mirror.sync_copied.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Writes every page anew, and moves the journal's tail behind the opening.
+    async fn pages(&self) {
+        let domain = self.domain;
+        let before = domain.counters.borrow().checkpoints;
+        {
+            let mut table = domain.table.borrow_mut();
+            let pages = table.pages.count(0);
+            (0..pages).for_each(|number| table.pages.touch(number));
+        }
+        // One may be under way that has copied some of them already.
+        while self.goes_on() && domain.counters.borrow().checkpoints < before + 2 {
+            if !domain.checkpoint_wanted.replace(true) {
+                domain.changed.notify();
+            }
+            domain.changed.changed().await;
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Pools whose slots have several disks: what one of them does is nobody's loss.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::check::{Depth, Finding, Severity};
+use crate::format::layout::Zone;
+use crate::io::op::{DiskId, OpKind};
+use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
+use crate::store::assembly::Missing;
+use crate::store::member::MirrorState;
+use crate::store::tests::checked::{checked, consistent, digest_of};
+use crate::store::tests::crashes::{crash_and_go_on, run_workload};
+use crate::store::tests::model::Model;
+use crate::store::tests::world::{Setup, World};
+
+/// Slots, mirrors, domains and reactors by seed.
+fn mirrored(seed: u64) -> Setup {
+    Setup {
+        disks: 1 + (seed % 3) as usize,
+        mirrors: 2 + (seed / 3 % 2) as usize,
+        domains: 1 + (seed / 6 % 3) as u16,
+        reactors: 1 + (seed / 18 % 2) as usize,
+        ..Setup::default()
+    }
+}
+
+#[test]
+fn pools_of_mirrors_survive_crashes() {
+    for_each_seed("pools_of_mirrors_survive_crashes", 40, |seed| {
+        crash_and_go_on(seed, &mirrored(seed), 6);
+    });
+}
+
+fn states(world: &World) -> Vec<MirrorState> {
+    let mirrors = world.disks().members.iter().flat_map(|member| &member.mirrors);
+    mirrors.map(|mirror| mirror.state()).collect()
+}
+
+/// One disk fails anything at any time, or goes away: nothing is refused, nothing is lost, and the
+/// others open without it.
+#[test]
+fn a_disk_that_dies_at_any_moment_costs_nothing() {
+    let fenced = AtomicU64::new(0);
+    for_each_seed("a_disk_that_dies_at_any_moment", 80, |seed| {
+        let mut random = Random::new(seed ^ 0xdead);
+        let setup = mirrored(seed).varied(&mut random);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 10);
+        let victim = DiskId(random.below(setup.disk_count() as u64) as u16);
+        let kinds = [OpKind::Write, OpKind::WriteDsync, OpKind::Flush, OpKind::Read];
+        match random.below(3) {
+            0 => world.sim.with_disk(victim, |disk| disk.unplug()),
+            1 => {
+                let rule = FaultRule {
+                    skip: random.below(20),
+                    ..FaultRule::every(*random.pick(&kinds), Fault::Errno(libc::EIO))
+                };
+                world.sim.with_faults(victim, |faults| faults.rules.push(rule));
+            }
+            _ => {
+                let rule =
+                    FaultRule::nth(*random.pick(&kinds), random.below(20), Fault::Errno(libc::EIO));
+                world.sim.with_faults(victim, |faults| faults.rules.push(rule));
+            }
+        }
+        model.refuses_nothing = true;
+        run_workload(&mut world, &mut model, &mut random, 40);
+        model.refuses_nothing = false;
+        fenced.fetch_add(world.disks().membership.fenced(), Ordering::Relaxed);
+        let mut disks = world.sim.crash(random.next_u64());
+        for disk in &mut disks {
+            if disk.is_gone() && random.coin() {
+                disk.plug(&mut random);
+            }
+        }
+        let mut world = World::open(&setup, random.next_u64(), disks)
+            .unwrap_or_else(|error| panic!("the others open: {error:?}"));
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 20);
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        world.audit();
+    });
+    assert!(fenced.load(Ordering::Relaxed) > 20, "disks were taken out");
+}
+
+/// What rots on a disk is answered by another, and written again.
+#[test]
+fn what_rots_on_one_disk_is_read_from_another_and_mended() {
+    let mended = AtomicU64::new(0);
+    for_each_seed("what_rots_on_one_disk", 40, |seed| {
+        let mut random = Random::new(seed ^ 0x0707);
+        let setup = Setup { mirrors: 2, ..mirrored(seed) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 60);
+        if random.coin() {
+            world.close();
+        }
+        let mut disks = world.sim.crash(random.next_u64());
+        for slot in 0..setup.disks {
+            // Never both of a slot.
+            let victim = &mut disks[slot * 2 + random.below(2) as usize];
+            for _ in 0..40 {
+                let at = (2 << 20) + random.below(setup.disk.size_bytes - (4 << 20));
+                victim.flip_bit(at, random.below(8) as u8);
+            }
+            let data = setup.layout().zone(Zone::Data);
+            let used = data.clone().step_by(4096);
+            let used: Vec<u64> =
+                used.filter(|at| victim.read(*at, 4096).iter().any(|byte| *byte != 0)).collect();
+            for at in used {
+                if random.below(3) == 0 {
+                    victim.flip_bit(at + random.below(4096), random.below(8) as u8);
+                }
+            }
+        }
+        let mut world = World::open(&setup, random.next_u64(), disks)
+            .unwrap_or_else(|error| panic!("one of each slot is whole: {error:?}"));
+        model.check(&mut world);
+        let now = world.sim.now_ns();
+        world.sim.run_until(now + 2_000_000_000, |_| false);
+        let of_domains = 0..usize::from(setup.domains);
+        let wrong: u64 =
+            of_domains.clone().map(|domain| world.status(domain).counters.copies_wrong).sum();
+        let again: u64 =
+            of_domains.map(|domain| world.status(domain).counters.extents_mended).sum();
+        assert_eq!(wrong, again, "all that was found is written again");
+        mended.fetch_add(again, Ordering::Relaxed);
+        // Nothing wrong is left to be found.
+        model.check(&mut world);
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        assert!(states(&world).iter().all(|state| *state == MirrorState::InSync));
+        let now = world.sim.now_ns();
+        world.sim.run_until(now + 2_000_000_000, |_| false);
+        world.audit();
+    });
+    assert!(mended.load(Ordering::Relaxed) > 50, "extents were mended");
+}
+
+/// Old images of a disk, from whenever, are never read.
+#[test]
+fn an_old_image_of_a_disk_never_answers() {
+    for_each_seed("an_old_image_of_a_disk_never_answers", 30, |seed| {
+        let mut random = Random::new(seed ^ 0x01d);
+        let setup = mirrored(seed);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        let mut images = Vec::new();
+        for _ in 0..3 {
+            run_workload(&mut world, &mut model, &mut random, 15);
+            let disks = world.sim.crash(random.next_u64());
+            images.push(disks.clone());
+            world = World::open(&setup, random.next_u64(), disks).unwrap();
+            model.check(&mut world);
+        }
+        run_workload(&mut world, &mut model, &mut random, 15);
+        let mut disks = world.sim.crash(random.next_u64());
+        let victim = random.below(setup.disk_count() as u64) as usize;
+        disks[victim] = random.pick(&images)[victim].clone();
+        let others = setup.disk_count() - 1;
+        match World::open(&setup, random.next_u64(), disks) {
+            Ok(mut world) => {
+                assert!(2 * others > setup.disk_count());
+                assert_eq!(states(&world)[victim], MirrorState::Syncing);
+                model.check(&mut world);
+                world.audit();
+            }
+            // Half of a pool of two: its owner has to say that the other is nowhere in use.
+            Err(error) => {
+                assert_eq!(others, 1, "{error:?}");
+            }
+        }
+    });
+}
+
+/// Runs until every disk is in sync.
+fn until_in_sync(world: &mut World) {
+    let disks = world.shared();
+    let until = world.sim.now_ns() + 60_000_000_000;
+    world.sim.run_until(until, |_| {
+        let mut mirrors = disks.members.iter().flat_map(|member| &member.mirrors);
+        mirrors.all(|mirror| mirror.state() == MirrorState::InSync)
+    });
+    assert!(states(world).iter().all(|state| *state == MirrorState::InSync), "in sync in the end");
+}
+
+/// Faults stop, and redundancy returns by itself, under load: a disk that was away, an old image of
+/// it, or a new one in its place gets all that it lacks, crashes meanwhile or not. Then it alone is
+/// the pool.
+#[test]
+fn a_disk_that_comes_back_gets_what_it_lacks_and_can_stand_alone() {
+    let copied = AtomicU64::new(0);
+    for_each_seed("a_disk_that_comes_back_gets_what_it_lacks", 60, |seed| {
+        let mut random = Random::new(seed ^ 0xbac);
+        let setup = Setup { missing: Missing::Accept, ..mirrored(seed) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 30);
+        let image = world.sim.crash(random.next_u64());
+        let victim = random.below(setup.disk_count() as u64) as usize;
+        let mut away = image.clone();
+        away[victim] = SimDisk::new(setup.disk.clone());
+        let mut world = World::open(&setup, random.next_u64(), away).unwrap();
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 30);
+        let mut disks = world.sim.crash(random.next_u64());
+        disks[victim] = match seed % 2 {
+            0 => image[victim].clone(),
+            _ => World::replaced(&setup, random.next_u64(), &mut disks, victim),
+        };
+        // Cut short now and then.
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        assert_eq!(states(&world)[victim], MirrorState::Syncing);
+        for _ in 0..random.below(3) {
+            model.check(&mut world);
+            let ops = random.below(10);
+            run_workload(&mut world, &mut model, &mut random, ops);
+            let disks = world.sim.crash(random.next_u64());
+            world = World::open(&setup, random.next_u64(), disks).unwrap();
+        }
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 30);
+        until_in_sync(&mut world);
+        let mirror = &world.disks().members[victim / setup.mirrors].mirrors[victim % setup.mirrors];
+        copied.fetch_add(mirror.sync_copied.load(Ordering::Relaxed), Ordering::Relaxed);
+        run_workload(&mut world, &mut model, &mut random, 10);
+        let mut disks = world.sim.crash(random.next_u64());
+        consistent(&disks, "in sync again");
+        // The others of its slot are gone.
+        let slot = victim / setup.mirrors * setup.mirrors;
+        for other in (slot..slot + setup.mirrors).filter(|other| *other != victim) {
+            disks[other] = SimDisk::new(setup.disk.clone());
+        }
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        world.audit();
+    });
+    assert!(copied.load(Ordering::Relaxed) > 100, "blocks were copied");
+}
+
+/// Labels that are raised are crashed between any two writes.
+#[test]
+fn openings_that_are_cut_short_leave_a_pool_that_opens() {
+    for_each_seed("openings_that_are_cut_short", 30, |seed| {
+        let mut random = Random::new(seed ^ 0x1abe1);
+        let setup = mirrored(seed);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 15);
+        let mut disks = world.sim.crash(random.next_u64());
+        for _ in 0..12 {
+            let steps = random.below(150);
+            disks = World::raise_in_part(&setup, random.next_u64(), disks, steps);
+        }
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        assert!(states(&world).iter().all(|state| *state == MirrorState::InSync));
+        model.check(&mut world);
+    });
+}
+
+/// Every disk of a slot is a pool with the others, whenever it crashes: the checker, which looks at
+/// each way to read it, finds nothing wrong. Closed, all say the same.
+#[test]
+fn every_mirror_is_a_pool_by_itself() {
+    for_each_seed("every_mirror_is_a_pool_by_itself", 20, |seed| {
+        let mut random = Random::new(seed ^ 0xc4ec);
+        let setup = mirrored(seed);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        for round in 0..5 {
+            let ops = 1 + random.below(40);
+            run_workload(&mut world, &mut model, &mut random, ops);
+            let mut disks = world.sim.crash(random.next_u64());
+            consistent(&disks, &format!("round {round}, crashed"));
+            while random.below(3) == 0 {
+                let steps = random.below(300);
+                (disks, _) = World::recover_in_part(&setup, random.next_u64(), disks, steps);
+                consistent(&disks, &format!("round {round}, interrupted"));
+            }
+            world = World::open(&setup, random.next_u64(), disks).unwrap();
+            model.check(&mut world);
+        }
+        world.close();
+        let disks = world.sim.crash(random.next_u64());
+        let report = consistent(&disks, "closed");
+        assert_eq!((report.digest, report.notes), (digest_of(&model), 0), "{report:?}");
+        // What rots on one disk is named with it.
+        let victim = random.below(setup.disk_count() as u64) as usize;
+        let mut rotten = disks;
+        let data = setup.layout().zone(Zone::Data);
+        for at in data.step_by(4096) {
+            rotten[victim].flip_bit(at + 77, 3);
+        }
+        let report = checked(&rotten, Depth::Data);
+        let (slot, mirror) = ((victim / setup.mirrors) as u16, (victim % setup.mirrors) as u16);
+        let placed = |finding: &&Finding| {
+            finding.severity == Severity::Error && finding.site.offset.is_some()
+        };
+        let mut placed = report.inconsistencies.iter().filter(placed).peekable();
+        assert!(placed.peek().is_some() || model.inodes.is_empty());
+        for finding in placed {
+            assert_eq!((finding.site.disk, finding.site.mirror), (slot, mirror), "{finding}");
+        }
+    });
+}
