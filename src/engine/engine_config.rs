@@ -58,7 +58,7 @@ impl From<ReadOnly> for bool {
 
 /// The pool. What could destroy data, such as forcing an incomplete pool open, is an argument of
 /// the call that does it and never stands in a file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolConfig {
     /// Commit domains, 1 to 64; absent: one for each reactor core, at most 64. Only `format`
@@ -69,10 +69,51 @@ pub struct PoolConfig {
     /// first so many disks are slot 0, the next ones slot 1, and so on: put disks that may fail
     /// together, on one shelf or controller, into different slots' places.
     pub mirrors: Option<u32>,
+    /// How long a disk may take to answer a write when another of its slot has answered, 100 to
+    /// 600,000 ms; then it is taken out. Longer than disks take to give up a bad sector.
+    pub hung_after_ms: u32,
+    /// Whether a read that takes long is sent to another disk of the slot too.
+    pub hedged_reads: HedgedReads,
     /// Write nothing. For looking at a pool whose disks are suspected.
     pub read_only: ReadOnly,
     /// Whether disks are told of space that became free.
     pub discard: DiscardWhen,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        PoolConfig {
+            domains: None,
+            mirrors: None,
+            hung_after_ms: 15_000,
+            hedged_reads: HedgedReads::Yes,
+            read_only: ReadOnly::default(),
+            discard: DiscardWhen::default(),
+        }
+    }
+}
+
+/// Whether a read that takes long is sent to another disk of the slot too. A file says true or
+/// false.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
+pub enum HedgedReads {
+    /// It waits.
+    No,
+    /// It is, and what answers first counts.
+    Yes,
+}
+
+impl From<bool> for HedgedReads {
+    fn from(hedged: bool) -> Self {
+        if hedged { HedgedReads::Yes } else { HedgedReads::No }
+    }
+}
+
+impl From<HedgedReads> for bool {
+    fn from(hedged: HedgedReads) -> bool {
+        hedged == HedgedReads::Yes
+    }
 }
 
 /// Whether disks are told of space that became free, in the background.
@@ -452,6 +493,7 @@ impl EngineConfig {
             &[
                 ("domains", self.pool.domains.map(u64::from)),
                 ("mirrors", self.pool.mirrors.map(u64::from)),
+                ("hung_after_ms", Some(self.pool.hung_after_ms.into())),
             ],
         )?;
         let journal = &self.journal;

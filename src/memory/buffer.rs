@@ -24,7 +24,7 @@ enum Keeps {
     /// Its own, of this arena.
     Own(Arc<Arena>),
     /// That of another buffer, which nobody changes while it is viewed.
-    View(#[expect(dead_code, reason = "what it keeps is what it is for")] Arc<DmaBuf>),
+    View(Arc<DmaBuf>),
 }
 
 // SAFETY: a buffer is the only owner of its bytes (Buddy lends a run once), or a view of one that
@@ -51,6 +51,14 @@ impl DmaBuf {
     pub(crate) fn view(shared: &Arc<DmaBuf>) -> DmaBuf {
         let DmaBuf { start, len, piece, order, .. } = **shared;
         DmaBuf { start, len, piece, order, keeps: Keeps::View(Arc::clone(shared)) }
+    }
+
+    /// The arena that its memory is of.
+    pub(crate) fn arena(&self) -> &Arc<Arena> {
+        match &self.keeps {
+            Keeps::Own(arena) => arena,
+            Keeps::View(shared) => shared.arena(),
+        }
     }
 
     /// Whether it is a view, which is for reading alone.

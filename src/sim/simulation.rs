@@ -359,7 +359,9 @@ impl Simulation {
             return true;
         }
         let next_due = self.world.borrow().next_due();
-        let next = self.wakes(|backend| !backend.is_quiet()).chain(next_due).min();
+        // While something is on its way a timer that ends before it comes first.
+        let on_its_way = next_due.is_some();
+        let next = self.wakes(|backend| on_its_way || !backend.is_quiet()).chain(next_due).min();
         match next {
             Some(at) => {
                 self.world.borrow_mut().advance(at);

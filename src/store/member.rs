@@ -5,7 +5,7 @@
 //! a slot alone: [`Members::submit`](crate::store::mirror) takes a request to all disks of it, or
 //! to one that answers.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::format::extent::Place;
@@ -17,6 +17,7 @@ use crate::memory::DmaBuf;
 use crate::store::assembly::Assembly;
 use crate::store::disk_flushes::DiskFlushes;
 use crate::store::membership::Membership;
+use crate::store::mirror::ReadTimes;
 use crate::store::pool::LabelCopies;
 use crate::store::port::Port;
 
@@ -50,10 +51,8 @@ pub struct MirrorDisk {
     /// Bytes of its logical sectors.
     pub sector: usize,
     state: AtomicU8,
-    /// Reads that are on their way there.
-    pub(crate) reads: AtomicU32,
-    /// Reads that failed there, and were answered by another disk.
-    pub(crate) read_failures: AtomicU64,
+    /// How fast it reads.
+    pub(crate) times: ReadTimes,
     /// Domains that have brought it all that they have.
     pub(crate) synced_domains: AtomicU64,
     /// Extents that were looked at to bring it into sync, of all domains.
@@ -81,8 +80,7 @@ impl MirrorDisk {
             label_copies,
             sector: label_buffer.len(),
             state: AtomicU8::new(state as u8),
-            reads: AtomicU32::new(0),
-            read_failures: AtomicU64::new(0),
+            times: ReadTimes::default(),
             synced_domains: AtomicU64::new(0),
             sync_looked_at: AtomicU64::new(0),
             sync_copied: AtomicU64::new(0),
@@ -148,7 +146,14 @@ pub struct Disks {
     pub members: Vec<Member>,
     /// Which of them are in sync.
     pub membership: Membership,
+    /// How long a disk may take to answer a write, when another of its slot has answered.
+    pub hung_after_ns: u64,
+    /// Whether a read that is slow is sent to another disk too.
+    pub hedged_reads: bool,
 }
+
+/// Longer than a disk takes that finds bad sectors and gives up.
+pub const HUNG_AFTER_NS: u64 = 15_000_000_000;
 
 impl Disks {
     /// The disks of a pool that was judged. `disk` makes each of them, and says in parts of how
@@ -175,7 +180,8 @@ impl Disks {
         }
         let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
         let members = members.into_iter().flatten().collect();
-        Ok(Disks { members, membership: Membership::new(epoch, in_sync) })
+        let membership = Membership::new(epoch, in_sync);
+        Ok(Disks { members, membership, hung_after_ns: HUNG_AFTER_NS, hedged_reads: true })
     }
 }
 

@@ -2,23 +2,27 @@
 //!
 //! What is written goes to all of them, from one memory, and is done when all have done it. One
 //! that fails while another does not is **fenced** first: a label that calls it in sync no more is
-//! durable on all others before the writer hears of success, so no opening takes it for good. When
-//! none succeeds, or the failed one is the last in sync, the request has failed.
+//! durable on all others before the writer hears of success, so no opening takes it for good. One
+//! that does not answer for [`Disks::hung_after_ns`](crate::store::member::Disks) while another
+//! has is as one that failed; what it still has of the memory stays its own. When none succeeds,
+//! or the failed one is the last in sync, the request has failed.
 //!
-//! What is read comes from the disk with the fewest reads on their way; when it fails, from
-//! another. Whether the content is right its reader knows, who can ask for the other disks one by
-//! one.
+//! What is read comes from the disk that is expected to answer first, by how long it took lately
+//! and by the reads on their way there; when it fails, from another; when it takes much longer than
+//! it should, from another too, whichever comes first (`read`). Whether the content is right its
+//! reader knows, who can ask for the other disks one by one.
+
+mod read;
+
+pub(crate) use self::read::ReadTimes;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use crate::io::error::{ErrorKind, IoError};
 use crate::io::op::{Buffers, Completion, OpKind, Request};
 use crate::memory::{BufferList, DmaBuf};
 use crate::store::member::{Member, Members, MirrorDisk, MirrorState};
-use crate::store::port::{Port, join_all};
-
-/// Neighbours up to this many bytes are read from one disk of several that are equally busy.
-const SPREAD_BYTES: u64 = 1 << 20;
+use crate::store::port::{Port, join_enough};
 
 /// The memory of a write, for several disks.
 enum Shared {
@@ -48,18 +52,21 @@ impl Shared {
         }
     }
 
-    /// The memory, when no disk has it any more.
+    /// The memory; other memory where a disk that hangs still has it, if there is some.
     fn back(self) -> Buffers {
-        let many = |list: Vec<Arc<DmaBuf>>| -> Option<Vec<DmaBuf>> {
-            list.into_iter().map(|buffer| Arc::try_unwrap(buffer).ok()).collect()
-        };
         match self {
             Shared::None => Buffers::None,
-            Shared::One(buffer) => Arc::try_unwrap(buffer).map_or(Buffers::None, Buffers::One),
-            Shared::Many(list) => many(list)
-                .map_or(Buffers::None, |list| Buffers::Many(Box::new(BufferList::new(list)))),
+            Shared::One(buffer) => own(buffer).map_or(Buffers::None, Buffers::One),
+            Shared::Many(list) => {
+                let list: Option<Vec<DmaBuf>> = list.into_iter().map(own).collect();
+                list.map_or(Buffers::None, |list| Buffers::Many(Box::new(BufferList::new(list))))
+            }
         }
     }
+}
+
+fn own(buffer: Arc<DmaBuf>) -> Option<DmaBuf> {
+    Arc::try_unwrap(buffer).or_else(|shared| shared.arena().take(shared.capacity())).ok()
 }
 
 impl Members {
@@ -73,39 +80,6 @@ impl Members {
         match request.kind {
             OpKind::Read => Box::pin(self.read(port, request)).await.0,
             _ => Box::pin(self.write(port, member, request)).await,
-        }
-    }
-
-    /// Reads from a disk of a slot that answers; says also whether another did not.
-    pub(crate) async fn read(&self, port: &Port, mut request: Request) -> (Completion, bool) {
-        let member = self.at(request.disk.0);
-        if let [only] = member.mirrors.as_slice() {
-            request.disk = only.disk;
-            return (port.submit(request).await, false);
-        }
-        let (priority, kind, offset, len) =
-            (request.priority, request.kind, request.offset, request.len);
-        let mut tried: Vec<&Arc<MirrorDisk>> = Vec::new();
-        loop {
-            let mirror = pick(member, offset, &tried);
-            request.disk = mirror.disk;
-            mirror.reads.fetch_add(1, Ordering::Relaxed);
-            let completion = port.submit(request).await;
-            mirror.reads.fetch_sub(1, Ordering::Relaxed);
-            if completion.result.is_ok() {
-                return (completion, !tried.is_empty());
-            }
-            tried.push(mirror);
-            let others = member.in_sync().any(|other| !is_among(&tried, other));
-            match completion {
-                Completion { buffers: Buffers::None, .. } => return (completion, true),
-                _ if !others => return (completion, true),
-                Completion { buffers, .. } => {
-                    mirror.read_failures.fetch_add(1, Ordering::Relaxed);
-                    let disk = mirror.disk;
-                    request = Request { disk, priority, kind, offset, len, buffers };
-                }
-            }
         }
     }
 
@@ -125,16 +99,28 @@ impl Members {
         let shared = Shared::new(buffers);
         let targets: Vec<&Arc<MirrorDisk>> =
             member.mirrors.iter().filter(|mirror| mirror.state() != MirrorState::Out).collect();
-        let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = Completion> + '_>>> = Vec::new();
-        for mirror in &targets {
+        let write = |mirror: &&Arc<MirrorDisk>| {
             let (disk, buffers) = (mirror.disk, shared.view());
-            let request = Request { disk, priority, kind, offset, len, buffers };
-            writes.push(Box::pin(port.submit(request)));
-        }
-        let mut outcome =
-            Outcome { done: Vec::new(), failed: Vec::new(), wait_ns: 0, service_ns: 0 };
-        for (mirror, completion) in targets.iter().zip(join_all(writes).await) {
-            outcome.add(mirror, completion);
+            port.submit(Request { disk, priority, kind, offset, len, buffers })
+        };
+        let writes = targets.iter().map(write).collect();
+        let until_ns = port.now_ns().saturating_add(self.disks().hung_after_ns);
+        let one_has = |done: &[Option<Completion>]| {
+            let mut each = targets.iter().zip(done);
+            each.any(|(mirror, done)| {
+                mirror.is_in_sync() && done.as_ref().is_some_and(|done| done.result.is_ok())
+            })
+        };
+        let completions = join_enough(port, writes, until_ns, one_has).await;
+        let mut outcome = Outcome::default();
+        for (mirror, completion) in targets.iter().zip(completions) {
+            match completion {
+                Some(completion) => outcome.add(mirror, completion),
+                None => {
+                    let error = Box::new(hangs(mirror, (kind, offset, len)));
+                    outcome.failed.push((mirror, error));
+                }
+            }
         }
         let result = match kind {
             // Nobody depends on it.
@@ -149,12 +135,20 @@ impl Members {
     }
 }
 
-type IoResult = Result<u64, Box<crate::io::error::IoError>>;
+/// What is said of a disk that does not answer.
+fn hangs(mirror: &MirrorDisk, (op, offset, expected): (OpKind, u64, u64)) -> IoError {
+    let (disk, path) = (mirror.disk, Arc::clone(&mirror.path));
+    let (kind, found, errno) = (ErrorKind::Timeout, 0, None);
+    IoError { kind, op, disk, path, offset, expected, found, errno }
+}
+
+type IoResult = Result<u64, Box<IoError>>;
 
 /// What became of a write on each disk.
+#[derive(Default)]
 struct Outcome<'a> {
     done: Vec<(&'a Arc<MirrorDisk>, u64)>,
-    failed: Vec<(&'a Arc<MirrorDisk>, Box<crate::io::error::IoError>)>,
+    failed: Vec<(&'a Arc<MirrorDisk>, Box<IoError>)>,
     wait_ns: u64,
     service_ns: u64,
 }
@@ -184,36 +178,27 @@ impl<'a> Outcome<'a> {
         if let Some(first) = self.failed.iter().position(left) {
             return Err(self.failed.swap_remove(first).1);
         }
-        let in_sync = self.done.iter().find(|(mirror, _)| mirror.is_in_sync());
-        match (in_sync, self.failed.pop()) {
-            (Some((_, bytes)), _) => Ok(*bytes),
-            (None, Some((_, error))) => Err(error),
-            // All that did it were taken out meanwhile, by others, of whom one is left that this
-            // request never reached: it cannot be, as the last one in sync is never taken out.
-            (None, None) => unreachable!("a slot has a disk in sync"),
+        match self.done.iter().find(|(mirror, _)| mirror.is_in_sync()) {
+            Some((_, bytes)) => Ok(*bytes),
+            None => self.lost(),
         }
     }
 
     fn any(&mut self) -> IoResult {
-        match (self.done.first(), self.failed.pop()) {
-            (Some((_, bytes)), _) => Ok(*bytes),
-            (None, Some((_, error))) => Err(error),
-            (None, None) => unreachable!("a slot has a disk in sync"),
+        match self.done.first() {
+            Some((_, bytes)) => Ok(*bytes),
+            None => self.lost(),
         }
     }
-}
 
-fn is_among(some: &[&Arc<MirrorDisk>], mirror: &Arc<MirrorDisk>) -> bool {
-    some.iter().any(|other| Arc::ptr_eq(other, mirror))
-}
-
-/// The disk in sync with the fewest reads on their way, of those that were not tried.
-fn pick<'a>(member: &'a Member, offset: u64, tried: &[&Arc<MirrorDisk>]) -> &'a Arc<MirrorDisk> {
-    let count = member.mirrors.len();
-    let first = (offset / SPREAD_BYTES) as usize % count;
-    let fit = |mirror: &&Arc<MirrorDisk>| mirror.is_in_sync() && !is_among(tried, mirror);
-    let turned = (0..count).map(|n| &member.mirrors[(first + n) % count]).filter(fit);
-    let least = turned.min_by_key(|mirror| mirror.reads.load(Ordering::Relaxed));
-    // Another domain may have taken the others out since the caller looked.
-    least.unwrap_or(&member.mirrors[first])
+    /// None that counts has done it; others may have taken out those that have.
+    fn lost(&mut self) -> IoResult {
+        let failed = self.failed.pop().map(|(_, error)| error);
+        let gone = |(mirror, _): &(&Arc<MirrorDisk>, u64)| {
+            let error = hangs(mirror, (OpKind::Write, 0, 0));
+            Box::new(IoError { kind: ErrorKind::DeviceGone, ..error })
+        };
+        let taken_out = self.done.first().map(gone);
+        Err(failed.or(taken_out).unwrap_or_else(|| unreachable!("a slot has a disk in sync")))
+    }
 }

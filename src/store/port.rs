@@ -8,6 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crate::io::error::ErrorKind;
@@ -19,15 +21,16 @@ enum Slot {
     Free,
     Waiting(Option<Waker>),
     Done(Completion),
-    /// Nobody waits any more.
-    Orphaned,
+    /// Nobody waits any more; who counts such ones, if somebody does.
+    Orphaned(Option<Arc<AtomicU32>>),
 }
 
 #[derive(Debug, Default)]
 struct Slots {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    outbox: VecDeque<(usize, Request)>,
+    /// By disk: one that takes no more holds up nobody else's.
+    outbox: Vec<VecDeque<(usize, Request)>>,
     timers: BTreeMap<(u64, u64), Waker>,
     next_timer: u64,
 }
@@ -59,8 +62,12 @@ impl Port {
             }
         };
         slots.slots[slot] = Slot::Waiting(None);
-        slots.outbox.push_back((slot, request));
-        Submission { port: self, slot: Some(slot) }
+        let disk = usize::from(request.disk.0);
+        if slots.outbox.len() <= disk {
+            slots.outbox.resize_with(disk + 1, VecDeque::new);
+        }
+        slots.outbox[disk].push_back((slot, request));
+        Submission { port: self, slot: Some(slot), counter: None }
     }
 
     /// Ends at that time of [`Port::now_ns`].
@@ -104,9 +111,18 @@ impl Port {
     /// Hands over what the tasks have submitted, as far as the queues take it. A request that
     /// cannot be accepted at all completes with an error at once; true when that happened.
     pub(crate) fn hand_over(&self, io: &mut LocalIo<'_>) -> bool {
+        let disks = self.slots.borrow().outbox.len();
+        let mut failed = false;
+        for disk in 0..disks {
+            failed |= self.hand_over_to(disk, io);
+        }
+        failed
+    }
+
+    fn hand_over_to(&self, disk: usize, io: &mut LocalIo<'_>) -> bool {
         let mut failed = false;
         loop {
-            let Some((slot, request)) = self.slots.borrow_mut().outbox.pop_front() else {
+            let Some((slot, request)) = self.slots.borrow_mut().outbox[disk].pop_front() else {
                 return failed;
             };
             let (request, kind) = match io.submit(slot as u64, request) {
@@ -115,7 +131,7 @@ impl Port {
                     continue;
                 }
                 Err(LocalRefusal::QueueFull(request)) => {
-                    self.slots.borrow_mut().outbox.push_front((slot, request));
+                    self.slots.borrow_mut().outbox[disk].push_front((slot, request));
                     return failed;
                 }
                 Err(LocalRefusal::ShuttingDown(request)) => (request, ErrorKind::ShuttingDown),
@@ -145,7 +161,12 @@ impl Port {
                     waker.wake();
                 }
             }
-            Slot::Orphaned => slots.free.push(slot),
+            Slot::Orphaned(counter) => {
+                slots.free.push(slot);
+                if let Some(counter) = counter {
+                    counter.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
             Slot::Free | Slot::Done(_) => unreachable!("a request completes once"),
         }
     }
@@ -156,6 +177,16 @@ impl Port {
 pub(crate) struct Submission<'a> {
     port: &'a Port,
     slot: Option<usize>,
+    counter: Option<Arc<AtomicU32>>,
+}
+
+impl Submission<'_> {
+    /// Counts it there from when it is given up to when it has completed.
+    pub(crate) fn counted(self, counter: &Arc<AtomicU32>) -> Self {
+        let mut counted = self;
+        counted.counter = Some(Arc::clone(counter));
+        counted
+    }
 }
 
 impl Future for Submission<'_> {
@@ -175,7 +206,7 @@ impl Future for Submission<'_> {
                 slots.slots[slot] = Slot::Waiting(Some(context.waker().clone()));
                 Poll::Pending
             }
-            Slot::Free | Slot::Orphaned => unreachable!("a slot is its submission's"),
+            Slot::Free | Slot::Orphaned(_) => unreachable!("a slot is its submission's"),
         }
     }
 }
@@ -189,7 +220,13 @@ impl Drop for Submission<'_> {
                 slots.slots[slot] = Slot::Free;
                 slots.free.push(slot);
             }
-            _ => slots.slots[slot] = Slot::Orphaned,
+            _ => {
+                let counter = self.counter.take();
+                if let Some(counter) = &counter {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                slots.slots[slot] = Slot::Orphaned(counter);
+            }
         }
     }
 }
@@ -307,6 +344,38 @@ impl<T: Clone> Fate<T> {
         })
         .await
     }
+}
+
+/// Waits for all, or until `enough` says that what has ended is; the others are dropped. It is
+/// asked whenever one has ended, and at that time of [`Port::now_ns`].
+pub(crate) async fn join_enough<F: Future + Unpin>(
+    port: &Port,
+    mut futures: Vec<F>,
+    until_ns: u64,
+    mut enough: impl FnMut(&[Option<F::Output>]) -> bool,
+) -> Vec<Option<F::Output>> {
+    let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    let mut timer = std::pin::pin!(port.sleep_until(until_ns));
+    let mut late = false;
+    std::future::poll_fn(move |context| {
+        let mut pending = false;
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none() {
+                match Pin::new(future).poll(context) {
+                    Poll::Ready(value) => *result = Some(value),
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending && !late {
+            late = timer.as_mut().poll(context).is_ready();
+        }
+        if !pending || late && enough(&results) {
+            return Poll::Ready(std::mem::take(&mut results));
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// What came first.

@@ -187,6 +187,8 @@ const CALIBRATION: &[Field] = &[
 const POOL: &[Field] = &[
     number("domains", 1, 64, "domains"),
     number("mirrors", 1, 4, "disks"),
+    number("hung_after_ms", 100, 600_000, "milliseconds"),
+    field("hedged_reads", Kind::Switch),
     field("read_only", Kind::Switch),
     field("discard", Kind::Words(&["auto", "always", "never"])),
 ];

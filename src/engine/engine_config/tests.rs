@@ -61,6 +61,8 @@ const EXPECTED: &[(&str, Holds)] = &[
     ("calibration.read_bytes_per_second", Holds::Fraction),
     ("pool.domains", Holds::Number(1, 64, "from 1 to 64 domains")),
     ("pool.mirrors", Holds::Number(1, 4, "from 1 to 4 disks")),
+    ("pool.hung_after_ms", Holds::Number(100, 600_000, "from 100 to 600,000 milliseconds")),
+    ("pool.hedged_reads", Holds::Switch),
     ("pool.read_only", Holds::Switch),
     ("journal.mib_per_domain", Holds::Number(1, 4096, "from 1 to 4,096 MiB")),
     ("journal.inline_kib_per_batch", Holds::Number(0, 1024, "from 0 to 1,024 KiB")),

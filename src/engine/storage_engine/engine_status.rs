@@ -43,6 +43,10 @@ pub struct MirrorReport {
     pub state: MirrorState,
     /// Reads that failed there, and were answered by another disk of the slot.
     pub read_failures: u64,
+    /// Reads that were sent to another disk too, because this one took long.
+    pub reads_hedged: u64,
+    /// Nanoseconds that a read takes lately.
+    pub read_average_ns: u64,
     /// Extents that were looked at to bring it into sync.
     pub sync_looked_at: u64,
     /// Blocks that were copied to it for that.
@@ -161,7 +165,9 @@ impl From<&MirrorDisk> for MirrorReport {
             slot: mirror.label.slot,
             mirror: mirror.label.mirror.number,
             state: mirror.state(),
-            read_failures: count(&mirror.read_failures),
+            read_failures: mirror.times.failures(),
+            reads_hedged: mirror.times.hedged(),
+            read_average_ns: mirror.times.average_ns(),
             sync_looked_at: count(&mirror.sync_looked_at),
             sync_copied: count(&mirror.sync_copied),
             sync_lost: count(&mirror.sync_lost),

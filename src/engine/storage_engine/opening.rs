@@ -239,7 +239,7 @@ fn members(
     config: &EngineConfig,
     (disks, assembly): (&[Labelled], &Assembly),
 ) -> Result<Disks, EngineError> {
-    Disks::new(assembly, |number, state| {
+    let mut made = Disks::new(assembly, |number, state| {
         let (disk, labelled) = (DiskId(number as u16), &disks[number]);
         let arena = arena_of(io, io.reactors_of(disk)[0]);
         let sector = io.disks()[number].logical_block_bytes as usize;
@@ -248,8 +248,11 @@ fn members(
         let named = (disk, Arc::clone(&labelled.name));
         let part_bytes = discard_part_bytes(io, number, config.pool.discard);
         let label = (labelled.label, labelled.copies.clone());
-        Ok((MirrorDisk::new(named, label, state, memory), part_bytes))
-    })
+        Ok::<_, EngineError>((MirrorDisk::new(named, label, state, memory), part_bytes))
+    })?;
+    made.hung_after_ns = u64::from(config.pool.hung_after_ms) * 1_000_000;
+    made.hedged_reads = config.pool.hedged_reads.into();
+    Ok(made)
 }
 
 /// Raises the epoch of a pool that is opened for writing.

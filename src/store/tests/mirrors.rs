@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::check::{Depth, Finding, Severity};
 use crate::format::layout::Zone;
 use crate::io::op::{DiskId, OpKind};
+use crate::machine::mapping::PagePolicy;
+use crate::memory::Arena;
 use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
 use crate::store::assembly::Missing;
 use crate::store::member::MirrorState;
@@ -306,5 +308,83 @@ fn every_mirror_is_a_pool_by_itself() {
         for finding in placed {
             assert_eq!((finding.site.disk, finding.site.mirror), (slot, mirror), "{finding}");
         }
+    });
+}
+
+/// A disk that answers nothing any more is taken out after a while, and keeps what memory it has;
+/// everything goes on.
+#[test]
+fn a_disk_that_hangs_is_taken_out_and_everything_goes_on() {
+    for_each_seed("a_disk_that_hangs_is_taken_out", 40, |seed| {
+        let mut random = Random::new(seed ^ 0x4a46);
+        // What the disk keeps is missing.
+        let arena = Arena::new(16 << 20, PagePolicy::Normal, None, 0).unwrap();
+        let setup = Setup { arena, ..mirrored(seed).varied(&mut random) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 10);
+        let victim = DiskId(random.below(setup.disk_count() as u64) as u16);
+        world.sim.with_faults(victim, |faults| {
+            for kind in [OpKind::Write, OpKind::WriteDsync, OpKind::Flush, OpKind::Read] {
+                faults.rules.push(FaultRule::every(kind, Fault::Hang));
+            }
+        });
+        model.refuses_nothing = true;
+        run_workload(&mut world, &mut model, &mut random, 60);
+        let inode = world.create(0).expect("the others go on");
+        world.write(inode, 0, &[7; 40_000]).expect("the others go on");
+        assert_eq!(world.read(inode, 0, 40_000).unwrap(), [7; 40_000]);
+        world.delete(inode).unwrap();
+        for domain in 0..usize::from(setup.domains) {
+            let status = world.status(domain);
+            assert_eq!(status.stopped, None);
+        }
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.refuses_nothing = false;
+        model.check(&mut world);
+        world.sim.with_faults(victim, |faults| faults.rules.clear());
+        until_in_sync(&mut world);
+        let now = world.sim.now_ns();
+        world.sim.run_until(now + 2_000_000_000, |_| false);
+        world.audit();
+    });
+}
+
+/// The time of each of many reads of a pool with one slow disk, the longest ones last.
+fn read_times(setup: &Setup, seed: u64) -> Vec<u64> {
+    let mut random = Random::new(seed);
+    let mut world = World::new(setup, seed);
+    let inode = world.create(0).unwrap();
+    world.write(inode, 0, &vec![5; 2 << 20]).unwrap();
+    let mut times = Vec::new();
+    for _ in 0..2000 {
+        let begun = world.sim.now_ns();
+        let offset = random.below(512) * 4096;
+        assert_eq!(world.read(inode, offset, 4096).unwrap(), [5; 4096]);
+        times.push(world.sim.now_ns() - begun);
+    }
+    assert!(states(&world).iter().all(|state| *state == MirrorState::InSync), "slow, not hung");
+    times.sort_unstable();
+    times
+}
+
+/// One disk of two takes fifty times as long: hardly any read does.
+#[test]
+fn a_slow_disk_makes_few_reads_slow() {
+    for_each_seed("a_slow_disk_makes_few_reads_slow", 4, |seed| {
+        let setup = Setup { mirrors: 2, hung_after_ns: 10_000_000_000, ..Setup::default() };
+        let even = read_times(&setup, seed);
+        let slow = Setup { slow: Some(((seed % 2) as usize, 50)), ..setup };
+        let uneven = read_times(&slow, seed);
+        let alone = read_times(&Setup { hedged_reads: false, ..slow }, seed);
+        let at = |times: &[u64], per_mille: usize| times[times.len() * per_mille / 1000];
+        for (name, per_mille) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
+            let [even, uneven, alone] = [&even, &uneven, &alone].map(|times| at(times, per_mille));
+            eprintln!("{name}: {even} ns even, {uneven} ns with a slow disk, {alone} ns unhedged");
+        }
+        assert!(at(&uneven, 500) <= at(&even, 500) * 2);
+        assert!(at(&uneven, 990) <= at(&even, 990) * 2, "{} {}", at(&even, 990), at(&uneven, 990));
+        assert!(at(&uneven, 999) * 2 <= at(&alone, 999), "the slow disk is waited for");
     });
 }

@@ -1,5 +1,6 @@
 //! A pool on simulated disks, and calls to it.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use crate::concurrency::call_table::CallerKey;
@@ -38,6 +39,10 @@ pub(super) struct Setup {
     /// Disks of each slot.
     pub(super) mirrors: usize,
     pub(super) missing: Missing,
+    pub(super) hung_after_ns: u64,
+    pub(super) hedged_reads: bool,
+    /// A disk that is so many times as slow as the others.
+    pub(super) slow: Option<(usize, u64)>,
     pub(super) discard_part_bytes: u64,
     pub(super) domains: u16,
     pub(super) reactors: usize,
@@ -69,6 +74,9 @@ impl Default for Setup {
             disks: 1,
             mirrors: 1,
             missing: Missing::Refuse,
+            hung_after_ns: 100_000_000,
+            hedged_reads: true,
+            slow: None,
             discard_part_bytes: 0,
             domains: 1,
             reactors: 1,
@@ -112,9 +120,22 @@ impl Setup {
         self.disks * self.mirrors
     }
 
+    fn disk_config(&self, number: usize) -> SimDiskConfig {
+        let mut config = self.disk.clone();
+        if let Some((slow, times)) = self.slow
+            && slow == number
+        {
+            let slower = |range: &RangeInclusive<u64>| range.start() * times..=range.end() * times;
+            config.read_ns = slower(&config.read_ns);
+            config.write_ns = slower(&config.write_ns);
+            config.command_ns = slower(&config.command_ns);
+        }
+        config
+    }
+
     fn sim_config(&self) -> SimConfig {
         SimConfig {
-            disks: vec![self.disk.clone(); self.disk_count()],
+            disks: (0..self.disk_count()).map(|number| self.disk_config(number)).collect(),
             reactors: self.reactors,
             lanes: vec![(0..self.reactors).collect(); self.disk_count()],
             scheduler: self.scheduler.clone(),
@@ -279,7 +300,10 @@ impl World {
             let disk = MirrorDisk::new(named, (label, copies), state, memory);
             Ok::<_, PoolError>((disk, self.setup.discard_part_bytes))
         });
-        Ok((Arc::new(disks.map_err(OpenFailure::Pool)?), assembly.in_sync))
+        let mut disks = disks.map_err(OpenFailure::Pool)?;
+        disks.hung_after_ns = self.setup.hung_after_ns;
+        disks.hedged_reads = self.setup.hedged_reads;
+        Ok((Arc::new(disks), assembly.in_sync))
     }
 
     fn start_raise(&mut self, disks: &Arc<Disks>, in_sync: DiskSet) -> RaiseResult {

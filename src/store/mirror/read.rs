@@ -1,0 +1,261 @@
+//! Reading in a slot: from which of its disks, and from which then.
+//!
+//! A read that is slow is sent to a second disk, as far as not too many are; one that its disk has
+//! had for as long as makes a write hang is, whatever the others do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::io::op::{Buffers, Completion, Request};
+use crate::memory::DmaBuf;
+use crate::store::member::{Member, Members, MirrorDisk};
+use crate::store::port::{Either, Port, either};
+
+/// Neighbours up to this many bytes are read from one disk of several that are equally good.
+const SPREAD_BYTES: u64 = 1 << 20;
+/// A read that takes so many times as long as the fastest disk lately took is slow.
+const SLOW_TIMES: u64 = 8;
+/// No read is slow before this.
+const SLOW_NS_MIN: u64 = 200_000;
+/// One read of so many may be sent twice, beyond [`HEDGES_AT_ONCE`]: a slot all of whose disks are
+/// slow must not get twice the work.
+const HEDGES_PER: u64 = 16;
+/// See above.
+const HEDGES_AT_ONCE: u64 = 32;
+/// One read of so many goes to another disk than the best, or nobody would know that it is better
+/// again.
+const PROBE_EVERY: u64 = 256;
+
+/// Most reads that a disk keeps while it gets more.
+const ABANDONED_MAX: u32 = 8;
+
+/// What a disk does lately.
+#[derive(Debug, Default)]
+pub(crate) struct ReadTimes {
+    /// Reads that are on their way there.
+    on_their_way: AtomicU32,
+    /// Nanoseconds of a read, averaged over the last ones.
+    average_ns: AtomicU64,
+    /// Reads that were sent there.
+    reads: AtomicU64,
+    /// Of these, those that were sent to another disk as well, because they were slow.
+    hedged: AtomicU64,
+    /// Reads that failed there, and were answered by another disk.
+    failures: AtomicU64,
+    /// Reads that nobody waits for any more, and that keep their memory.
+    abandoned: Arc<AtomicU32>,
+}
+
+impl ReadTimes {
+    fn begin(&self) {
+        self.on_their_way.fetch_add(1, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One has ended, or is given up, after so long. It is an average: races cost nothing.
+    fn end(&self, took_ns: u64) {
+        self.on_their_way.fetch_sub(1, Ordering::Relaxed);
+        let before = self.average_ns.load(Ordering::Relaxed);
+        let now = if before == 0 { took_ns } else { before - before / 8 + took_ns / 8 };
+        self.average_ns.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether it keeps so many reads that it gets no more while there is another disk.
+    fn hangs(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) >= ABANDONED_MAX
+    }
+
+    /// How long another read would take.
+    fn expected_ns(&self) -> u64 {
+        if self.hangs() {
+            return u64::MAX / 2;
+        }
+        let before = u64::from(self.on_their_way.load(Ordering::Relaxed)) + 1;
+        self.average_ns.load(Ordering::Relaxed).max(1).saturating_mul(before)
+    }
+
+    pub(crate) fn average_ns(&self) -> u64 {
+        self.average_ns.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hedged(&self) -> u64 {
+        self.hedged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+}
+
+impl Members {
+    /// Reads from a disk of a slot that answers; says also whether another did not.
+    pub(crate) async fn read(&self, port: &Port, mut request: Request) -> (Completion, bool) {
+        let member = self.at(request.disk.0);
+        if let [only] = member.mirrors.as_slice() {
+            request.disk = only.disk;
+            return (port.submit(request).await, false);
+        }
+        let form = Form::of(&request);
+        let mut tried: Vec<&Arc<MirrorDisk>> = Vec::new();
+        loop {
+            let mirror = pick(member, form.offset, &tried);
+            let (completion, by) = self.read_hedged(port, (member, mirror), request).await;
+            if completion.result.is_ok() {
+                return (completion, !tried.is_empty());
+            }
+            tried.push(by);
+            let others = member.in_sync().any(|other| !is_among(&tried, other));
+            match completion {
+                Completion { buffers: Buffers::None, .. } => return (completion, true),
+                _ if !others => return (completion, true),
+                Completion { buffers, .. } => {
+                    by.times.failures.fetch_add(1, Ordering::Relaxed);
+                    request = form.with(buffers);
+                }
+            }
+        }
+    }
+}
+
+impl Members {
+    /// Reads from a disk, and from another too when that takes long. Says which has answered.
+    async fn read_hedged<'a>(
+        &self,
+        port: &Port,
+        (member, mirror): (&'a Member, &'a Arc<MirrorDisk>),
+        mut request: Request,
+    ) -> (Completion, &'a Arc<MirrorDisk>) {
+        let form = Form::of(&request);
+        let spare = match &request.buffers {
+            Buffers::One(buffer) => Some((Arc::clone(buffer.arena()), buffer.len())),
+            _ => None,
+        };
+        let begun_ns = port.now_ns();
+        request.disk = mirror.disk;
+        let mut first = std::pin::pin!(timed(port, mirror, request));
+        let hangs_at = begun_ns.saturating_add(self.disks().hung_after_ns);
+        let slow_at = match self.disks().hedged_reads && may_hedge(member) {
+            true => begun_ns.saturating_add(slow_after_ns(member)).min(hangs_at),
+            false => hangs_at,
+        };
+        match either(first.as_mut(), port.sleep_until(slow_at)).await {
+            Either::First(completion) => return (completion, mirror),
+            Either::Second(()) => {}
+        }
+        let other = pick(member, form.offset, &[mirror]);
+        let memory = spare.and_then(|(arena, len)| arena.take(len).ok());
+        match memory {
+            Some(memory) if !Arc::ptr_eq(other, mirror) => {
+                mirror.times.hedged.fetch_add(1, Ordering::Relaxed);
+                hedge(port, (first, mirror), (other, form, memory)).await
+            }
+            _ => (first.await, mirror),
+        }
+    }
+}
+
+/// A read without its memory.
+#[derive(Clone, Copy)]
+struct Form {
+    priority: crate::io::op::Priority,
+    offset: u64,
+    len: u64,
+}
+
+impl Form {
+    fn of(request: &Request) -> Form {
+        Form { priority: request.priority, offset: request.offset, len: request.len }
+    }
+
+    fn with(self, buffers: Buffers) -> Request {
+        let Form { priority, offset, len } = self;
+        let (disk, kind) = (crate::io::op::DiskId(0), crate::io::op::OpKind::Read);
+        Request { disk, priority, kind, offset, len, buffers }
+    }
+}
+
+/// Waits for whichever answers, the slow one or another; for both when the first answer is none.
+async fn hedge<'a>(
+    port: &Port,
+    (mut first, mirror): (
+        std::pin::Pin<&mut impl Future<Output = Completion>>,
+        &'a Arc<MirrorDisk>,
+    ),
+    (other, form, memory): (&'a Arc<MirrorDisk>, Form, DmaBuf),
+) -> (Completion, &'a Arc<MirrorDisk>) {
+    let mut request = form.with(Buffers::One(memory));
+    request.disk = other.disk;
+    let mut second = std::pin::pin!(timed(port, other, request));
+    match either(first.as_mut(), second.as_mut()).await {
+        Either::First(completion) if completion.result.is_ok() => (completion, mirror),
+        Either::Second(completion) if completion.result.is_ok() => (completion, other),
+        Either::First(failed) => match second.await {
+            completion if completion.result.is_ok() => (completion, other),
+            _ => (failed, mirror),
+        },
+        Either::Second(_) => (first.await, mirror),
+    }
+}
+
+fn may_hedge(member: &Member) -> bool {
+    let sum = |of: fn(&ReadTimes) -> &AtomicU64| -> u64 {
+        let each = member.mirrors.iter().map(|mirror| of(&mirror.times).load(Ordering::Relaxed));
+        each.sum()
+    };
+    let allowed = HEDGES_AT_ONCE + sum(|times| &times.reads) / HEDGES_PER;
+    sum(|times| &times.hedged) < allowed
+}
+
+/// When a read of a slot is slow.
+fn slow_after_ns(member: &Member) -> u64 {
+    let averages = member.in_sync().map(|mirror| mirror.times.average_ns());
+    let fastest = averages.filter(|average| *average > 0).min().unwrap_or(SLOW_NS_MIN);
+    (fastest * SLOW_TIMES).max(SLOW_NS_MIN)
+}
+
+/// Submits a read, and notes how long it took, or how long it was waited for.
+async fn timed(port: &Port, mirror: &MirrorDisk, request: Request) -> Completion {
+    let read = Read { port, mirror, begun_ns: port.now_ns() };
+    mirror.times.begin();
+    let completion = port.submit(request).counted(&mirror.times.abandoned).await;
+    drop(read);
+    completion
+}
+
+/// A read on its way.
+struct Read<'a> {
+    port: &'a Port,
+    mirror: &'a MirrorDisk,
+    begun_ns: u64,
+}
+
+impl Drop for Read<'_> {
+    fn drop(&mut self) {
+        self.mirror.times.end(self.port.now_ns().saturating_sub(self.begun_ns));
+    }
+}
+
+fn is_among(some: &[&Arc<MirrorDisk>], mirror: &Arc<MirrorDisk>) -> bool {
+    some.iter().any(|other| Arc::ptr_eq(other, mirror))
+}
+
+/// The disk in sync that is expected to answer first, of those that were not tried; now and then
+/// another one.
+fn pick<'a>(member: &'a Member, offset: u64, tried: &[&Arc<MirrorDisk>]) -> &'a Arc<MirrorDisk> {
+    let count = member.mirrors.len();
+    let first = (offset / SPREAD_BYTES) as usize % count;
+    let fit = |mirror: &&Arc<MirrorDisk>| mirror.is_in_sync() && !is_among(tried, mirror);
+    let turned = || (0..count).map(|n| &member.mirrors[(first + n) % count]).filter(fit);
+    // Equally good ones take turns by place: half as long again is as good.
+    let least = turned().map(|mirror| mirror.times.expected_ns()).min().unwrap_or(0);
+    let reads: u64 =
+        member.mirrors.iter().map(|mirror| mirror.times.reads.load(Ordering::Relaxed)).sum();
+    let probes = reads % PROBE_EVERY == PROBE_EVERY - 1 && tried.is_empty();
+    let enough = least.saturating_add(least / 2);
+    let good = |mirror: &&Arc<MirrorDisk>| mirror.times.expected_ns() <= enough;
+    let worse = |mirror: &&Arc<MirrorDisk>| !good(mirror) && !mirror.times.hangs();
+    let chosen = if probes { turned().find(worse) } else { None };
+    let chosen = chosen.or_else(|| turned().find(good));
+    // Another domain may have taken the others out since the caller looked.
+    chosen.unwrap_or(&member.mirrors[first])
+}
