@@ -11,6 +11,7 @@ mod inodes;
 mod inspect;
 mod plan;
 mod pool;
+mod scrub;
 mod table;
 
 use std::io::{self, Write};
@@ -65,6 +66,11 @@ enum Command {
     /// The disks of a pool: which is what, replace one, wait until all have everything.
     #[command(subcommand, after_help = EXIT_CODES)]
     Disk(disk::DiskCommand),
+    /// Open a pool and read everything that it has, on every disk; mend what can be mended.
+    ///
+    /// Exits with 5 when something is lost.
+    #[command(after_help = EXIT_CODES)]
+    Scrub(scrub::ScrubArguments),
     /// Write a file into an inode.
     #[command(after_help = EXIT_CODES)]
     Put(inodes::PutArguments),
@@ -105,6 +111,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(arguments) => pool::status(arguments),
         Command::Recover(arguments) => pool::recover(arguments),
         Command::Disk(command) => disk::run(command),
+        Command::Scrub(arguments) => scrub::run(arguments),
         Command::Put(arguments) => inodes::put(arguments),
         Command::Get(arguments) => inodes::get(arguments),
         Command::Ls(arguments) => inodes::list(arguments),

@@ -82,3 +82,4 @@ pub use store::domain::Undecidable;
 pub use store::error::{Certainty, StoreError};
 pub use store::mechanism::Mechanism;
 pub use store::member::MirrorState;
+pub use store::scrub::{ScrubOrder, ScrubReport, ScrubState};

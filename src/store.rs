@@ -30,9 +30,11 @@ mod read;
 pub mod recovery;
 mod reserve;
 mod resync;
+pub mod scrub;
 pub mod service;
 mod space;
 mod table;
+mod verify;
 mod write_back;
 mod write_batcher;
 

@@ -6,6 +6,7 @@ use crate::memory::DmaBuf;
 use crate::store::batch::Committed;
 use crate::store::domain::DomainStatus;
 use crate::store::error::StoreError;
+use crate::store::scrub::{ScrubOrder, ScrubReport};
 
 /// When a change is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +108,8 @@ pub enum Call {
     Status,
     /// Who owns its blocks, counted from what refers to them.
     Audit,
+    /// Begins a scrub, or pauses or ends it, or asks how far it is.
+    Scrub(ScrubOrder),
     /// Everything is made durable, a checkpoint written; the domain takes no more.
     Close,
 }
@@ -166,6 +169,8 @@ pub enum Reply {
     Done,
     /// To an audit.
     Audit(Audit),
+    /// To an order for a scrub.
+    Scrub(Box<ScrubReport>),
     /// To a status.
     Status(Box<DomainStatus>),
     /// To whatever failed.

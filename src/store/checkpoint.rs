@@ -46,6 +46,19 @@ pub(crate) async fn checkpoints(domain: Rc<Domain>) {
 }
 
 impl Domain {
+    /// Waits until a checkpoint that has begun after this is durable, as long as it makes sense.
+    pub(crate) async fn checkpoint_from_now(&self, goes_on: impl Fn() -> bool) {
+        let done = || self.counters.borrow().checkpoints;
+        // One may be under way that has copied pages already.
+        let enough = done() + 2;
+        while goes_on() && done() < enough {
+            if !self.checkpoint_wanted.replace(true) {
+                self.changed.notify();
+            }
+            self.changed.changed().await;
+        }
+    }
+
     /// Percent of the journal that is in use.
     pub(crate) fn journal_fill(&self) -> u64 {
         let journal = self.journal.borrow();

@@ -32,6 +32,7 @@ use crate::store::member::Members;
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
 use crate::store::reserve::Reserves;
+use crate::store::scrub::Scrub;
 use crate::store::space::{DiskRun, Space};
 use crate::store::table::Table;
 use crate::store::write_batcher::WriteBatcher;
@@ -329,6 +330,7 @@ pub(crate) struct Domain {
     pub(crate) incomplete: Option<Arc<str>>,
     /// Extents, by inode and index, that are wrong on a disk and right on another.
     pub(crate) to_mend: RefCell<BTreeSet<(u64, u64)>>,
+    pub(crate) scrub: RefCell<Scrub>,
     pub(crate) mechanisms: MechanismChooser,
     pub(crate) last_commit_ns: Cell<u64>,
 }

@@ -41,7 +41,7 @@ pub(crate) struct Part {
 
 impl Part {
     /// The first byte of a block of it in the inode.
-    fn offset(&self, block: usize) -> u64 {
+    pub(crate) fn offset(&self, block: usize) -> u64 {
         self.index * EXTENT_BYTES + (self.first + block) as u64 * BLOCK_BYTES
     }
 }

@@ -335,6 +335,7 @@ fn assemble(
         lifetime_before: Lifetime::default(),
         incomplete: None,
         to_mend: RefCell::default(),
+        scrub: RefCell::default(),
         mechanisms: MechanismChooser::new(seed.config.mechanism),
     })
 }

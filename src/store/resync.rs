@@ -19,14 +19,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::format::checksum::block_checksum;
-use crate::format::extent::{Extent, Place};
-use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+use crate::format::extent::Extent;
+use crate::format::layout::EXTENT_BLOCKS;
 use crate::io::op::{Priority, Request};
 use crate::store::domain::{Domain, Health};
 use crate::store::error::StoreError;
 use crate::store::member::{Members, MirrorDisk, MirrorState};
 use crate::store::read::{good_block, no_lock};
+use crate::store::verify::verify_on;
 
 /// Extents of an inode, or inodes, that are looked up at a time.
 const LOOKED_UP: usize = 64;
@@ -35,13 +35,11 @@ const TRY_AGAIN_NS: u64 = 1_000_000_000;
 
 /// Brings every disk into sync that was not at the opening.
 pub(crate) async fn resyncs(domain: Rc<Domain>) {
-    let behind = domain.members.all().iter().enumerate().flat_map(|(slot, member)| {
-        let syncing = |mirror: &&Arc<MirrorDisk>| mirror.state() == MirrorState::Syncing;
-        member.mirrors.iter().filter(syncing).map(move |mirror| (slot as u16, Arc::clone(mirror)))
-    });
-    let behind: Vec<(u16, Arc<MirrorDisk>)> = behind.collect();
-    for (slot, mirror) in behind {
-        let resync = Resync { domain: &domain, slot, mirror: &mirror };
+    let all = domain.members.all().iter().flat_map(|member| &member.mirrors);
+    let behind = all.filter(|mirror| mirror.state() == MirrorState::Syncing);
+    let behind: Vec<Arc<MirrorDisk>> = behind.map(Arc::clone).collect();
+    for mirror in behind {
+        let resync = Resync { domain: &domain, mirror: &mirror };
         while resync.goes_on() {
             match resync.run().await {
                 Ok(()) => break,
@@ -57,7 +55,6 @@ pub(crate) async fn resyncs(domain: Rc<Domain>) {
 
 struct Resync<'a> {
     domain: &'a Rc<Domain>,
-    slot: u16,
     mirror: &'a Arc<MirrorDisk>,
 }
 
@@ -118,7 +115,7 @@ impl Resync<'_> {
     async fn extent(&self, inode: u64, index: u64, extent: &Extent) -> Result<(), StoreError> {
         self.mirror.sync_looked_at.fetch_add(1, Ordering::Relaxed);
         // What is written meanwhile goes there too: only what stays has to be there.
-        if self.wrong_blocks(extent).await? == 0 {
+        if verify_on(self.domain, self.mirror, extent).await?.wrong == 0 {
             return Ok(());
         }
         let _alone = self.domain.inode_locks.write(inode).await.map_err(|r| no_lock(&r))?;
@@ -136,53 +133,9 @@ impl Resync<'_> {
         }
     }
 
-    /// Which blocks of an extent are in the slot and not right on the disk.
-    async fn wrong_blocks(&self, extent: &Extent) -> Result<u16, StoreError> {
-        let (mut wrong, mut block) = (0, 0);
-        while block < EXTENT_BLOCKS {
-            let run = self.run_at(extent, block);
-            if run == 0 {
-                block += 1;
-                continue;
-            }
-            let buffer = self.domain.buffer(run * BLOCK_BYTES as usize)?;
-            let (_, offset) = Members::address(extent.places[block]);
-            let request = Request::read(self.mirror.disk, offset, buffer);
-            let request = request.with_priority(Priority::Background);
-            let (members, port) = (&self.domain.members, &self.domain.port);
-            let read = members.submit_to(port, self.mirror, request).await.into_parts();
-            for n in 0..run {
-                let at = n * BLOCK_BYTES as usize..(n + 1) * BLOCK_BYTES as usize;
-                let found = match &read {
-                    (Ok(_), Some(bytes)) => Some(block_checksum(&bytes[at])),
-                    _ => None,
-                };
-                if found != Some(extent.checksums[block + n]) {
-                    wrong |= 1 << (block + n);
-                }
-            }
-            block += run;
-        }
-        Ok(wrong)
-    }
-
-    /// How many blocks from this one on lie one after another in the slot, and at home.
-    fn run_at(&self, extent: &Extent, block: usize) -> usize {
-        let ram = self.domain.ram.borrow();
-        let first = extent.places[block];
-        let fits = |n: &usize| {
-            let place = extent.places[block + n];
-            !place.is_nowhere()
-                && place.disk() == self.slot
-                && place == Place::new(self.slot, first.block() + *n as u64)
-                && ram.get(place).is_none()
-        };
-        (0..EXTENT_BLOCKS - block).take_while(fits).count()
-    }
-
     /// Copies the blocks of an extent that are not right on the disk. Nobody changes it meanwhile.
     async fn copy(&self, extent: &Extent) -> Result<(), StoreError> {
-        let wrong = self.wrong_blocks(extent).await?;
+        let wrong = verify_on(self.domain, self.mirror, extent).await?.wrong;
         for block in (0..EXTENT_BLOCKS).filter(|block| wrong & 1 << block != 0) {
             let (place, sum) = (extent.places[block], extent.checksums[block]);
             // It may have gone home since: then it is there.
@@ -210,18 +163,11 @@ impl Resync<'_> {
     /// Writes every page anew, and moves the journal's tail behind the opening.
     async fn pages(&self) {
         let domain = self.domain;
-        let before = domain.counters.borrow().checkpoints;
         {
             let mut table = domain.table.borrow_mut();
             let pages = table.pages.count(0);
             (0..pages).for_each(|number| table.pages.touch(number));
         }
-        // One may be under way that has copied some of them already.
-        while self.goes_on() && domain.counters.borrow().checkpoints < before + 2 {
-            if !domain.checkpoint_wanted.replace(true) {
-                domain.changed.notify();
-            }
-            domain.changed.changed().await;
-        }
+        domain.checkpoint_from_now(|| self.goes_on()).await;
     }
 }

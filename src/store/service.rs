@@ -26,6 +26,7 @@ use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover};
 use crate::store::resync::resyncs;
+use crate::store::scrub::scrubs;
 use crate::store::write_back::write_home;
 
 /// Calls to domains, on their way there and back.
@@ -187,6 +188,7 @@ impl<F: Future<Output = ()>> Service<F> {
         self.executor.reside(Box::pin(discards(Rc::clone(&domain))));
         self.executor.reside(Box::pin(mending(Rc::clone(&domain))));
         self.executor.reside(Box::pin(resyncs(Rc::clone(&domain))));
+        self.executor.reside(Box::pin(scrubs(Rc::clone(&domain))));
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();
         self.executor.run(|| {});
@@ -316,6 +318,7 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         }
         Call::Sync => sync(&domain).await,
         Call::Status => Ok(Reply::Status(Box::new(domain.status()))),
+        Call::Scrub(order) => Ok(Reply::Scrub(Box::new(domain.scrub_order(order)))),
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
         Call::Close => close(&shared, &domain).await,
     };

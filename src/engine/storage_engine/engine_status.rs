@@ -18,6 +18,7 @@ use crate::store::domain::{DomainCounters, DomainStatus};
 use crate::store::error::StoreError;
 use crate::store::member::{MirrorDisk, MirrorState};
 use crate::store::recovery::RecoveryReport;
+use crate::store::scrub::{ScrubOrder, ScrubReport};
 
 /// One commit domain.
 #[derive(Clone, Debug)]
@@ -211,6 +212,15 @@ impl StorageEngine {
         })
     }
 
+    /// Gives every domain's scrub an order; says what each has done.
+    ///
+    /// # Errors
+    /// As [`StorageEngine::metrics`].
+    pub fn scrub(&self, order: ScrubOrder) -> Result<Vec<ScrubReport>, StoreError> {
+        let doorsteps = self.domains.iter().map(|domain| &domain.doorstep);
+        StoreTicket::all(doorsteps, || Call::Scrub(order), (scrubbed, 0)).wait()
+    }
+
     /// The disks of the pool that are used, by slot and mirror.
     #[must_use]
     pub fn disks(&self) -> Vec<MirrorReport> {
@@ -223,6 +233,15 @@ impl StorageEngine {
     pub fn domain_number(&self, inode: InodeId) -> u16 {
         (inode.0 % self.domains.len() as u64) as u16
     }
+}
+
+fn scrubbed(replies: Replies<'_>, _: usize) -> Result<Vec<ScrubReport>, StoreError> {
+    let each = replies.map(|reply| match reply {
+        Reply::Scrub(report) => Ok(*report),
+        Reply::Failed(error) => Err(error),
+        other => unreachable!("a domain answers the question it was asked, not with {other:?}"),
+    });
+    each.collect()
 }
 
 fn statuses(replies: Replies<'_>, _: usize) -> Result<Vec<DomainStatus>, StoreError> {

@@ -278,6 +278,11 @@ impl Pages {
         self.levels.iter_mut().flatten().for_each(|page| page.dirty = false);
     }
 
+    /// What the durable tree has of a page.
+    pub(crate) fn durable(&self, number: PageNumber) -> Child {
+        self.page(number).durable
+    }
+
     /// Where the durable tree has a page.
     pub(crate) fn home(&self, number: PageNumber) -> Option<Fragment> {
         let durable = self.page(number).durable;

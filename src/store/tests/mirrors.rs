@@ -9,7 +9,9 @@ use crate::machine::mapping::PagePolicy;
 use crate::memory::Arena;
 use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
 use crate::store::assembly::Missing;
+use crate::store::call::{Call, Reply};
 use crate::store::member::MirrorState;
+use crate::store::scrub::{ScrubOrder, ScrubState};
 use crate::store::tests::checked::{checked, consistent, digest_of};
 use crate::store::tests::crashes::{crash_and_go_on, run_workload};
 use crate::store::tests::model::Model;
@@ -386,5 +388,164 @@ fn a_slow_disk_makes_few_reads_slow() {
         assert!(at(&uneven, 500) <= at(&even, 500) * 2);
         assert!(at(&uneven, 990) <= at(&even, 990) * 2, "{} {}", at(&even, 990), at(&uneven, 990));
         assert!(at(&uneven, 999) * 2 <= at(&alone, 999), "the slow disk is waited for");
+    });
+}
+
+/// Scrubs, and gives what was wrong and what is lost.
+fn scrubbed(world: &mut World) -> (u64, u64) {
+    let mut found = (0, 0);
+    for domain in 0..usize::from(world.setup.domains) {
+        let order = ScrubOrder::Start { bytes_per_second: 0 };
+        while let Reply::Scrub(report) = world.call(domain, Call::Scrub(order))
+            && report.state != ScrubState::Running
+        {}
+        let report = loop {
+            let now = world.sim.now_ns();
+            world.sim.run_until(now + 10_000_000, |_| false);
+            let Reply::Scrub(report) = world.call(domain, Call::Scrub(ScrubOrder::Look)) else {
+                panic!("it says what it has done")
+            };
+            if report.state == ScrubState::Finished {
+                break report;
+            }
+        };
+        found = (found.0 + report.wrong, found.1 + report.lost);
+    }
+    let now = world.sim.now_ns();
+    world.sim.run_until(now + 2_000_000_000, |_| false);
+    found
+}
+
+/// A scrub finds everything that rots on a disk, blocks, pages and records, and the next one finds
+/// nothing; what it says is lost is what no disk has.
+#[test]
+fn a_scrub_finds_what_rots_and_mends_what_another_disk_has() {
+    let (mended, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+    for_each_seed("a_scrub_finds_what_rots", 40, |seed| {
+        let mut random = Random::new(seed ^ 0x5c);
+        let setup = Setup { mirrors: 1 + (seed % 2) as usize, ..mirrored(seed / 2) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 60);
+        world.close();
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        assert_eq!(scrubbed(&mut world), (0, 0), "nothing is wrong yet");
+        let data = setup.layout().zone(Zone::Data);
+        let mut used = 0;
+        for slot in 0..setup.disks {
+            let victim = slot * setup.mirrors + random.below(setup.mirrors as u64) as usize;
+            world.sim.with_disk(DiskId(victim as u16), |disk| {
+                for at in data.clone().step_by(4096) {
+                    let is_used = disk.read(at, 4096).iter().any(|byte| *byte != 0);
+                    if is_used && random.below(2) == 0 {
+                        disk.flip_bit(at + random.below(4096), random.below(8) as u8);
+                        used += 1;
+                    }
+                }
+            });
+        }
+        let (wrong, gone) = scrubbed(&mut world);
+        assert!(wrong <= used, "each is found once");
+        lost.fetch_add(gone, Ordering::Relaxed);
+        if setup.mirrors == 1 {
+            let again = scrubbed(&mut world);
+            assert_eq!(again, (gone, gone), "what is lost stays so; pages are mended");
+            return;
+        }
+        mended.fetch_add(wrong, Ordering::Relaxed);
+        assert_eq!(gone, 0);
+        assert_eq!(scrubbed(&mut world), (0, 0), "all is mended");
+        model.check(&mut world);
+        world.audit();
+        world.close();
+        let disks = world.sim.crash(random.next_u64());
+        consistent(&disks, "after a scrub");
+    });
+    assert!(mended.load(Ordering::Relaxed) > 100 && lost.load(Ordering::Relaxed) > 100);
+}
+
+/// The journal's last records are torn on one disk and rotten on the other: together they are
+/// whole.
+#[test]
+fn a_journal_that_is_rotten_on_one_disk_and_torn_on_the_other_is_whole() {
+    for_each_seed("a_journal_rotten_here_and_torn_there", 20, |seed| {
+        let mut random = Random::new(seed ^ 0x70);
+        let setup = Setup { mirrors: 2, ..Setup::default() };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 30);
+        let now = world.sim.now_ns();
+        // A seal: what is before it was acknowledged.
+        world.sim.run_until(now + 1_000_000_000, |_| false);
+        let mut disks = world.sim.crash(random.next_u64());
+        let journal = setup.layout().zone(Zone::Journal(0));
+        let heads: Vec<u64> = journal
+            .step_by(4096)
+            .filter(|at| {
+                disks[0].read(*at, 8) == b"dynfsREC" && disks[1].read(*at, 8) == b"dynfsREC"
+            })
+            .collect();
+        let (last, before) = (heads[heads.len() - 1], heads[heads.len() - 2]);
+        disks[(seed % 2) as usize].overwrite(last, &[0; 4096]);
+        disks[1 - (seed % 2) as usize].flip_bit(before + 100, 2);
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        world.audit();
+    });
+}
+
+/// Of one commit's flushes the one on a disk fails, each in turn.
+#[test]
+fn a_disk_that_dies_between_the_flushes_of_a_commit_costs_nothing() {
+    for_each_seed("a_disk_that_dies_between_flushes", 40, |seed| {
+        let mut random = Random::new(seed ^ 0xf1);
+        let setup = Setup { disks: 2, mirrors: 2, domains: 1, ..Setup::default() };
+        let mut world = World::new(&setup, seed);
+        let inode = world.create(0).unwrap();
+        let victim = DiskId((seed % 4) as u16);
+        world.write(inode, 0, &[1; 200_000]).unwrap();
+        world.sim.with_faults(victim, |faults| {
+            let rule = FaultRule::nth(OpKind::Flush, seed / 4 % 3, Fault::Errno(libc::EIO));
+            faults.rules.push(FaultRule { times: u64::MAX, ..rule });
+        });
+        for round in 2..6u8 {
+            world.write(inode, 0, &[round; 200_000]).expect("the others have it");
+        }
+        assert_eq!(states(&world)[usize::from(victim.0)], MirrorState::Out);
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        assert_eq!(world.read(inode, 0, 200_000).unwrap(), [5; 200_000]);
+    });
+}
+
+/// Two disks of a slot fail: what is answered is right, whatever is refused.
+#[test]
+fn beyond_what_is_mirrored_an_answer_is_right_or_an_error() {
+    for_each_seed("beyond_what_is_mirrored", 40, |seed| {
+        let mut random = Random::new(seed ^ 0xd0);
+        let setup = Setup { mirrors: 2, missing: Missing::Accept, ..mirrored(seed) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 20);
+        for victim in [0, 1] {
+            let kinds = [OpKind::Write, OpKind::WriteDsync, OpKind::Flush];
+            let rule = FaultRule {
+                skip: random.below(40),
+                times: 1 + random.below(10),
+                ..FaultRule::every(*random.pick(&kinds), Fault::Errno(libc::EIO))
+            };
+            world.sim.with_faults(DiskId(victim), |faults| faults.rules.push(rule));
+        }
+        run_workload(&mut world, &mut model, &mut random, 40);
+        let mut disks = world.sim.crash(random.next_u64());
+        if random.coin() {
+            disks[0].flip_bit(2 << 20, 1);
+        }
+        if let Ok(mut world) = World::open(&setup, random.next_u64(), disks) {
+            model.check(&mut world);
+            world.audit();
+        }
     });
 }

@@ -1,0 +1,421 @@
+//! Scrub: everything that is there is read, on every disk that has it, while it is used.
+//!
+//! A domain reads its extents' blocks, then its pages, then its journal, in the background and no
+//! faster than it is told. What is wrong on one disk of a slot and right on another is written
+//! again (`mend`); a page that is wrong, and a record, by the next checkpoint, because memory has
+//! what they say. What no disk has right is lost, and named.
+//!
+//! It can be paused and goes on where it was; after an opening it begins anew.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::format::extent::Extent;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+use crate::format::page::{CHILDREN_PER_PAGE, Page, PageAddress};
+use crate::format::record::{RecordHead, decode_body, decode_head};
+use crate::io::op::{Priority, Request};
+use crate::memory::DmaBuf;
+use crate::store::domain::{Domain, Health};
+use crate::store::error::StoreError;
+use crate::store::member::MirrorDisk;
+use crate::store::read::{Part, good_block};
+use crate::store::verify::verify_on;
+
+/// Inodes, or extents of one, that are looked up at a time.
+const LOOKED_UP: usize = 64;
+/// Findings that are kept in words.
+const FINDINGS_MAX: usize = 64;
+/// How often an extent that is written all the time is looked at.
+const LOOKS_MAX: usize = 4;
+/// How long to wait after something failed that may be better later.
+const TRY_AGAIN_NS: u64 = 1_000_000_000;
+
+/// What a scrub is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrubOrder {
+    /// Nothing: only its report is wanted.
+    Look,
+    /// Begin, if none runs; or go on, if one was paused. Each domain reads so many bytes a second
+    /// at most; 0: as fast as the background goes.
+    Start {
+        /// Most bytes a second.
+        bytes_per_second: u64,
+    },
+    /// Stay where it is.
+    Pause,
+    /// End. The next one begins anew.
+    Stop,
+}
+
+/// What a scrub is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScrubState {
+    /// There was none, or it was stopped.
+    #[default]
+    Idle,
+    /// It goes on.
+    Running,
+    /// It waits.
+    Paused,
+    /// It has read everything.
+    Finished,
+}
+
+/// What a scrub has done, of one domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScrubReport {
+    /// What it is doing.
+    pub state: ScrubState,
+    /// Extents that were looked at.
+    pub extents: u64,
+    /// Metadata pages that were read, on each disk.
+    pub pages: u64,
+    /// Records of the journal that were read, on each disk.
+    pub records: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Blocks, pages and records that were wrong on a disk.
+    pub wrong: u64,
+    /// Blocks that no disk has right.
+    pub lost: u64,
+    /// The last of those in words.
+    pub findings: VecDeque<String>,
+}
+
+/// A domain's scrub.
+#[derive(Debug, Default)]
+pub(crate) struct Scrub {
+    report: ScrubReport,
+    bytes_per_second: u64,
+    /// What is looked at next: inode and extent.
+    next: (u64, u64),
+    /// Since when it runs, and what it had read then.
+    since: (u64, u64),
+}
+
+impl Domain {
+    /// Gives a scrub an order; says what it has done.
+    pub(crate) fn scrub_order(&self, order: ScrubOrder) -> ScrubReport {
+        let mut scrub = self.scrub.borrow_mut();
+        match (order, scrub.report.state) {
+            (ScrubOrder::Look, _) => {}
+            (ScrubOrder::Start { bytes_per_second }, state) => {
+                if !matches!(state, ScrubState::Running | ScrubState::Paused) {
+                    *scrub = Scrub::default();
+                }
+                scrub.bytes_per_second = bytes_per_second;
+                scrub.since = (self.port.now_ns(), scrub.report.bytes);
+                scrub.report.state = ScrubState::Running;
+            }
+            (ScrubOrder::Pause, ScrubState::Running) => scrub.report.state = ScrubState::Paused,
+            (ScrubOrder::Pause, _) => {}
+            (ScrubOrder::Stop, ScrubState::Running | ScrubState::Paused) => {
+                scrub.report.state = ScrubState::Idle;
+            }
+            (ScrubOrder::Stop, _) => {}
+        }
+        let report = scrub.report.clone();
+        drop(scrub);
+        self.changed.notify();
+        report
+    }
+}
+
+/// Scrubs when it is told to, until the domain is closed.
+pub(crate) async fn scrubs(domain: Rc<Domain>) {
+    let scrubber = Scrubber { domain: &domain, writes_pages: Cell::new(false) };
+    loop {
+        let next = || match &*domain.health.borrow() {
+            Health::Closed | Health::Stopped(_) => Some(false),
+            _ => scrubber.goes_on().then_some(true),
+        };
+        if !domain.changed.until(next).await {
+            return;
+        }
+        match scrubber.run().await {
+            Ok(()) if scrubber.goes_on() => {
+                domain.scrub.borrow_mut().report.state = ScrubState::Finished;
+            }
+            Ok(()) => {}
+            // No memory: it is tried again where it was.
+            Err(_) => domain.port.sleep_until(domain.port.now_ns() + TRY_AGAIN_NS).await,
+        }
+    }
+}
+
+struct Scrubber<'a> {
+    domain: &'a Rc<Domain>,
+    /// Something of the metadata was wrong: a checkpoint is to write it anew.
+    writes_pages: Cell<bool>,
+}
+
+impl Scrubber<'_> {
+    fn goes_on(&self) -> bool {
+        let running = self.domain.scrub.borrow().report.state == ScrubState::Running;
+        running && !self.domain.closing.get()
+    }
+
+    fn note(&self, of: impl FnOnce(&mut ScrubReport)) {
+        of(&mut self.domain.scrub.borrow_mut().report);
+    }
+
+    fn found(&self, what: String) {
+        self.note(|report| {
+            report.wrong += 1;
+            report.findings.push_back(what);
+            if report.findings.len() > FINDINGS_MAX {
+                report.findings.pop_front();
+            }
+        });
+    }
+
+    /// Waits until as much may be read as was.
+    async fn slow_down(&self) {
+        let (rate, since, read) = {
+            let scrub = self.domain.scrub.borrow();
+            (scrub.bytes_per_second, scrub.since.0, scrub.report.bytes - scrub.since.1)
+        };
+        if rate > 0 {
+            let took_ns = u128::from(read) * 1_000_000_000 / u128::from(rate);
+            self.domain.port.sleep_until(since.saturating_add(took_ns as u64)).await;
+        }
+    }
+
+    async fn run(&self) -> Result<(), StoreError> {
+        loop {
+            let (from, _) = self.domain.scrub.borrow().next;
+            let inodes = self.domain.table.borrow().inodes(from, LOOKED_UP);
+            if inodes.is_empty() {
+                break;
+            }
+            for inode in &inodes {
+                self.inode(inode.id).await?;
+                if !self.goes_on() {
+                    return Ok(());
+                }
+                self.domain.scrub.borrow_mut().next = (inode.id + 1, 0);
+            }
+        }
+        self.pages().await?;
+        if self.goes_on() {
+            self.journal().await?;
+        }
+        if self.writes_pages.take() {
+            self.domain.checkpoint_from_now(|| self.goes_on()).await;
+        }
+        Ok(())
+    }
+
+    async fn inode(&self, inode: u64) -> Result<(), StoreError> {
+        loop {
+            let (at, from) = self.domain.scrub.borrow().next;
+            let from = if at == inode { from } else { 0 };
+            let extents = self.domain.table.borrow().extents_of(inode, from, u64::MAX, LOOKED_UP);
+            if extents.is_empty() {
+                return Ok(());
+            }
+            for (index, _) in extents {
+                self.extent(inode, index).await?;
+                self.slow_down().await;
+                self.domain.scrub.borrow_mut().next = (inode, index + 1);
+                if !self.goes_on() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn extent(&self, inode: u64, index: u64) -> Result<(), StoreError> {
+        self.note(|report| report.extents += 1);
+        let now = || self.domain.table.borrow().extent(inode, index).map(|found| found.extent);
+        for _ in 0..LOOKS_MAX {
+            let Some(extent) = now() else { return Ok(()) };
+            let wrong = self.wrong_on_any(&extent).await?;
+            // What was written meanwhile is elsewhere: its old place may be somebody else's.
+            if wrong.is_empty() || now() == Some(extent) {
+                return self.settle((inode, index), &extent, wrong).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The disks that have blocks wrong, and which.
+    async fn wrong_on_any(
+        &self,
+        extent: &Extent,
+    ) -> Result<Vec<(Arc<MirrorDisk>, u16)>, StoreError> {
+        let (mut slots, mut wrong) = (Vec::new(), Vec::new());
+        for place in extent.existing() {
+            if !slots.contains(&place.disk()) {
+                slots.push(place.disk());
+            }
+        }
+        for slot in slots {
+            let mirrors: Vec<_> = self.domain.members.at(slot).in_sync().map(Arc::clone).collect();
+            for mirror in mirrors {
+                let verified = verify_on(self.domain, &mirror, extent).await?;
+                let bytes = u64::from(verified.read.count_ones()) * BLOCK_BYTES;
+                self.note(|report| report.bytes += bytes);
+                if verified.wrong != 0 {
+                    wrong.push((mirror, verified.wrong));
+                }
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Has mended what can be, and names what cannot.
+    async fn settle(
+        &self,
+        (inode, index): (u64, u64),
+        extent: &Extent,
+        wrong: Vec<(Arc<MirrorDisk>, u16)>,
+    ) -> Result<(), StoreError> {
+        for (mirror, blocks) in wrong {
+            for block in (0..EXTENT_BLOCKS).filter(|block| blocks & 1 << block != 0) {
+                let part = Part { inode, index, first: block, count: 1 };
+                let (place, sum) = (extent.places[block], extent.checksums[block]);
+                let offset = part.offset(0);
+                let what = format!("{}: inode {inode}, byte {offset}", mirror.path);
+                match good_block(self.domain, place, sum, Priority::Background).await {
+                    Some(_) => {
+                        self.found(format!("{what}: wrong, and right on another disk"));
+                        self.domain.wants_mending(&part);
+                    }
+                    None => {
+                        self.found(format!("{what}: lost, no disk has it right"));
+                        self.note(|report| report.lost += 1);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads bytes of a disk; none when that fails.
+    async fn read(
+        &self,
+        mirror: &MirrorDisk,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<Option<DmaBuf>, StoreError> {
+        let request = Request::read(mirror.disk, offset, self.domain.buffer(bytes)?);
+        let request = request.with_priority(Priority::Background);
+        self.note(|report| report.bytes += bytes as u64);
+        let members = &self.domain.members;
+        let (result, buffer) =
+            members.submit_to(&self.domain.port, mirror, request).await.into_parts();
+        Ok(buffer.filter(|_| result.is_ok()))
+    }
+
+    /// The pages of the durable tree.
+    async fn pages(&self) -> Result<(), StoreError> {
+        let levels = self.domain.table.borrow().pages.levels();
+        for level in 0..levels {
+            let mut number = 0;
+            while number < self.domain.table.borrow().pages.count(level) {
+                self.page((level, number)).await?;
+                self.slow_down().await;
+                if !self.goes_on() {
+                    return Ok(());
+                }
+                number += 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn page(&self, (level, number): (usize, u32)) -> Result<(), StoreError> {
+        let durable = || self.domain.table.borrow().pages.durable((level, number));
+        let child = durable();
+        if child.is_none() {
+            return Ok(());
+        }
+        let home = child.homes[0];
+        let id = self.domain.journal.borrow().id;
+        let (pool, own) = (id.pool, id.domain);
+        let address = PageAddress { pool, domain: own, level: level as u32, number, home };
+        let offset = home.start_block() * BLOCK_BYTES;
+        let mirrors: Vec<_> =
+            self.domain.members.at(home.disk()).in_sync().map(Arc::clone).collect();
+        for mirror in mirrors {
+            let read = self.read(&mirror, offset, BLOCK_BYTES as usize).await?;
+            self.note(|report| report.pages += 1);
+            let whole =
+                read.is_some_and(|bytes| Page::open(&bytes, &address, child.checksum).is_ok());
+            if whole || durable() != child {
+                continue;
+            }
+            let path = &mirror.path;
+            self.found(format!("{path}: page {number} of level {level}: wrong, written anew"));
+            let below = (CHILDREN_PER_PAGE as u32).saturating_pow(level as u32);
+            self.domain.table.borrow_mut().pages.touch(number.saturating_mul(below));
+            self.writes_pages.set(true);
+        }
+        Ok(())
+    }
+
+    /// The records that an opening would need now.
+    async fn journal(&self) -> Result<(), StoreError> {
+        let home = self.domain.members.home();
+        let mirrors: Vec<_> = home.in_sync().map(Arc::clone).collect();
+        for mirror in mirrors {
+            let (mut at, end) = {
+                let journal = self.domain.journal.borrow();
+                (journal.last.tail, journal.last.end())
+            };
+            while at < end && self.goes_on() {
+                match self.record(&mirror, at, end).await? {
+                    Some(head) => at = head.end(),
+                    None if at < self.domain.journal.borrow().last.tail => break,
+                    None => {
+                        let path = &mirror.path;
+                        self.found(format!(
+                            "{path}: the journal's record at position {at}: wrong, needed no more \
+                             after the next checkpoint"
+                        ));
+                        self.writes_pages.set(true);
+                        break;
+                    }
+                }
+                self.slow_down().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The record that begins at a position, or where the ring begins again behind it.
+    async fn record(
+        &self,
+        mirror: &MirrorDisk,
+        at: u64,
+        end: u64,
+    ) -> Result<Option<RecordHead>, StoreError> {
+        let id = self.domain.journal.borrow().id;
+        let turned = (at / id.bytes + 1) * id.bytes;
+        for position in [at, turned] {
+            if position >= end {
+                break;
+            }
+            let offset = id.offset(position);
+            let Some(first) = self.read(mirror, offset, BLOCK_BYTES as usize).await? else {
+                continue;
+            };
+            let Ok(head) = decode_head(&id, position % id.bytes, &first) else { continue };
+            if head.position != position {
+                continue;
+            }
+            let whole = self.read(mirror, offset, head.length as usize).await?;
+            self.note(|report| report.records += 1);
+            let is_whole = whole.is_some_and(|bytes| decode_body(&id, &head, &bytes).is_ok());
+            return Ok(is_whole.then_some(head));
+        }
+        Ok(None)
+    }
+}
