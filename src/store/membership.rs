@@ -12,7 +12,7 @@ use crate::format::layout::label_offsets;
 use crate::io::op::Request;
 use crate::store::member::{Disks, Members, MirrorDisk, MirrorState};
 use crate::store::pool::CopyFault;
-use crate::store::port::{Port, join_all};
+use crate::store::port::{Port, join_enough};
 
 /// How long to wait before looking again whether another change has ended.
 const LOOK_AGAIN_NS: u64 = 20_000;
@@ -118,7 +118,8 @@ impl Disks {
             writes.push(Box::pin(write_label(port, mirror, newest, of_newest)));
         }
         // One that cannot take it will not take the next one.
-        join_all(writes).await;
+        let until_ns = port.now_ns().saturating_add(self.hung_after_ns);
+        join_enough(port, writes, until_ns, |_| true).await;
         self.publish(port, in_sync, &[]).await?;
         let (_, in_sync) = self.membership.durable();
         self.publish(port, in_sync, &[]).await
@@ -145,8 +146,11 @@ impl Disks {
             for mirror in &to {
                 writes.push(Box::pin(write_label(port, mirror, epoch, in_sync)));
             }
-            let written = join_all(writes).await;
-            let failed = to.iter().zip(&written).filter(|(_, written)| written.is_err());
+            // One that does not answer has failed as well: everybody waits for this.
+            let until_ns = port.now_ns().saturating_add(self.hung_after_ns);
+            let written = join_enough(port, writes, until_ns, |_| true).await;
+            let done = |written: &Option<Result<(), NotDurable>>| matches!(written, Some(Ok(())));
+            let failed = to.iter().zip(&written).filter(|(_, written)| !done(written));
             let failed: Vec<usize> = failed.map(|(mirror, _)| mirror.number()).collect();
             if failed.is_empty() {
                 self.membership.set(epoch, in_sync);

@@ -83,7 +83,8 @@ impl Members {
         }
     }
 
-    /// Does the same on one disk.
+    /// Does the same on one disk. Where there are others, one that does not answer in time has
+    /// failed, and keeps the memory.
     pub(crate) async fn submit_to(
         &self,
         port: &Port,
@@ -91,7 +92,18 @@ impl Members {
         mut request: Request,
     ) -> Completion {
         request.disk = mirror.disk;
-        port.submit(request).await
+        if self.at(mirror.label.slot).mirrors.len() == 1 {
+            return port.submit(request).await;
+        }
+        let what = (request.kind, request.offset, request.len);
+        let until_ns = port.now_ns().saturating_add(self.disks().hung_after_ns);
+        let answer = join_enough(port, vec![port.submit(request)], until_ns, |_| true).await;
+        answer.into_iter().flatten().next().unwrap_or_else(|| Completion {
+            result: Err(Box::new(hangs(mirror, what))),
+            buffers: Buffers::None,
+            wait_ns: 0,
+            service_ns: self.disks().hung_after_ns,
+        })
     }
 
     async fn write(&self, port: &Port, member: &Member, request: Request) -> Completion {

@@ -490,7 +490,8 @@ impl Recovery<'_> {
         bytes: usize,
     ) -> Result<DmaBuf, RecoveryError> {
         let request = Request::read(mirror.disk, offset, self.buffer(bytes)?);
-        let completion = self.port.submit(request.with_priority(Priority::Critical)).await;
+        let request = request.with_priority(Priority::Critical);
+        let completion = self.seed.members.submit_to(self.port, mirror, request).await;
         let (result, buffer) = completion.into_parts();
         result.map_err(|error| self.io_error(error))?;
         buffer.ok_or_else(|| RecoveryError::NoMemory {

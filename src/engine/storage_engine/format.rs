@@ -12,7 +12,7 @@ use uuid::Builder;
 use crate::engine::config::{DiskAccess, IoConfig};
 use crate::engine::engine_config::{EngineConfig, ReadOnly};
 use crate::engine::io_scheduler::IoScheduler;
-use crate::engine::storage_engine::labels::{self, PoolReport};
+use crate::engine::storage_engine::labels::{Judged, PoolReport, look_and_judge};
 use crate::engine::storage_engine::opening::reactors_possible;
 use crate::engine::storage_engine::{DISK_TIME_MIN, EngineError};
 use crate::format::disk_set::DISKS_MAX;
@@ -309,9 +309,8 @@ pub(super) fn format(
     }
     write(config, PoolPlan { pool, disks, mirrors: plan.mirrors, incarnation })?;
     let paths: Vec<PathBuf> = plan.disks.iter().map(|disk| disk.path.clone()).collect();
-    let mut seen = labels::look(&paths)?;
-    let assembly = labels::judge(&mut seen, Missing::Refuse)?;
-    let report = PoolReport::of(&seen, &assembly);
+    let Judged { disks, assembly } = look_and_judge(&paths, Missing::Refuse)?;
+    let report = PoolReport::of(&disks, &assembly);
     assert_eq!(*report.pool.as_bytes(), pool, "the labels that were written are read");
     Ok(report)
 }

@@ -67,6 +67,8 @@ pub struct MemberReport {
 
 /// A disk and what its label copies say.
 pub(super) struct Labelled {
+    /// Which of the paths it is, as the engine numbers them.
+    pub(super) number: u16,
     pub(super) path: PathBuf,
     pub(super) name: Arc<str>,
     pub(super) label: Label,
@@ -79,7 +81,7 @@ pub(super) struct Labelled {
 
 impl Labelled {
     pub(super) fn new(
-        path: &Path,
+        (number, path): (u16, &Path),
         copies: LabelCopies,
         disk_bytes: u64,
     ) -> Result<Labelled, EngineError> {
@@ -87,7 +89,7 @@ impl Labelled {
         let label = copies.verdict(&name, disk_bytes)?;
         let described = copies.describe(&label).to_vec();
         let in_sync = label.is_in_sync(label.number());
-        Ok(Labelled { path: path.to_path_buf(), name, label, copies, described, in_sync })
+        Ok(Labelled { number, path: path.to_path_buf(), name, label, copies, described, in_sync })
     }
 
     fn report(&self) -> MemberReport {
@@ -107,7 +109,7 @@ impl Labelled {
 }
 
 /// What disks are together.
-pub(super) fn judge(disks: &mut [Labelled], missing: Missing) -> Result<Assembly, EngineError> {
+fn judge(disks: &mut [Labelled], missing: Missing) -> Result<Assembly, EngineError> {
     let labels: Vec<_> = disks.iter().map(|disk| (Arc::clone(&disk.name), disk.label)).collect();
     let assembly = assemble(&labels, missing)?;
     disks.iter_mut().for_each(|disk| disk.in_sync = false);
@@ -151,13 +153,10 @@ impl PoolReport {
     }
 }
 
-/// Looks at disks without the engine.
-pub(super) fn look(paths: &[PathBuf]) -> Result<Vec<Labelled>, EngineError> {
-    let look = |path: &PathBuf| {
-        let (copies, disk_bytes) = peek(path)?;
-        Labelled::new(path, copies, disk_bytes)
-    };
-    paths.iter().map(look).collect()
+/// Looks at a disk without the engine.
+fn look_at(number: u16, path: &Path) -> Result<Labelled, EngineError> {
+    let (copies, disk_bytes) = peek(path)?;
+    Labelled::new((number, path), copies, disk_bytes)
 }
 
 /// Disks that can be used, and what they are together.
@@ -169,9 +168,18 @@ pub(super) struct Judged {
 /// Looks at disks, and judges them without those that cannot be used, if the pool can do without
 /// them.
 pub(super) fn look_and_judge(paths: &[PathBuf], missing: Missing) -> Result<Judged, EngineError> {
+    judge_each(paths, missing, look_at)
+}
+
+/// The same, of disks that `look` looks at.
+pub(super) fn judge_each(
+    paths: &[PathBuf],
+    missing: Missing,
+    look: impl Fn(u16, &Path) -> Result<Labelled, EngineError>,
+) -> Result<Judged, EngineError> {
     let (mut disks, mut failed) = (Vec::new(), Vec::new());
-    for path in paths {
-        match peek(path).and_then(|(copies, bytes)| Labelled::new(path, copies, bytes)) {
+    for (number, path) in (0..).zip(paths) {
+        match look(number, path) {
             Ok(disk) => disks.push(disk),
             Err(error) => failed.push(error),
         }
@@ -190,8 +198,8 @@ pub(super) fn look_and_judge(paths: &[PathBuf], missing: Missing) -> Result<Judg
 }
 
 pub(super) fn inspect(path: &Path) -> Result<PoolReport, EngineError> {
-    let disks = look(&[path.to_path_buf()])?;
-    Ok(PoolReport::with(&disks[0].label, disks.iter(), Vec::new()))
+    let disk = look_at(0, path)?;
+    Ok(PoolReport::with(&disk.label, std::iter::once(&disk), Vec::new()))
 }
 
 pub(super) fn inspect_all(paths: &[PathBuf]) -> Result<PoolReport, EngineError> {

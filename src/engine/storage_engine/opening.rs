@@ -12,7 +12,9 @@ use crate::engine::engine_config::{
 };
 use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::format::the_disks;
-use crate::engine::storage_engine::labels::{Labelled, PoolReport, judge, look_and_judge};
+use crate::engine::storage_engine::labels::{
+    Judged, Labelled, PoolReport, judge_each, look_and_judge,
+};
 use crate::engine::storage_engine::{DomainHandle, EngineError, StorageEngine};
 use crate::format::disk_set::DiskSet;
 use crate::format::label::{LABEL_BYTES, Label};
@@ -198,18 +200,14 @@ fn start(
     (config, force): (&EngineConfig, Force),
     (paths, seen): (&[PathBuf], Vec<String>),
 ) -> Result<(Vec<DomainHandle>, PoolReport, Arc<Disks>), EngineError> {
-    let mut disks = Vec::new();
-    for (number, path) in paths.iter().enumerate() {
-        let copies = labels(io, DiskId(number as u16))?;
-        disks.push(Labelled::new(path, copies, io.disks()[number].size_bytes)?);
-    }
-    let assembly = judge(&mut disks, force.missing)?;
+    let Judged { mut disks, assembly } = judge_each(paths, force.missing, |number, path| {
+        let copies = labels(io, DiskId(number))?;
+        Labelled::new((number, path), copies, io.disks()[usize::from(number)].size_bytes)
+    })?;
     let members = Arc::new(members(io, config, (&disks, &assembly))?);
     if config.pool.read_only == ReadOnly::No {
-        for (number, disk) in disks.iter_mut().enumerate() {
-            if disk.in_sync {
-                disk.described = mend(io, DiskId(number as u16), disk)?;
-            }
+        for disk in disks.iter_mut().filter(|disk| disk.in_sync) {
+            disk.described = mend(io, DiskId(disk.number), disk)?;
         }
         raise(io, &members, assembly.in_sync)?;
     }
@@ -239,8 +237,9 @@ fn members(
     config: &EngineConfig,
     (disks, assembly): (&[Labelled], &Assembly),
 ) -> Result<Disks, EngineError> {
-    let mut made = Disks::new(assembly, |number, state| {
-        let (disk, labelled) = (DiskId(number as u16), &disks[number]);
+    let mut made = Disks::new(assembly, |index, state| {
+        let labelled = &disks[index];
+        let (disk, number) = (DiskId(labelled.number), usize::from(labelled.number));
         let arena = arena_of(io, io.reactors_of(disk)[0]);
         let sector = io.disks()[number].logical_block_bytes as usize;
         let memory = arena.take(sector.max(LABEL_BYTES));

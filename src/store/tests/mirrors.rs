@@ -10,6 +10,7 @@ use crate::memory::Arena;
 use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
 use crate::store::assembly::Missing;
 use crate::store::call::{Call, Reply};
+use crate::store::error::StoreError;
 use crate::store::member::MirrorState;
 use crate::store::scrub::{ScrubOrder, ScrubState};
 use crate::store::tests::checked::{checked, consistent, digest_of};
@@ -546,6 +547,53 @@ fn beyond_what_is_mirrored_an_answer_is_right_or_an_error() {
         if let Ok(mut world) = World::open(&setup, random.next_u64(), disks) {
             model.check(&mut world);
             world.audit();
+        }
+    });
+}
+
+/// A disk that is being brought into sync hangs, in whatever step: it is taken out, and what was
+/// locked for it is let go.
+#[test]
+fn a_disk_that_hangs_while_it_is_brought_into_sync_stops_nobody() {
+    for_each_seed("a_disk_that_hangs_while_it_is_brought_into_sync", 40, |seed| {
+        let mut random = Random::new(seed ^ 0x4a47);
+        let arena = Arena::new(16 << 20, PagePolicy::Normal, None, 0).unwrap();
+        let setup = Setup { arena, missing: Missing::Accept, ..mirrored(seed) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 30);
+        let image = world.sim.crash(random.next_u64());
+        let victim = random.below(setup.disk_count() as u64) as usize;
+        let mut away = image.clone();
+        away[victim] = SimDisk::new(setup.disk.clone());
+        let mut world = World::open(&setup, random.next_u64(), away).unwrap();
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 30);
+        let mut disks = world.sim.crash(random.next_u64());
+        disks[victim] = image[victim].clone();
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        world.sim.with_faults(DiskId(victim as u16), |faults| {
+            for kind in [OpKind::Write, OpKind::WriteDsync, OpKind::Flush, OpKind::Read] {
+                let rule = FaultRule::every(kind, Fault::Hang);
+                faults.rules.push(FaultRule { skip: random.below(6), ..rule });
+            }
+        });
+        model.refuses_nothing = true;
+        run_workload(&mut world, &mut model, &mut random, 40);
+        let now = world.sim.now_ns();
+        world.sim.run_until(now + 3_000_000_000, |_| false);
+        let inodes: Vec<u64> = model.inodes.keys().copied().collect();
+        for inode in inodes {
+            match world.write(inode, 0, &[9; 5000]) {
+                Ok(_) | Err(StoreError::NoSuchInode { .. } | StoreError::Full { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let state = states(&world);
+        let of_slot = |number: usize| number / setup.mirrors == victim / setup.mirrors;
+        for (number, state) in state.into_iter().enumerate().filter(|(n, _)| of_slot(*n)) {
+            assert!(number == victim || state == MirrorState::InSync);
         }
     });
 }
