@@ -160,9 +160,13 @@ fn wait_until_in_sync(engine: &StorageEngine) -> Result<Vec<MirrorReport>, Failu
                 percent.min(100)
             );
         }
+        let status = engine.status()?;
         // A domain that has stopped brings nothing any more.
-        if let Some(why) = engine.status()?.domains.iter().find_map(|d| d.now.stopped.clone()) {
+        if let Some(why) = status.domains.iter().find_map(|d| d.now.stopped.clone()) {
             return Err(Failure::new(Exit::Io, format!("the pool takes no changes: {why}")));
+        }
+        if let Some(why) = status.labels_failed {
+            return Err(Failure::new(Exit::Io, format!("no label can be written: {why}")));
         }
         std::thread::sleep(LOOK_EVERY);
     }

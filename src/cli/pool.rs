@@ -201,7 +201,7 @@ pub(super) fn ask(name: &str, what: &str) -> Result<(), Failure> {
         Failure { exit: Exit::Refused, message, help }
     };
     if !io::stdin().is_terminal() {
-        return Err(refused(format!("{name} was not formatted: nobody is there to be asked")));
+        return Err(refused(format!("{name} was not touched: nobody is there to be asked")));
     }
     let mut out = io::stderr().lock();
     let _ = write!(out, "All that {what} will be lost. Type {name} to go on: ");
@@ -209,7 +209,7 @@ pub(super) fn ask(name: &str, what: &str) -> Result<(), Failure> {
     let mut answer = String::new();
     match io::stdin().read_line(&mut answer) {
         Ok(_) if answer.trim() == name => Ok(()),
-        _ => Err(refused(format!("{name} was not formatted"))),
+        _ => Err(refused(format!("{name} was not touched"))),
     }
 }
 

@@ -110,7 +110,7 @@ impl Judge<'_> {
         } else if label.epoch == newest.epoch && label.mirror.in_sync != newest.mirror.in_sync {
             self.wrong.push(format!(
                 "{path} was opened apart from the others: its label of epoch {} names other disks \
-                 in sync than theirs",
+                 in sync than theirs; name the disks of one side alone",
                 label.epoch
             ));
         } else if label.epoch + 1 < newest.epoch || !newest.is_in_sync(number) {
@@ -190,8 +190,7 @@ impl Judge<'_> {
             let slot = first..first + usize::from(old.mirror.count);
             let mut good = slot.filter(|other| current[*other].is_some());
             // One that is only behind has a label that shares a disk with those that are not.
-            let shares = old.epoch + 1 >= label.epoch
-                || good.any(|other| old.mirror.in_sync.contains(other));
+            let shares = good.any(|other| old.mirror.in_sync.contains(other));
             if disks.iter().any(|(other, _)| *other == number) {
                 notes.push(format!("{path} is not used: {} is there", name(&label, number)));
             } else if shares {

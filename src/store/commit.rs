@@ -332,17 +332,14 @@ async fn write_record(
     };
     head.checksum = encode(&id, &head, body, &mut buffer);
     domain.journal_busy.set(true);
-    let before = Before {
-        writes: domain.ram.borrow().writes(),
-        // What a batch was prepared with counts from when it was looked at last: a flush that has
-        // failed since may have dropped its data.
-        failures: match kind {
-            RecordKind::Batch => domain.flush_failures.get(),
-            _ => domain.notice_failures(),
-        },
-        mechanism,
-        data_on: domain.data_on(body),
+    // What a batch was prepared with counts from when it was looked at last: a flush that has
+    // failed since may have dropped its data.
+    let failures = match kind {
+        RecordKind::Batch => domain.flush_failures.get(),
+        _ => domain.notice_failures(),
     };
+    let (writes, data_on) = (domain.ram.borrow().writes(), domain.data_on(body));
+    let before = Before { writes, failures, mechanism, data_on };
     let (home, offset) = (DiskId(domain.members.home_slot()), id.offset(head.position));
     let request = match mechanism {
         Mechanism::Flush => Request::write_flush(home, offset, buffer),

@@ -330,6 +330,8 @@ pub(crate) struct Domain {
     pub(crate) incomplete: Option<Arc<str>>,
     /// Extents, by inode and index, that are wrong on a disk and right on another.
     pub(crate) to_mend: RefCell<BTreeSet<(u64, u64)>>,
+    /// One is being mended.
+    pub(crate) mending: Cell<bool>,
     pub(crate) scrub: RefCell<Scrub>,
     pub(crate) mechanisms: MechanismChooser,
     pub(crate) last_commit_ns: Cell<u64>,

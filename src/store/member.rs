@@ -128,7 +128,7 @@ pub struct Member {
 
 impl Member {
     /// Its disks that may be read.
-    pub(crate) fn in_sync(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> {
+    pub(crate) fn in_sync(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> + Clone {
         self.mirrors.iter().filter(|mirror| mirror.is_in_sync())
     }
 

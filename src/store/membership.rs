@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::format::disk_set::DiskSet;
 use crate::format::label::{Label, WRITE_QUORUM};
-use crate::format::layout::label_offsets;
+use crate::format::layout::{LABEL_COPIES, label_offsets};
 use crate::io::op::Request;
 use crate::store::member::{Disks, Members, MirrorDisk, MirrorState};
 use crate::store::pool::CopyFault;
@@ -26,6 +26,9 @@ pub struct Membership {
     changing: AtomicBool,
     /// Disks that were taken out since the pool was opened.
     fenced: AtomicU64,
+    /// Why labels cannot be written any more, once one could not: some disks may have one that
+    /// others have not, and another one would set these apart further.
+    broken: Mutex<Option<NotDurable>>,
 }
 
 /// No label can be written that leaves every slot a disk in sync.
@@ -34,10 +37,11 @@ pub struct Membership {
 pub struct NotDurable(pub String);
 
 impl Membership {
-    /// As the newest labels say, without disks that are missing or stale.
+    /// As the newest labels say, with disks that are missing or stale.
     pub fn new(epoch: u64, in_sync: DiskSet) -> Membership {
         let (changing, fenced) = (AtomicBool::new(false), AtomicU64::new(0));
-        Membership { durable: Mutex::new((epoch, in_sync)), changing, fenced }
+        let (durable, broken) = (Mutex::new((epoch, in_sync)), Mutex::new(None));
+        Membership { durable, changing, fenced, broken }
     }
 
     /// The epoch, and the disks in sync by their number in the pool.
@@ -48,6 +52,11 @@ impl Membership {
     /// Disks that failed and were taken out since the pool was opened.
     pub fn fenced(&self) -> u64 {
         self.fenced.load(Ordering::Relaxed)
+    }
+
+    /// Why the membership cannot be changed any more, if so.
+    pub fn broken(&self) -> Option<NotDurable> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn begin_change(&self, port: &Port) -> Changing<'_> {
@@ -82,7 +91,11 @@ impl Members {
         }
         let (_, mut in_sync) = disks.membership.durable();
         in_sync.remove(failed.number());
-        if disks.publish(port, in_sync, &[failed.number()]).await.is_ok() {
+        if disks.leaves_every_slot(&in_sync, &[failed.number()]).is_err() {
+            return;
+        }
+        let (_, base) = disks.membership.durable();
+        if disks.publish(port, (in_sync, base), &[failed.number()]).await.is_ok() {
             disks.membership.fenced.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -95,8 +108,9 @@ impl Members {
             return Err(NotDurable(format!("{} failed meanwhile", synced.path)));
         }
         let (_, mut in_sync) = disks.membership.durable();
+        let base = in_sync;
         in_sync.insert(synced.number());
-        disks.publish(port, in_sync, &[]).await
+        disks.publish(port, (in_sync, base), &[]).await
     }
 }
 
@@ -110,32 +124,78 @@ impl Disks {
         }
         let _change = self.membership.begin_change(port).await;
         let (newest, of_newest) = self.membership.durable();
-        let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
-        // A copy left over from before would outlast one that is written over below.
-        let is_behind =
-            |m: &&Arc<MirrorDisk>| m.label.epoch != newest || !m.label_copies.are_all(&m.label);
-        for mirror in self.written().filter(is_behind) {
-            writes.push(Box::pin(write_label(port, mirror, newest, of_newest)));
-        }
-        // One that cannot take it will not take the next one.
-        let until_ns = port.now_ns().saturating_add(self.hung_after_ns);
-        join_enough(port, writes, until_ns, |_| true).await;
-        self.publish(port, in_sync, &[]).await?;
+        // First each disk's own label where it is not: what openings that were cut short have left
+        // could leave no two copies that agree, were one of those that do written over.
+        let own = |mirror: &MirrorDisk| {
+            let is_whole = mirror.label_copies.are_all(&mirror.label);
+            (!is_whole).then_some((mirror.label.epoch, mirror.label.mirror.in_sync))
+        };
+        self.write_each(port, own).await;
+        // A stale disk must not have a label that calls it in sync, as the newest may.
+        let behind = |mirror: &MirrorDisk| {
+            let is_behind = mirror.is_in_sync() && mirror.label.epoch != newest;
+            is_behind.then_some((newest, of_newest))
+        };
+        self.write_each(port, behind).await;
+        // Fewer than half were accepted by who opens it: then these are all that count.
+        let forced = 2 * in_sync.len() <= of_newest.len();
+        let base = if forced { in_sync } else { of_newest };
+        self.publish(port, (in_sync, base), &[]).await?;
         let (_, in_sync) = self.membership.durable();
-        self.publish(port, in_sync, &[]).await
+        self.publish(port, (in_sync, in_sync), &[]).await
+    }
+
+    /// Writes labels of this epoch and set to disks. One that cannot take it will not take the next
+    /// one.
+    async fn write_each(&self, port: &Port, which: impl Fn(&MirrorDisk) -> Option<(u64, DiskSet)>) {
+        let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for mirror in self.written() {
+            if let Some((epoch, set)) = which(mirror) {
+                writes.push(Box::pin(write_label(port, mirror, epoch, set)));
+            }
+        }
+        join_enough(port, writes, self.label_time_ns(), |_| true).await;
+    }
+
+    /// How long the writes of a label may take: each copy is written and flushed by itself.
+    fn label_time_ns(&self) -> u64 {
+        self.hung_after_ns.saturating_mul(2 * LABEL_COPIES as u64)
     }
 
     /// Writes labels of a new epoch to all disks but those in `without`, until every one has its
-    /// own. The caller is the only one who changes the membership.
+    /// own. No more than half of the disks in `base` may be left out, which would open without the
+    /// others else. The caller is the only one who changes the membership.
     async fn publish(
         &self,
         port: &Port,
-        mut in_sync: DiskSet,
+        (in_sync, base): (DiskSet, DiskSet),
+        without: &[usize],
+    ) -> Result<(), NotDurable> {
+        if let Some(before) = self.membership.broken() {
+            return Err(before);
+        }
+        let published = self.try_publish(port, (in_sync, base), without).await;
+        if let Err(why) = &published {
+            let broken = &self.membership.broken;
+            *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+        }
+        published
+    }
+
+    async fn try_publish(
+        &self,
+        port: &Port,
+        (mut in_sync, base): (DiskSet, DiskSet),
         without: &[usize],
     ) -> Result<(), NotDurable> {
         let mut out: Vec<usize> = without.to_vec();
         loop {
             self.leaves_every_slot(&in_sync, &out)?;
+            let uninformed = base.iter().filter(|number| !in_sync.contains(*number)).count();
+            if 2 * uninformed > base.len() {
+                let of = base.len();
+                return Err(NotDurable(format!("{uninformed} of {of} disks would not know of it")));
+            }
             let (before, before_set) = self.membership.durable();
             let epoch = before + 1;
             // Whatever comes of it, no other label has this epoch.
@@ -147,8 +207,7 @@ impl Disks {
                 writes.push(Box::pin(write_label(port, mirror, epoch, in_sync)));
             }
             // One that does not answer has failed as well: everybody waits for this.
-            let until_ns = port.now_ns().saturating_add(self.hung_after_ns);
-            let written = join_enough(port, writes, until_ns, |_| true).await;
+            let written = join_enough(port, writes, self.label_time_ns(), |_| true).await;
             let done = |written: &Option<Result<(), NotDurable>>| matches!(written, Some(Ok(())));
             let failed = to.iter().zip(&written).filter(|(_, written)| !done(written));
             let failed: Vec<usize> = failed.map(|(mirror, _)| mirror.number()).collect();
@@ -206,9 +265,15 @@ async fn write_label(
     let mut buffer = take().take();
     let (mut durable, mut why) = (0, "a device that never answered keeps its memory".to_owned());
     for (copy, offset) in label_offsets(label.layout.disk_bytes()).into_iter().enumerate() {
-        // A copy of a newer format is a newer program's.
-        if matches!(mirror.label_copies.0[copy], Err(CopyFault::Newer(_))) {
-            continue;
+        match &mirror.label_copies.0[copy] {
+            // A copy of a newer format is a newer program's.
+            Err(CopyFault::Newer(_)) => continue,
+            // What is there is not touched: a write that is cut short may leave nothing.
+            Ok(there) if *there == label => {
+                durable += 1;
+                continue;
+            }
+            _ => {}
         }
         let Some(mut bytes) = buffer.take() else { break };
         bytes.fill(0);

@@ -24,7 +24,10 @@ pub(crate) async fn mending(domain: Rc<Domain>) {
         };
         let Some((inode, index)) = domain.changed.until(next).await else { return };
         let steps = vec![Step::Rewrite { index }];
+        domain.mending.set(true);
         let mended = change(&domain, inode, steps, Durability::Committed).await;
+        domain.mending.set(false);
+        domain.changed.notify();
         let mut counters = domain.counters.borrow_mut();
         match mended {
             Ok(_) => counters.extents_mended += 1,
@@ -34,6 +37,12 @@ pub(crate) async fn mending(domain: Rc<Domain>) {
 }
 
 impl Domain {
+    /// Whether more extents wait to be mended than are remembered, or with `all`, any.
+    pub(crate) fn mends(&self, all: bool) -> bool {
+        let waiting = self.to_mend.borrow().len();
+        if all { waiting > 0 || self.mending.get() } else { waiting >= WAITING_MAX }
+    }
+
     /// A part of an extent is wrong on a disk and right on another.
     pub(crate) fn wants_mending(&self, part: &Part) {
         let mut to_mend = self.to_mend.borrow_mut();

@@ -96,8 +96,8 @@ impl Members {
             return port.submit(request).await;
         }
         let what = (request.kind, request.offset, request.len);
-        let until_ns = port.now_ns().saturating_add(self.disks().hung_after_ns);
-        let answer = join_enough(port, vec![port.submit(request)], until_ns, |_| true).await;
+        let patience_ns = self.disks().hung_after_ns;
+        let answer = join_enough(port, vec![port.submit(request)], patience_ns, |_| true).await;
         answer.into_iter().flatten().next().unwrap_or_else(|| Completion {
             result: Err(Box::new(hangs(mirror, what))),
             buffers: Buffers::None,
@@ -116,14 +116,21 @@ impl Members {
             port.submit(Request { disk, priority, kind, offset, len, buffers })
         };
         let writes = targets.iter().map(write).collect();
-        let until_ns = port.now_ns().saturating_add(self.disks().hung_after_ns);
-        let one_has = |done: &[Option<Completion>]| {
+        let patience_ns = self.disks().hung_after_ns;
+        let enough = |done: &[Option<Completion>]| {
             let mut each = targets.iter().zip(done);
-            each.any(|(mirror, done)| {
-                mirror.is_in_sync() && done.as_ref().is_some_and(|done| done.result.is_ok())
-            })
+            match kind {
+                // One that is late would destroy what is written there next: it is waited for, as
+                // long as the disk counts.
+                OpKind::Discard => {
+                    each.all(|(mirror, done)| done.is_some() || mirror.state() == MirrorState::Out)
+                }
+                _ => each.any(|(mirror, done)| {
+                    mirror.is_in_sync() && done.as_ref().is_some_and(|done| done.result.is_ok())
+                }),
+            }
         };
-        let completions = join_enough(port, writes, until_ns, one_has).await;
+        let completions = join_enough(port, writes, patience_ns, enough).await;
         let mut outcome = Outcome::default();
         for (mirror, completion) in targets.iter().zip(completions) {
             match completion {
@@ -186,9 +193,11 @@ impl<'a> Outcome<'a> {
 
     /// It is done when a disk in sync has done it, and every other one has, or is out.
     fn judge(&mut self) -> IoResult {
-        let left = |(mirror, _): &(&Arc<MirrorDisk>, _)| mirror.state() != MirrorState::Out;
-        if let Some(first) = self.failed.iter().position(left) {
-            return Err(self.failed.swap_remove(first).1);
+        self.failed.retain(|(mirror, _)| mirror.state() != MirrorState::Out);
+        // A flush that failed may have dropped what others had written: that is what is told.
+        self.failed.sort_by_key(|(_, error)| error.op != OpKind::Flush);
+        if let Some((_, error)) = self.failed.drain(..).next() {
+            return Err(error);
         }
         match self.done.iter().find(|(mirror, _)| mirror.is_in_sync()) {
             Some((_, bytes)) => Ok(*bytes),

@@ -346,16 +346,17 @@ impl<T: Clone> Fate<T> {
     }
 }
 
-/// Waits for all, or until `enough` says that what has ended is; the others are dropped. It is
-/// asked whenever one has ended, and at that time of [`Port::now_ns`].
+/// Waits for all, or after `patience_ns` until `enough` says that what has ended is; the others are
+/// dropped. It is asked when one has ended, and again and again after as long.
 pub(crate) async fn join_enough<F: Future + Unpin>(
     port: &Port,
     mut futures: Vec<F>,
-    until_ns: u64,
+    patience_ns: u64,
     mut enough: impl FnMut(&[Option<F::Output>]) -> bool,
 ) -> Vec<Option<F::Output>> {
     let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
-    let mut timer = std::pin::pin!(port.sleep_until(until_ns));
+    let later = || port.sleep_until(port.now_ns().saturating_add(patience_ns));
+    let mut timer = later();
     let mut late = false;
     std::future::poll_fn(move |context| {
         let mut pending = false;
@@ -367,8 +368,9 @@ pub(crate) async fn join_enough<F: Future + Unpin>(
                 }
             }
         }
-        if pending && !late {
-            late = timer.as_mut().poll(context).is_ready();
+        while pending && Pin::new(&mut timer).poll(context).is_ready() {
+            late = true;
+            timer = later();
         }
         if !pending || late && enough(&results) {
             return Poll::Ready(std::mem::take(&mut results));

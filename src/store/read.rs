@@ -247,8 +247,9 @@ pub(crate) async fn fetch(
 fn has_mirrors(domain: &Domain, part: &Part, extent: &Extent) -> bool {
     let places = &extent.places[part.first..part.first + part.count];
     let slots = places.iter().filter(|place| !place.is_nowhere()).map(|place| place.disk());
+    // One that was taken out meanwhile may have been the one that answered.
     let mut members = slots.map(|slot| domain.members.at(slot));
-    members.any(|member| member.in_sync().nth(1).is_some())
+    members.any(|member| member.mirrors.len() > 1)
 }
 
 /// Asks the disks of a slot one by one for each block that is not as it should be, when a first
@@ -272,8 +273,10 @@ async fn salvage(
         if block_checksum(&buffer[bytes.clone()]) == sum {
             continue;
         }
-        let Some(good) = good_block(domain, place, sum, priority).await else {
-            return (Some(buffer), Err(error));
+        let good = match good_block(domain, place, sum, priority).await {
+            Ok(Some(good)) => good,
+            Ok(None) => return (Some(buffer), Err(error)),
+            Err(no_memory) => return (Some(buffer), Err(no_memory)),
         };
         buffer[bytes].copy_from_slice(&good);
     }
@@ -281,25 +284,28 @@ async fn salvage(
     (Some(buffer), Ok(()))
 }
 
-/// A block from the first disk of its slot that has it right.
+/// A block from the first disk of its slot that has it right; none when no disk has.
+///
+/// # Errors
+/// There is no memory.
 pub(crate) async fn good_block(
     domain: &Domain,
     place: Place,
     sum: u32,
     priority: Priority,
-) -> Option<DmaBuf> {
+) -> Result<Option<DmaBuf>, StoreError> {
     let (slot, offset) = Members::address(place);
     for mirror in domain.members.at(slot.0).in_sync() {
-        let request = Request::read(mirror.disk, offset, domain.buffer(BLOCK).ok()?);
+        let request = Request::read(mirror.disk, offset, domain.buffer(BLOCK)?);
         let request = request.with_priority(priority);
         let completion = domain.members.submit_to(&domain.port, mirror, request).await;
         if let (Ok(_), Some(bytes)) = completion.into_parts()
             && block_checksum(&bytes) == sum
         {
-            return Some(bytes);
+            return Ok(Some(bytes));
         }
     }
-    None
+    Ok(None)
 }
 
 async fn fetch_first(

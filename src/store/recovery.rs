@@ -46,7 +46,7 @@ use crate::format::record::{
     Body, Changes, CheckpointBody, JournalId, Lifetime, RecordHead, RecordKind, SEQUENCE_MAX,
     encode, inline_start, newest_checkpoint,
 };
-use crate::io::error::IoError;
+use crate::io::error::{ErrorKind, IoError};
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::batch::Pipe;
@@ -186,6 +186,8 @@ pub(crate) struct Recovery<'a> {
     mended_pages: RefCell<Vec<u32>>,
     /// Sequence of the newest record that the journal holds.
     newest: Cell<u64>,
+    /// Disks that did not answer in time, by their number in the pool.
+    pub(crate) silent: RefCell<Vec<usize>>,
 }
 
 /// Where the content of a block is in the journal.
@@ -210,6 +212,9 @@ pub(crate) async fn recover(
     let reading = recovery.reading();
     if !reading {
         recovery.flush().await?;
+    }
+    if !reading {
+        recovery.clear_behind().await?;
     }
     let scan = recovery.scan().await?;
     if !reading {
@@ -335,6 +340,7 @@ fn assemble(
         lifetime_before: Lifetime::default(),
         incomplete: None,
         to_mend: RefCell::default(),
+        mending: Cell::new(false),
         scrub: RefCell::default(),
         mechanisms: MechanismChooser::new(seed.config.mechanism),
     })
@@ -364,6 +370,7 @@ impl<'a> Recovery<'a> {
             mended: Cell::new(0),
             mended_pages: RefCell::default(),
             newest: Cell::new(0),
+            silent: RefCell::default(),
         }
     }
 }
@@ -463,17 +470,28 @@ impl Recovery<'_> {
                 Err(error) => first = first.or(Some(error)),
             }
         }
-        Err(first.unwrap_or_else(|| unreachable!("a slot has a disk in sync")))
+        Err(first.unwrap_or_else(|| self.gone(slot, offset)))
     }
 
-    /// The disks of a slot that may be read.
+    /// What to say when every disk of a slot was taken out.
+    pub(crate) fn gone(&self, slot: u16, offset: u64) -> RecoveryError {
+        self.corrupt_at(slot, offset, "no disk of the slot is left to be read")
+    }
+
+    /// The disks of a slot that may be read, and have answered so far.
     pub(crate) fn mirrors(
         &self,
         slot: u16,
         offset: u64,
     ) -> Result<impl Iterator<Item = &Arc<MirrorDisk>>, RecoveryError> {
+        let answers = move |mirror: &&Arc<MirrorDisk>| {
+            let silent = self.silent.borrow();
+            let others = self.seed.members.at(slot).in_sync();
+            let all_are = others.clone().all(|other| silent.contains(&other.number()));
+            all_are || !silent.contains(&mirror.number())
+        };
         match self.seed.members.get(slot) {
-            Some(member) => Ok(member.in_sync()),
+            Some(member) => Ok(member.in_sync().filter(answers)),
             None => {
                 let count = self.seed.members.all().len();
                 let what = format!("the pool has {count} slots, and no slot {slot}");
@@ -493,6 +511,16 @@ impl Recovery<'_> {
         let request = request.with_priority(Priority::Critical);
         let completion = self.seed.members.submit_to(self.port, mirror, request).await;
         let (result, buffer) = completion.into_parts();
+        if let Err(error) = &result
+            && error.kind == ErrorKind::Timeout
+            && buffer.is_none()
+        {
+            // It would take as long again for every block.
+            self.silent.borrow_mut().push(mirror.number());
+            if !self.reading() {
+                self.seed.members.fence(self.port, mirror).await;
+            }
+        }
         result.map_err(|error| self.io_error(error))?;
         buffer.ok_or_else(|| RecoveryError::NoMemory {
             domain: self.seed.domain,

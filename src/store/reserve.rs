@@ -5,7 +5,7 @@
 //! back after each use. A buffer that a device never gives back is gone; with the last one its
 //! user fails.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
@@ -16,6 +16,13 @@ use crate::store::error::StoreError;
 pub(crate) struct Reserve {
     what: &'static str,
     free: RefCell<Vec<DmaBuf>>,
+    /// Where others come from in the place of those that a device keeps.
+    arena: Arc<Arena>,
+    /// Buffers that were taken, and how many there are to be.
+    taken: Cell<usize>,
+    count: usize,
+    /// Of each.
+    bytes: usize,
 }
 
 impl Reserve {
@@ -27,22 +34,28 @@ impl Reserve {
         bytes: usize,
     ) -> Result<Reserve, BufferUnavailable> {
         let free = (0..count).map(|_| arena.take(bytes)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Reserve { what, free: RefCell::new(free) })
+        let (free, arena, taken) = (RefCell::new(free), Arc::clone(arena), Cell::new(0));
+        Ok(Reserve { what, free, arena, taken, count, bytes })
     }
 
     /// One, with that length.
     pub(crate) fn take(&self, bytes: usize) -> Result<DmaBuf, StoreError> {
         let buffer = self.free.borrow_mut().pop();
+        // One that a hung disk keeps does not come back.
+        let lost = self.taken.get() < self.count;
+        let buffer = buffer.or_else(|| lost.then(|| self.arena.take(self.bytes).ok()).flatten());
         let Some(mut buffer) = buffer else {
             let reason = format!("the domain's own buffers for {} are all in use", self.what);
             return Err(StoreError::NoMemory { reason: reason.into() });
         };
         buffer.set_len(bytes);
+        self.taken.set(self.taken.get() + 1);
         Ok(buffer)
     }
 
     /// Gives one back, if it came back.
     pub(crate) fn give(&self, buffer: Option<DmaBuf>) {
+        self.taken.set(self.taken.get().saturating_sub(1));
         self.free.borrow_mut().extend(buffer);
     }
 

@@ -19,9 +19,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::format::extent::Extent;
+use crate::format::extent::{Extent, Place};
 use crate::format::layout::EXTENT_BLOCKS;
 use crate::io::op::{Priority, Request};
+use crate::memory::DmaBuf;
 use crate::store::domain::{Domain, Health};
 use crate::store::error::StoreError;
 use crate::store::member::{Members, MirrorDisk, MirrorState};
@@ -32,6 +33,8 @@ use crate::store::verify::verify_on;
 const LOOKED_UP: usize = 64;
 /// How long to wait after something failed that may be better later.
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
+/// How often a block is read that no disk has right.
+const READ_AGAIN: usize = 3;
 
 /// Brings every disk into sync that was not at the opening.
 pub(crate) async fn resyncs(domain: Rc<Domain>) {
@@ -82,18 +85,36 @@ impl Resync<'_> {
         if !self.goes_on() {
             return Ok(());
         }
-        let flush = Request::flush(self.mirror.disk).with_priority(Priority::Write);
         let (members, port) = (&self.domain.members, &self.domain.port);
-        if members.submit_to(port, self.mirror, flush).await.result.is_err() {
+        if !self.flush().await {
             members.fence(port, self.mirror).await;
             return Ok(());
         }
         let domains = u64::from(members.domains());
         if self.mirror.synced_domains.fetch_add(1, Ordering::AcqRel) + 1 == domains {
-            // A label that cannot be written takes the disk out, or stops the writers too.
+            // Where that cannot be made durable the membership is broken, and says why.
             let _ = members.join(port, self.mirror).await;
         }
         Ok(())
+    }
+
+    /// Makes durable what was copied; no flush of another domain may have failed beside it.
+    async fn flush(&self) -> bool {
+        let (members, port) = (&self.domain.members, &self.domain.port);
+        let (own, slot) = (self.domain.journal.borrow().id.domain, self.mirror.label.slot);
+        // A domain has one flush at a time on a slot.
+        let idle = || (!self.domain.journal_busy.get()).then_some(());
+        self.domain.changed.until(idle).await;
+        self.domain.journal_busy.set(true);
+        let flushes = &members.at(slot).flushes;
+        flushes.turn(own);
+        let flush = Request::flush(self.mirror.disk).with_priority(Priority::Write);
+        let flushed = members.submit_to(port, self.mirror, flush).await.result.is_ok();
+        flushes.turn(own);
+        members.others_have_flushed(port, own, slot).await;
+        self.domain.journal_busy.set(false);
+        self.domain.changed.notify();
+        flushed && self.mirror.state() == MirrorState::Syncing
     }
 
     /// The extents of an inode, by index.
@@ -115,7 +136,8 @@ impl Resync<'_> {
     async fn extent(&self, inode: u64, index: u64, extent: &Extent) -> Result<(), StoreError> {
         self.mirror.sync_looked_at.fetch_add(1, Ordering::Relaxed);
         // What is written meanwhile goes there too: only what stays has to be there.
-        if verify_on(self.domain, self.mirror, extent).await?.wrong == 0 {
+        let seen = verify_on(self.domain, self.mirror, extent, Priority::Background).await?;
+        if seen.wrong == 0 {
             return Ok(());
         }
         let _alone = self.domain.inode_locks.write(inode).await.map_err(|r| no_lock(&r))?;
@@ -135,21 +157,18 @@ impl Resync<'_> {
 
     /// Copies the blocks of an extent that are not right on the disk. Nobody changes it meanwhile.
     async fn copy(&self, extent: &Extent) -> Result<(), StoreError> {
-        let wrong = verify_on(self.domain, self.mirror, extent).await?.wrong;
+        // The inode is locked: this is somebody's wait.
+        let seen = verify_on(self.domain, self.mirror, extent, Priority::NormalRead).await?;
+        let wrong = seen.wrong;
         for block in (0..EXTENT_BLOCKS).filter(|block| wrong & 1 << block != 0) {
             let (place, sum) = (extent.places[block], extent.checksums[block]);
-            // It may have gone home since: then it is there.
-            if self.domain.ram.borrow().get(place).is_some() {
-                continue;
-            }
-            let Some(good) = good_block(self.domain, place, sum, Priority::Background).await else {
+            let Some(good) = self.good(place, sum).await? else {
                 // Nobody has it: its readers are told.
                 self.mirror.sync_lost.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             let (_, offset) = Members::address(place);
             let request = Request::write(self.mirror.disk, offset, good);
-            let request = request.with_priority(Priority::Background);
             let (members, port) = (&self.domain.members, &self.domain.port);
             if members.submit_to(port, self.mirror, request).await.result.is_err() {
                 members.fence(port, self.mirror).await;
@@ -158,6 +177,17 @@ impl Resync<'_> {
             self.mirror.sync_copied.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// A block as it should be. A disk that could not read it once may do so again.
+    async fn good(&self, place: Place, sum: u32) -> Result<Option<DmaBuf>, StoreError> {
+        for _ in 0..READ_AGAIN {
+            let good = good_block(self.domain, place, sum, Priority::NormalRead).await?;
+            if good.is_some() {
+                return Ok(good);
+            }
+        }
+        Ok(None)
     }
 
     /// Writes every page anew, and moves the journal's tail behind the opening.

@@ -34,6 +34,8 @@ const FINDINGS_MAX: usize = 64;
 const LOOKS_MAX: usize = 4;
 /// How long to wait after something failed that may be better later.
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
+/// How long it sleeps at most without looking whether it is to go on.
+const LOOK_AGAIN_NS: u64 = 50_000_000;
 
 /// What a scrub is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,8 @@ pub(crate) struct Scrub {
     next: (u64, u64),
     /// Since when it runs, and what it had read then.
     since: (u64, u64),
+    /// Which one it is: what one has found out is not another's.
+    number: u64,
 }
 
 impl Domain {
@@ -107,7 +111,7 @@ impl Domain {
             (ScrubOrder::Look, _) => {}
             (ScrubOrder::Start { bytes_per_second }, state) => {
                 if !matches!(state, ScrubState::Running | ScrubState::Paused) {
-                    *scrub = Scrub::default();
+                    *scrub = Scrub { number: scrub.number + 1, ..Scrub::default() };
                 }
                 scrub.bytes_per_second = bytes_per_second;
                 scrub.since = (self.port.now_ns(), scrub.report.bytes);
@@ -129,15 +133,17 @@ impl Domain {
 
 /// Scrubs when it is told to, until the domain is closed.
 pub(crate) async fn scrubs(domain: Rc<Domain>) {
-    let scrubber = Scrubber { domain: &domain, writes_pages: Cell::new(false) };
     loop {
+        let running = || domain.scrub.borrow().report.state == ScrubState::Running;
         let next = || match &*domain.health.borrow() {
             Health::Closed | Health::Stopped(_) => Some(false),
-            _ => scrubber.goes_on().then_some(true),
+            _ => (running() && !domain.closing.get()).then_some(true),
         };
         if !domain.changed.until(next).await {
             return;
         }
+        let number = domain.scrub.borrow().number;
+        let scrubber = Scrubber { domain: &domain, number, writes_pages: Cell::new(false) };
         match scrubber.run().await {
             Ok(()) if scrubber.goes_on() => {
                 domain.scrub.borrow_mut().report.state = ScrubState::Finished;
@@ -151,14 +157,24 @@ pub(crate) async fn scrubs(domain: Rc<Domain>) {
 
 struct Scrubber<'a> {
     domain: &'a Rc<Domain>,
+    number: u64,
     /// Something of the metadata was wrong: a checkpoint is to write it anew.
     writes_pages: Cell<bool>,
 }
 
 impl Scrubber<'_> {
     fn goes_on(&self) -> bool {
-        let running = self.domain.scrub.borrow().report.state == ScrubState::Running;
+        let scrub = self.domain.scrub.borrow();
+        let running = scrub.report.state == ScrubState::Running && scrub.number == self.number;
         running && !self.domain.closing.get()
+    }
+
+    /// Remembers what is looked at next, unless another one has begun.
+    fn go_to(&self, next: (u64, u64)) {
+        let mut scrub = self.domain.scrub.borrow_mut();
+        if scrub.number == self.number {
+            scrub.next = next;
+        }
     }
 
     fn note(&self, of: impl FnOnce(&mut ScrubReport)) {
@@ -177,13 +193,20 @@ impl Scrubber<'_> {
 
     /// Waits until as much may be read as was.
     async fn slow_down(&self) {
-        let (rate, since, read) = {
-            let scrub = self.domain.scrub.borrow();
-            (scrub.bytes_per_second, scrub.since.0, scrub.report.bytes - scrub.since.1)
-        };
-        if rate > 0 {
-            let took_ns = u128::from(read) * 1_000_000_000 / u128::from(rate);
-            self.domain.port.sleep_until(since.saturating_add(took_ns as u64)).await;
+        let port = &self.domain.port;
+        while self.goes_on() {
+            let until = {
+                let scrub = self.domain.scrub.borrow();
+                let (since, before) = scrub.since;
+                let read = u128::from(scrub.report.bytes - before);
+                let took_ns = read * 1_000_000_000 / u128::from(scrub.bytes_per_second.max(1));
+                if scrub.bytes_per_second == 0 { 0 } else { since.saturating_add(took_ns as u64) }
+            };
+            if port.now_ns() >= until {
+                return;
+            }
+            // An order is followed soon.
+            port.sleep_until(until.min(port.now_ns() + LOOK_AGAIN_NS)).await;
         }
     }
 
@@ -199,7 +222,7 @@ impl Scrubber<'_> {
                 if !self.goes_on() {
                     return Ok(());
                 }
-                self.domain.scrub.borrow_mut().next = (inode.id + 1, 0);
+                self.go_to((inode.id + 1, 0));
             }
         }
         self.pages().await?;
@@ -209,7 +232,15 @@ impl Scrubber<'_> {
         if self.writes_pages.take() {
             self.domain.checkpoint_from_now(|| self.goes_on()).await;
         }
+        // It has ended when what it found is mended.
+        self.until_mended(true).await;
         Ok(())
+    }
+
+    /// Waits until there is room for more to be mended, or with `all` until nothing is left.
+    async fn until_mended(&self, all: bool) {
+        let fewer = || (!self.goes_on() || !self.domain.mends(all)).then_some(());
+        self.domain.changed.until(fewer).await;
     }
 
     async fn inode(&self, inode: u64) -> Result<(), StoreError> {
@@ -223,7 +254,7 @@ impl Scrubber<'_> {
             for (index, _) in extents {
                 self.extent(inode, index).await?;
                 self.slow_down().await;
-                self.domain.scrub.borrow_mut().next = (inode, index + 1);
+                self.go_to((inode, index + 1));
                 if !self.goes_on() {
                     return Ok(());
                 }
@@ -259,7 +290,8 @@ impl Scrubber<'_> {
         for slot in slots {
             let mirrors: Vec<_> = self.domain.members.at(slot).in_sync().map(Arc::clone).collect();
             for mirror in mirrors {
-                let verified = verify_on(self.domain, &mirror, extent).await?;
+                let verified =
+                    verify_on(self.domain, &mirror, extent, Priority::Background).await?;
                 let bytes = u64::from(verified.read.count_ones()) * BLOCK_BYTES;
                 self.note(|report| report.bytes += bytes);
                 if verified.wrong != 0 {
@@ -277,22 +309,24 @@ impl Scrubber<'_> {
         extent: &Extent,
         wrong: Vec<(Arc<MirrorDisk>, u16)>,
     ) -> Result<(), StoreError> {
-        for (mirror, blocks) in wrong {
-            for block in (0..EXTENT_BLOCKS).filter(|block| blocks & 1 << block != 0) {
-                let part = Part { inode, index, first: block, count: 1 };
-                let (place, sum) = (extent.places[block], extent.checksums[block]);
-                let offset = part.offset(0);
-                let what = format!("{}: inode {inode}, byte {offset}", mirror.path);
-                match good_block(self.domain, place, sum, Priority::Background).await {
-                    Some(_) => {
-                        self.found(format!("{what}: wrong, and right on another disk"));
-                        self.domain.wants_mending(&part);
-                    }
-                    None => {
-                        self.found(format!("{what}: lost, no disk has it right"));
-                        self.note(|report| report.lost += 1);
-                    }
-                }
+        let any = wrong.iter().fold(0, |any, (_, blocks)| any | blocks);
+        for block in (0..EXTENT_BLOCKS).filter(|block| any & 1 << block != 0) {
+            let part = Part { inode, index, first: block, count: 1 };
+            let (place, sum) = (extent.places[block], extent.checksums[block]);
+            let good = good_block(self.domain, place, sum, Priority::Background).await?;
+            let fate = match good {
+                Some(_) => "wrong, and right on another disk",
+                None => "lost, no disk has it right",
+            };
+            for (mirror, _) in wrong.iter().filter(|(_, blocks)| blocks & 1 << block != 0) {
+                let (path, offset) = (&mirror.path, part.offset(0));
+                self.found(format!("{path}: inode {inode}, byte {offset}: {fate}"));
+            }
+            if good.is_some() {
+                self.until_mended(false).await;
+                self.domain.wants_mending(&part);
+            } else {
+                self.note(|report| report.lost += 1);
             }
         }
         Ok(())
@@ -408,7 +442,8 @@ impl Scrubber<'_> {
                 continue;
             };
             let Ok(head) = decode_head(&id, position % id.bytes, &first) else { continue };
-            if head.position != position {
+            // What begins the ring anew says from where.
+            if head.position != position || position - u64::from(head.skipped) > at {
                 continue;
             }
             let whole = self.read(mirror, offset, head.length as usize).await?;

@@ -19,11 +19,12 @@ pub(crate) struct Verified {
     pub(crate) wrong: u16,
 }
 
-/// Reads the blocks of an extent that a disk has, in the background.
+/// Reads the blocks of an extent that a disk has.
 pub(crate) async fn verify_on(
     domain: &Domain,
     mirror: &Arc<MirrorDisk>,
     extent: &Extent,
+    priority: Priority,
 ) -> Result<Verified, StoreError> {
     let (mut verified, mut block) = (Verified::default(), 0);
     while block < EXTENT_BLOCKS {
@@ -35,7 +36,7 @@ pub(crate) async fn verify_on(
         let buffer = domain.buffer(run * BLOCK_BYTES as usize)?;
         let (_, offset) = Members::address(extent.places[block]);
         let request = Request::read(mirror.disk, offset, buffer);
-        let request = request.with_priority(Priority::Background);
+        let request = request.with_priority(priority);
         let read = domain.members.submit_to(&domain.port, mirror, request).await.into_parts();
         for n in 0..run {
             let at = n * BLOCK_BYTES as usize..(n + 1) * BLOCK_BYTES as usize;

@@ -65,6 +65,8 @@ pub struct EngineStatus {
     pub disks: Vec<MirrorReport>,
     /// Of its membership, now.
     pub epoch: u64,
+    /// Why no label can be written any more, if so: no disk can be taken out, or come back.
+    pub labels_failed: Option<String>,
     /// The domains, by number.
     pub domains: Vec<DomainReport>,
     /// Disks, reactors, lanes, memory.
@@ -207,6 +209,7 @@ impl StorageEngine {
             pool: self.pool.clone(),
             disks: self.disks(),
             epoch: self.disks.membership.durable().0,
+            labels_failed: self.disks.membership.broken().map(|why| why.to_string()),
             domains: domains.collect(),
             io: self.io.status(),
         })

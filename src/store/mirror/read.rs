@@ -97,59 +97,79 @@ impl Members {
         }
         let form = Form::of(&request);
         let mut tried: Vec<&Arc<MirrorDisk>> = Vec::new();
-        loop {
-            let mirror = pick(member, form.offset, &tried);
-            let (completion, by) = self.read_hedged(port, (member, mirror), request).await;
-            if completion.result.is_ok() {
-                return (completion, !tried.is_empty());
+        let mut completion = None;
+        while let Some(mirror) = pick(member, form.offset, &tried) {
+            let answer = self.read_hedged(port, (member, mirror), request).await;
+            tried.extend(answer.failed);
+            if answer.completion.result.is_ok() {
+                return (answer.completion, !tried.is_empty());
             }
-            tried.push(by);
-            let others = member.in_sync().any(|other| !is_among(&tried, other));
-            match completion {
-                Completion { buffers: Buffers::None, .. } => return (completion, true),
-                _ if !others => return (completion, true),
-                Completion { buffers, .. } => {
-                    by.times.failures.fetch_add(1, Ordering::Relaxed);
-                    request = form.with(buffers);
-                }
+            if matches!(answer.completion.buffers, Buffers::None) {
+                return (answer.completion, true);
             }
+            tried.iter().for_each(|mirror| {
+                mirror.times.failures.fetch_add(1, Ordering::Relaxed);
+            });
+            let Completion { result, buffers, wait_ns, service_ns } = answer.completion;
+            completion = Some((result, wait_ns, service_ns));
+            request = form.with(buffers);
         }
+        let Some((result, wait_ns, service_ns)) = completion else {
+            // Others have taken out all that this slot had here; they never take the last one.
+            request.disk = member.mirrors[0].disk;
+            return (port.submit(request).await, true);
+        };
+        (Completion { result, buffers: request.buffers, wait_ns, service_ns }, true)
+    }
+}
+
+/// What came of a read, and which disks failed at it.
+struct Answer<'a> {
+    completion: Completion,
+    failed: Vec<&'a Arc<MirrorDisk>>,
+}
+
+impl<'a> Answer<'a> {
+    fn of(completion: Completion, mirror: &'a Arc<MirrorDisk>) -> Answer<'a> {
+        let failed = if completion.result.is_ok() { Vec::new() } else { vec![mirror] };
+        Answer { completion, failed }
     }
 }
 
 impl Members {
-    /// Reads from a disk, and from another too when that takes long. Says which has answered.
+    /// Reads from a disk, and from another too when that takes long.
     async fn read_hedged<'a>(
         &self,
         port: &Port,
         (member, mirror): (&'a Member, &'a Arc<MirrorDisk>),
         mut request: Request,
-    ) -> (Completion, &'a Arc<MirrorDisk>) {
+    ) -> Answer<'a> {
         let form = Form::of(&request);
         let spare = match &request.buffers {
             Buffers::One(buffer) => Some((Arc::clone(buffer.arena()), buffer.len())),
             _ => None,
         };
-        let begun_ns = port.now_ns();
         request.disk = mirror.disk;
         let mut first = std::pin::pin!(timed(port, mirror, request));
-        let hangs_at = begun_ns.saturating_add(self.disks().hung_after_ns);
-        let slow_at = match self.disks().hedged_reads && may_hedge(member) {
-            true => begun_ns.saturating_add(slow_after_ns(member)).min(hangs_at),
-            false => hangs_at,
+        let mut patience_ns = match self.disks().hedged_reads && may_hedge(member) {
+            true => slow_after_ns(member).min(self.disks().hung_after_ns),
+            false => self.disks().hung_after_ns,
         };
-        match either(first.as_mut(), port.sleep_until(slow_at)).await {
-            Either::First(completion) => return (completion, mirror),
-            Either::Second(()) => {}
-        }
-        let other = pick(member, form.offset, &[mirror]);
-        let memory = spare.and_then(|(arena, len)| arena.take(len).ok());
-        match memory {
-            Some(memory) if !Arc::ptr_eq(other, mirror) => {
-                mirror.times.hedged.fetch_add(1, Ordering::Relaxed);
-                hedge(port, (first, mirror), (other, form, memory)).await
+        loop {
+            let later = port.now_ns().saturating_add(patience_ns);
+            if let Either::First(completion) = either(first.as_mut(), port.sleep_until(later)).await
+            {
+                return Answer::of(completion, mirror);
             }
-            _ => (first.await, mirror),
+            let other = pick(member, form.offset, &[mirror]);
+            let memory = spare.as_ref().and_then(|(arena, len)| arena.take(*len).ok());
+            if let (Some(other), Some(memory)) = (other, memory) {
+                mirror.times.hedged.fetch_add(1, Ordering::Relaxed);
+                let with = (other, form, memory);
+                return hedge(port, (first, mirror), with, self.disks().hung_after_ns).await;
+            }
+            // Neither memory nor another disk: there may be some later.
+            patience_ns = patience_ns.saturating_mul(2).min(self.disks().hung_after_ns);
         }
     }
 }
@@ -174,7 +194,8 @@ impl Form {
     }
 }
 
-/// Waits for whichever answers, the slow one or another; for both when the first answer is none.
+/// Waits for whichever answers, the slow one or another; when one has failed, for the other, but
+/// no longer than makes a disk hang.
 async fn hedge<'a>(
     port: &Port,
     (mut first, mirror): (
@@ -182,18 +203,29 @@ async fn hedge<'a>(
         &'a Arc<MirrorDisk>,
     ),
     (other, form, memory): (&'a Arc<MirrorDisk>, Form, DmaBuf),
-) -> (Completion, &'a Arc<MirrorDisk>) {
+    hung_after_ns: u64,
+) -> Answer<'a> {
     let mut request = form.with(Buffers::One(memory));
     request.disk = other.disk;
     let mut second = std::pin::pin!(timed(port, other, request));
-    match either(first.as_mut(), second.as_mut()).await {
-        Either::First(completion) if completion.result.is_ok() => (completion, mirror),
-        Either::Second(completion) if completion.result.is_ok() => (completion, other),
-        Either::First(failed) => match second.await {
-            completion if completion.result.is_ok() => (completion, other),
-            _ => (failed, mirror),
-        },
-        Either::Second(_) => (first.await, mirror),
+    let (failed, by) = match either(first.as_mut(), second.as_mut()).await {
+        Either::First(completion) | Either::Second(completion) if completion.result.is_ok() => {
+            return Answer { completion, failed: Vec::new() };
+        }
+        Either::First(failed) => (failed, mirror),
+        Either::Second(failed) => (failed, other),
+    };
+    let later = port.sleep_until(port.now_ns().saturating_add(hung_after_ns));
+    let last = match Arc::ptr_eq(by, mirror) {
+        true => either(second, later).await,
+        false => either(first, later).await,
+    };
+    match last {
+        Either::First(completion) if completion.result.is_ok() => {
+            Answer { completion, failed: vec![by] }
+        }
+        // The one that failed gives its memory back.
+        _ => Answer { completion: failed, failed: vec![mirror, other] },
     }
 }
 
@@ -241,7 +273,11 @@ fn is_among(some: &[&Arc<MirrorDisk>], mirror: &Arc<MirrorDisk>) -> bool {
 
 /// The disk in sync that is expected to answer first, of those that were not tried; now and then
 /// another one.
-fn pick<'a>(member: &'a Member, offset: u64, tried: &[&Arc<MirrorDisk>]) -> &'a Arc<MirrorDisk> {
+fn pick<'a>(
+    member: &'a Member,
+    offset: u64,
+    tried: &[&Arc<MirrorDisk>],
+) -> Option<&'a Arc<MirrorDisk>> {
     let count = member.mirrors.len();
     let first = (offset / SPREAD_BYTES) as usize % count;
     let fit = |mirror: &&Arc<MirrorDisk>| mirror.is_in_sync() && !is_among(tried, mirror);
@@ -255,7 +291,5 @@ fn pick<'a>(member: &'a Member, offset: u64, tried: &[&Arc<MirrorDisk>]) -> &'a 
     let good = |mirror: &&Arc<MirrorDisk>| mirror.times.expected_ns() <= enough;
     let worse = |mirror: &&Arc<MirrorDisk>| !good(mirror) && !mirror.times.hangs();
     let chosen = if probes { turned().find(worse) } else { None };
-    let chosen = chosen.or_else(|| turned().find(good));
-    // Another domain may have taken the others out since the caller looked.
-    chosen.unwrap_or(&member.mirrors[first])
+    chosen.or_else(|| turned().find(good))
 }

@@ -11,9 +11,12 @@ use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::record::{Body, RecordHead};
 use crate::io::op::{DiskId, Request};
 use crate::memory::DmaBuf;
-use crate::store::member::Members;
+use crate::store::member::{Members, MirrorState};
 use crate::store::recovery::scan::Scan;
 use crate::store::recovery::{Recovery, RecoveryError};
+
+/// Bytes that are written at a time where a journal is cleared.
+const CLEARED_BYTES: u64 = 256 << 10;
 
 impl Recovery<'_> {
     /// Judges a block that the last record names: none when it is there, else its checksum.
@@ -42,8 +45,32 @@ impl Recovery<'_> {
         match (wrong, unreadable) {
             (Some(found), _) => Ok(Some(found)),
             (None, Some(unreadable)) => Err(unreadable),
-            (None, None) => unreachable!("a slot has a disk in sync"),
+            (None, None) => Err(self.gone(slot, offset)),
         }
+    }
+
+    /// Takes everything out of the journal on disks that are not in sync, before anything is
+    /// written to it: what such a disk has may be of a time that the others know nothing of, and
+    /// would be looked at once it is in sync.
+    pub(crate) async fn clear_behind(&self) -> Result<(), RecoveryError> {
+        let member = self.seed.members.home();
+        let behind = member.mirrors.iter().filter(|mirror| mirror.state() == MirrorState::Syncing);
+        for mirror in behind {
+            let mut at = 0;
+            while at < self.id.bytes && mirror.state() == MirrorState::Syncing {
+                let bytes = CLEARED_BYTES.min(self.id.bytes - at);
+                let mut zeroes = self.buffer(bytes as usize)?;
+                zeroes.fill(0);
+                let request = Request::write(mirror.disk, self.id.start + at, zeroes);
+                let members = &self.seed.members;
+                if members.submit_to(self.port, mirror, request).await.result.is_err() {
+                    members.fence(self.port, mirror).await;
+                    break;
+                }
+                at += bytes;
+            }
+        }
+        Ok(())
     }
 
     /// Brings the last record, and the data that it names, to the disks that have it not.

@@ -18,6 +18,7 @@ use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::record::{
     Body, Changes, RecordError, RecordHead, RecordKind, decode_body, decode_head,
 };
+use crate::io::error::ErrorKind;
 use crate::store::journal::{MAX_RECORD_BYTES, spot_after};
 use crate::store::member::MirrorDisk;
 use crate::store::recovery::{Recovery, RecoveryError, rules};
@@ -101,15 +102,23 @@ impl Recovery<'_> {
 
     /// The heads on all disks of the slot, and what none of them can read.
     async fn find_heads(&self) -> Result<Found, RecoveryError> {
-        let mut all: Option<Found> = None;
+        let (mut all, mut failed): (Option<Found>, _) = (None, None);
         for mirror in self.mirrors(self.id.disk, self.id.start)? {
-            let found = self.find_heads_on(mirror).await?;
+            let found = match self.find_heads_on(mirror).await {
+                Ok(found) => found,
+                Err(error @ RecoveryError::Io { .. }) => {
+                    failed = Some(error);
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
             all = Some(match all {
                 None => found,
                 Some(before) => before.and(found),
             });
         }
-        let mut found = all.unwrap_or_else(|| unreachable!("a slot has a disk in sync"));
+        let none = || failed.unwrap_or_else(|| self.gone(self.id.disk, self.id.start));
+        let mut found = all.ok_or_else(none)?;
         found.settle();
         Ok(found)
     }
@@ -121,7 +130,8 @@ impl Recovery<'_> {
             let bytes = CHUNK_BYTES.min(self.id.bytes - at);
             match self.read_mirror(mirror, self.id.start + at, bytes as usize).await {
                 Ok(chunk) => self.heads_in(at, &chunk, &mut found.heads)?,
-                Err(RecoveryError::Io { .. }) => {
+                // A disk that does not answer does not answer for each block either.
+                Err(RecoveryError::Io { source, .. }) if source.kind != ErrorKind::Timeout => {
                     self.find_one_by_one(mirror, (at, bytes), &mut found).await?
                 }
                 Err(other) => return Err(other),
@@ -325,7 +335,7 @@ impl Recovery<'_> {
         match (refused, unreadable) {
             (Some(refused), _) => Ok(Err(refused)),
             (None, Some(unreadable)) => Err(unreadable),
-            (None, None) => unreachable!("a slot has a disk in sync"),
+            (None, None) => Err(self.gone(home, offset)),
         }
     }
 

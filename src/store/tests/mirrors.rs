@@ -597,3 +597,88 @@ fn a_disk_that_hangs_while_it_is_brought_into_sync_stops_nobody() {
         }
     });
 }
+
+/// Both halves were opened by force, and the owner decides for one: the other's records, however
+/// far they went, never count.
+#[test]
+fn the_half_that_the_owner_decides_against_leaves_nothing_behind() {
+    for_each_seed("the_half_that_the_owner_decides_against", 30, |seed| {
+        let mut random = Random::new(seed ^ 0x4a1f);
+        let setup = Setup {
+            disks: 1,
+            mirrors: 2,
+            domains: 1 + (seed % 2) as u16,
+            missing: Missing::Accept,
+            ..Setup::default()
+        };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 20);
+        let both = world.sim.crash(random.next_u64());
+        let half = |kept: usize| {
+            let mut disks = both.clone();
+            disks[1 - kept] = SimDisk::new(setup.disk.clone());
+            disks
+        };
+        // The other half goes on, further than this one will.
+        let mut other = World::open(&setup, random.next_u64(), half(1)).unwrap();
+        let mut others = model.clone();
+        others.check(&mut other);
+        run_workload(&mut other, &mut others, &mut random, 60 + seed % 60);
+        if random.coin() {
+            other.close();
+        }
+        let mut other = other.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, random.next_u64(), half(0)).unwrap();
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 10);
+        world.close();
+        let mut disks = world.sim.crash(random.next_u64());
+        disks[1] = other.remove(1);
+        let apart = World::open(&setup, random.next_u64(), disks.clone());
+        assert!(
+            apart.is_err() || states(&apart.unwrap()).len() == 1,
+            "they are not put together by themselves"
+        );
+        disks[1] = World::replaced_with(&setup, random.next_u64(), &mut disks, (1, None));
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        until_in_sync(&mut world);
+        world.close();
+        let mut disks = world.sim.crash(random.next_u64());
+        consistent(&disks, "together again");
+        disks[0] = SimDisk::new(setup.disk.clone());
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        world.audit();
+    });
+}
+
+/// An old image of a disk is there, and openings are cut short: it is not called in sync by any of
+/// them.
+#[test]
+fn an_old_image_is_not_called_in_sync_by_an_opening_that_is_cut_short() {
+    for_each_seed("an_old_image_and_openings_cut_short", 40, |seed| {
+        let mut random = Random::new(seed ^ 0x01d2);
+        let setup = Setup { mirrors: 3, ..mirrored(seed) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 15);
+        let disks = world.sim.crash(random.next_u64());
+        let image = disks.clone();
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 15);
+        let mut disks = world.sim.crash(random.next_u64());
+        let victim = random.below(setup.disk_count() as u64) as usize;
+        disks[victim] = image[victim].clone();
+        for _ in 0..6 {
+            let steps = random.below(120);
+            disks = World::raise_in_part(&setup, random.next_u64(), disks, steps);
+        }
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        assert_eq!(states(&world).len(), setup.disk_count(), "every label is whole");
+        assert_eq!(states(&world)[victim], MirrorState::Syncing, "it lacks what came later");
+        model.check(&mut world);
+    });
+}

@@ -57,7 +57,7 @@ pub(super) struct Maybe {
 }
 
 /// See the module.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Model {
     /// Inodes that are certainly there.
     pub(super) inodes: BTreeMap<u64, Content>,

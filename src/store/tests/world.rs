@@ -336,10 +336,22 @@ impl World {
         disks: &mut Vec<SimDisk>,
         number: usize,
     ) -> SimDisk {
+        let new = SimDisk::new(setup.disk.clone());
+        World::replaced_with(setup, seed, disks, (number, Some(new)))
+    }
+
+    /// The same, with a disk that has been something else; without one, what is there.
+    pub(super) fn replaced_with(
+        setup: &Setup,
+        seed: u64,
+        disks: &mut Vec<SimDisk>,
+        (number, with): (usize, Option<SimDisk>),
+    ) -> SimDisk {
         let mut all = std::mem::take(disks);
-        all[number] = SimDisk::new(setup.disk.clone());
+        let there = std::mem::replace(&mut all[number], SimDisk::new(setup.disk.clone()));
         let mut world = World::boot(setup, seed, all);
         let (judged, _) = world.judged_disks().expect("the others are a pool");
+        world.sim.with_disk(DiskId(number as u16), |disk| *disk = with.unwrap_or(there));
         let good = judged.members.iter().flat_map(|member| &member.mirrors).next().unwrap();
         let mut label = good.label;
         (label.slot, label.disk) = ((number / setup.mirrors) as u16, [99; 16]);
