@@ -2,8 +2,7 @@
 //!
 //! A slot has blocks of its own, and one or more [`MirrorDisk`]s that hold the same. A domain's
 //! journal is in one slot, its **home**; metadata pages and data are in any. Everything above names
-//! a slot alone: [`Members::submit`](crate::store::mirror) takes a request to all disks of it, or
-//! to one that answers.
+//! a slot alone: `store/mirror.rs` takes a request to all disks of it, or to one that answers.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
