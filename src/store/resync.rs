@@ -15,12 +15,14 @@
 //! A block is copied while its inode is locked and no change of it is on the way, so it is nobody
 //! else's before the copy has ended.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::format::checksum::block_checksum;
 use crate::format::extent::{Extent, Place};
-use crate::format::layout::EXTENT_BLOCKS;
+use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::io::op::{Priority, Request};
 use crate::memory::DmaBuf;
 use crate::store::domain::{Domain, Health};
@@ -29,6 +31,7 @@ use crate::store::member::{Members, MirrorDisk, MirrorState};
 use crate::store::read::{good_block, no_lock};
 use crate::store::verify::verify_on;
 
+const BLOCK: usize = BLOCK_BYTES as usize;
 /// Extents of an inode, or inodes, that are looked up at a time.
 const LOOKED_UP: usize = 64;
 /// How long to wait after something failed that may be better later.
@@ -159,24 +162,60 @@ impl Resync<'_> {
     async fn copy(&self, extent: &Extent) -> Result<(), StoreError> {
         // The inode is locked: this is somebody's wait.
         let seen = verify_on(self.domain, self.mirror, extent, Priority::NormalRead).await?;
-        let wrong = seen.wrong;
-        for block in (0..EXTENT_BLOCKS).filter(|block| wrong & 1 << block != 0) {
-            let (place, sum) = (extent.places[block], extent.checksums[block]);
-            let Some(good) = self.good(place, sum).await? else {
-                // Nobody has it: its readers are told.
-                self.mirror.sync_lost.fetch_add(1, Ordering::Relaxed);
-                continue;
+        let mut block = 0;
+        while block < EXTENT_BLOCKS {
+            let first = extent.places[block];
+            let goes_on = |n: &usize| {
+                let wrong = seen.wrong & 1 << (block + n) != 0;
+                wrong
+                    && extent.places[block + n]
+                        == Place::new(first.disk(), first.block() + *n as u64)
             };
-            let (_, offset) = Members::address(place);
-            let request = Request::write(self.mirror.disk, offset, good);
-            let (members, port) = (&self.domain.members, &self.domain.port);
-            if members.submit_to(port, self.mirror, request).await.result.is_err() {
-                members.fence(port, self.mirror).await;
+            let run = match seen.wrong & 1 << block {
+                0 => 0,
+                _ => (0..EXTENT_BLOCKS - block).take_while(goes_on).count(),
+            };
+            if run > 0 && !self.copy_run(extent, block..block + run).await? {
                 return Ok(());
             }
-            self.mirror.sync_copied.fetch_add(1, Ordering::Relaxed);
+            block += run.max(1);
         }
         Ok(())
+    }
+
+    /// Copies blocks that lie one after another; false when the disk failed at it.
+    async fn copy_run(&self, extent: &Extent, blocks: Range<usize>) -> Result<bool, StoreError> {
+        let (members, port) = (&self.domain.members, &self.domain.port);
+        let (slot, offset) = Members::address(extent.places[blocks.start]);
+        let buffer = self.domain.buffer(blocks.len() * BLOCK)?;
+        let (result, read) =
+            members.read(port, Request::read(slot, offset, buffer)).await.0.into_parts();
+        let mut buffer = match (result, read) {
+            (Ok(_), Some(buffer)) => buffer,
+            // What of it can be read is read block by block.
+            _ => self.domain.buffer(blocks.len() * BLOCK)?,
+        };
+        for (n, block) in blocks.clone().enumerate() {
+            let (place, sum) = (extent.places[block], extent.checksums[block]);
+            let bytes = &mut buffer[n * BLOCK..(n + 1) * BLOCK];
+            if block_checksum(bytes) == sum {
+                continue;
+            }
+            match self.good(place, sum).await? {
+                Some(good) => bytes.copy_from_slice(&good),
+                // Nobody has it: its readers are told.
+                None => {
+                    self.mirror.sync_lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        let request = Request::write(self.mirror.disk, offset, buffer);
+        if members.submit_to(port, self.mirror, request).await.result.is_err() {
+            members.fence(port, self.mirror).await;
+            return Ok(false);
+        }
+        self.mirror.sync_copied.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// A block as it should be. A disk that could not read it once may do so again.
