@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use dynamicfs::engine::storage_engine::{
-    DiskPlace, MemberReport, MirrorReport, Overwrite, PoolReport, StorageEngine,
+    DiskPlace, MemberReport, MirrorReport, PoolReport, StorageEngine,
 };
 use dynamicfs::store::member::MirrorState;
 use serde_json::json;
 
-use super::pool::PoolArguments;
+use super::pool::{DestroyArguments, PoolArguments, stopped};
 use super::table::{size, table};
 use super::{Exit, Failure, Report};
 
@@ -53,12 +53,8 @@ pub(crate) struct ReplaceArguments {
     /// Its number among the disks of the slot.
     #[arg(long, value_name = "N")]
     mirror: u16,
-    /// Destroy the file system, partition table or pool that it carries.
-    #[arg(long)]
-    overwrite: bool,
-    /// Do not ask.
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    destroys: DestroyArguments,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -113,10 +109,10 @@ fn list(arguments: &ListArguments) -> Result<Report, Failure> {
 
 fn replace(arguments: &ReplaceArguments) -> Result<Report, Failure> {
     let name = arguments.with.display().to_string();
-    if !arguments.yes {
+    if !arguments.destroys.yes {
         super::pool::ask(&name, "it holds")?;
     }
-    let overwrite = if arguments.overwrite { Overwrite::Yes } else { Overwrite::No };
+    let overwrite = arguments.destroys.overwrite();
     let place = DiskPlace { slot: arguments.slot, mirror: arguments.mirror };
     let config = arguments.pool.engine_config()?;
     let pool = StorageEngine::replace_disk(&config, place, &arguments.with, overwrite)?;
@@ -160,14 +156,7 @@ fn wait_until_in_sync(engine: &StorageEngine) -> Result<Vec<MirrorReport>, Failu
                 percent.min(100)
             );
         }
-        let status = engine.status()?;
-        // A domain that has stopped brings nothing any more.
-        if let Some(why) = status.domains.iter().find_map(|d| d.now.stopped.clone()) {
-            return Err(Failure::new(Exit::Io, format!("the pool takes no changes: {why}")));
-        }
-        if let Some(why) = status.labels_failed {
-            return Err(Failure::new(Exit::Io, format!("no label can be written: {why}")));
-        }
+        stopped(&engine.status()?)?;
         std::thread::sleep(LOOK_EVERY);
     }
 }

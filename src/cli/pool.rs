@@ -103,6 +103,19 @@ fn use_and_close<T>(
     Ok(value)
 }
 
+/// Why nothing more will happen in a pool that is open, if so.
+pub(super) fn stopped(status: &EngineStatus) -> Result<(), Failure> {
+    let failed = |why: String| Failure::new(Exit::Io, why);
+    // A domain that has stopped brings nothing any more.
+    if let Some(why) = status.domains.iter().find_map(|domain| domain.now.stopped.as_ref()) {
+        return Err(failed(format!("the pool takes no changes: {why}")));
+    }
+    match &status.labels_failed {
+        Some(why) => Err(failed(format!("no label can be written: {why}"))),
+        None => Ok(()),
+    }
+}
+
 /// Metadata that the opening found lost.
 pub(crate) fn losses(status: &EngineStatus) -> Vec<Failure> {
     let lost = status.domains.iter().flat_map(|domain| &domain.recovery.lost);
@@ -122,15 +135,28 @@ pub(crate) struct FormatArguments {
     /// Disks of each slot that hold the same: the first N disks are a slot, the next N another.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4))]
     mirrors: Option<u32>,
+    #[command(flatten)]
+    destroys: DestroyArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a command goes about a disk all of which will be lost.
+#[derive(Debug, Args)]
+pub(crate) struct DestroyArguments {
     /// Destroy the file systems, partition tables or pools that it carries.
     #[arg(long)]
     overwrite: bool,
     /// Do not ask.
     #[arg(long)]
-    yes: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    pub(super) yes: bool,
+}
+
+impl DestroyArguments {
+    pub(super) fn overwrite(&self) -> Overwrite {
+        if self.overwrite { Overwrite::Yes } else { Overwrite::No }
+    }
 }
 
 /// `4096`, `256M`, `1GiB`: powers of 1024.
@@ -154,7 +180,7 @@ pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
     let mut config = arguments.pool.engine_config()?;
     config.pool.domains = arguments.domains.or(config.pool.domains);
     config.pool.mirrors = arguments.mirrors.or(config.pool.mirrors);
-    let overwrite = if arguments.overwrite { Overwrite::Yes } else { Overwrite::No };
+    let overwrite = arguments.destroys.overwrite();
     let options =
         FormatOptions { overwrite, create_bytes: arguments.size, ..FormatOptions::default() };
     let plan = StorageEngine::plan_format(&config, &options)?;
@@ -172,7 +198,7 @@ pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
         let help = Some("--overwrite destroys it".to_owned());
         return Err(Failure { exit: Exit::Refused, message, help });
     }
-    if !arguments.yes {
+    if !arguments.destroys.yes {
         confirm(&plan)?;
     }
     let report = StorageEngine::format(&config, options)?;

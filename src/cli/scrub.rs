@@ -8,7 +8,7 @@ use dynamicfs::engine::storage_engine::StorageEngine;
 use dynamicfs::store::scrub::{ScrubOrder, ScrubReport, ScrubState};
 use serde_json::json;
 
-use super::pool::PoolArguments;
+use super::pool::{PoolArguments, stopped};
 use super::table::{size, table};
 use super::{Exit, Failure, Report};
 
@@ -51,9 +51,7 @@ fn scrub(engine: &StorageEngine, mib_per_second: Option<u64>) -> Result<Vec<Scru
     let mut reports = engine.scrub(ScrubOrder::Start { bytes_per_second })?;
     let shown = io::stderr().is_terminal();
     while reports.iter().any(|report| report.state == ScrubState::Running) {
-        if let Some(why) = engine.status()?.domains.iter().find_map(|d| d.now.stopped.clone()) {
-            return Err(Failure::new(Exit::Io, format!("the pool takes no changes: {why}")));
-        }
+        stopped(&engine.status()?)?;
         std::thread::sleep(LOOK_EVERY);
         reports = engine.scrub(ScrubOrder::Look)?;
         if shown {

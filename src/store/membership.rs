@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::format::disk_set::DiskSet;
 use crate::format::label::{Label, WRITE_QUORUM};
 use crate::format::layout::{LABEL_COPIES, label_offsets};
-use crate::io::op::Request;
+use crate::io::op::{OpKind, Request};
 use crate::store::member::{Disks, Members, MirrorDisk, MirrorState};
 use crate::store::pool::CopyFault;
 use crate::store::port::{Port, join_enough};
@@ -284,7 +284,15 @@ async fn write_label(
         buffer = back;
         match result {
             Ok(_) => durable += 1,
-            Err(error) => why = error.to_string(),
+            Err(error) => {
+                why = error.to_string();
+                // What others have written there may be gone with it: no later flush brings it
+                // back, so the disk has failed, however many copies are durable.
+                if error.op == OpKind::Flush {
+                    durable = 0;
+                    break;
+                }
+            }
         }
     }
     *take() = buffer;

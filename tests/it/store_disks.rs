@@ -3,12 +3,10 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use dynamicfs::check::image::ReadAt;
-use dynamicfs::check::{Depth, Image, check};
 use dynamicfs::engine::engine_config::ReadOnly;
 use dynamicfs::{DiskConfig, EngineConfig, EngineError, FormatOptions, StorageEngine};
 
-use crate::pool::{Modelled, close, read, side_by_side, small};
+use crate::pool::{Modelled, checked, close, read, side_by_side, small};
 use crate::rig::{Numbers, Scratch, alongside};
 
 /// A pool of three files of different sizes, with as many domains.
@@ -50,19 +48,7 @@ impl Disks {
     }
 
     fn check(&self) {
-        let images: Vec<Vec<u8>> =
-            (self.config.io.disks.iter()).map(|disk| std::fs::read(&disk.path).unwrap()).collect();
-        let mut reads: Vec<_> = (images.iter())
-            .map(|bytes| {
-                move |offset: u64, buffer: &mut [u8]| {
-                    buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
-                    Ok(())
-                }
-            })
-            .collect();
-        let sizes = images.iter().map(|bytes| bytes.len() as u64);
-        let disks = sizes.zip(&mut reads).map(|(bytes, read)| (bytes, read as ReadAt<'_>));
-        let report = check(&mut Image::of_disks(disks), Depth::Data);
+        let report = checked(self.config.io.disks.iter().map(|disk| disk.path.as_path()));
         assert!(report.is_consistent(), "{:?}", report.inconsistencies);
     }
 }

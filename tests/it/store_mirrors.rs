@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dynamicfs::check::image::ReadAt;
-use dynamicfs::check::{Depth, Image, Report, check};
+use dynamicfs::check::Report;
 use dynamicfs::{
     DiskConfig, DiskPlace, EngineConfig, Force, FormatOptions, MirrorState, Missing, Overwrite,
     StorageEngine,
 };
 
-use crate::pool::{Modelled, close, small};
+use crate::pool::{Modelled, checked, close, small};
 use crate::rig::{Numbers, Scratch, alongside};
 
 /// A pool of two slots with two files each.
@@ -51,19 +50,8 @@ impl Mirrors {
     }
 
     fn report(&self, numbers: &[usize]) -> Report {
-        let images: Vec<Vec<u8>> =
-            numbers.iter().map(|number| std::fs::read(self.path(*number)).unwrap()).collect();
-        let mut reads: Vec<_> = (images.iter())
-            .map(|bytes| {
-                move |offset: u64, buffer: &mut [u8]| {
-                    buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
-                    Ok(())
-                }
-            })
-            .collect();
-        let sizes = images.iter().map(|bytes| bytes.len() as u64);
-        let disks = sizes.zip(&mut reads).map(|(bytes, read)| (bytes, read as ReadAt<'_>));
-        check(&mut Image::of_disks(disks), Depth::Data)
+        let disks = numbers.iter().map(|number| &self.config.io.disks[*number]);
+        checked(disks.map(|disk| disk.path.as_path()))
     }
 }
 

@@ -42,7 +42,7 @@ pub struct MirrorReport {
     pub mirror: u16,
     /// What it is good for.
     pub state: MirrorState,
-    /// Reads that failed there, and were answered by another disk of the slot.
+    /// Reads that failed there.
     pub read_failures: u64,
     /// Reads that were sent to another disk too, because this one took long.
     pub reads_hedged: u64,

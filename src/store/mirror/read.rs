@@ -40,7 +40,7 @@ pub(crate) struct ReadTimes {
     reads: AtomicU64,
     /// Of these, those that were sent to another disk as well, because they were slow.
     hedged: AtomicU64,
-    /// Reads that failed there, and were answered by another disk.
+    /// Reads that failed there.
     failures: AtomicU64,
     /// Reads that nobody waits for any more, and that keep their memory.
     abandoned: Arc<AtomicU32>,
@@ -100,6 +100,9 @@ impl Members {
         let mut completion = None;
         while let Some(mirror) = pick(member, form.offset, &tried) {
             let answer = self.read_hedged(port, (member, mirror), request).await;
+            for mirror in &answer.failed {
+                mirror.times.failures.fetch_add(1, Ordering::Relaxed);
+            }
             tried.extend(answer.failed);
             if answer.completion.result.is_ok() {
                 return (answer.completion, !tried.is_empty());
@@ -107,15 +110,13 @@ impl Members {
             if matches!(answer.completion.buffers, Buffers::None) {
                 return (answer.completion, true);
             }
-            tried.iter().for_each(|mirror| {
-                mirror.times.failures.fetch_add(1, Ordering::Relaxed);
-            });
             let Completion { result, buffers, wait_ns, service_ns } = answer.completion;
             completion = Some((result, wait_ns, service_ns));
             request = form.with(buffers);
         }
         let Some((result, wait_ns, service_ns)) = completion else {
-            // Others have taken out all that this slot had here; they never take the last one.
+            // A slot has a disk in sync at any time; should a look have missed it, the first one
+            // answers, and its reader judges what it says.
             request.disk = member.mirrors[0].disk;
             return (port.submit(request).await, true);
         };

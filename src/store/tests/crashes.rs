@@ -86,7 +86,7 @@ pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
 }
 
 /// Says how many there were, where as many are asked for: `DYNAMICFS_RECOVERIES_MIN`.
-fn enough_recoveries(setup: &str) {
+pub(super) fn enough_recoveries(setup: &str) {
     let Ok(wanted) = std::env::var("DYNAMICFS_RECOVERIES_MIN") else { return };
     let (wanted, found) = (wanted.parse::<u64>().unwrap(), RECOVERIES.load(Ordering::Relaxed));
     assert!(found >= wanted, "{setup}: {found} recoveries, {wanted} are asked for");

@@ -14,7 +14,7 @@ use crate::store::error::StoreError;
 use crate::store::member::MirrorState;
 use crate::store::scrub::{ScrubOrder, ScrubState};
 use crate::store::tests::checked::{checked, consistent, digest_of};
-use crate::store::tests::crashes::{crash_and_go_on, run_workload};
+use crate::store::tests::crashes::{crash_and_go_on, enough_recoveries, run_workload};
 use crate::store::tests::model::Model;
 use crate::store::tests::world::{Setup, World};
 
@@ -34,6 +34,7 @@ fn pools_of_mirrors_survive_crashes() {
     for_each_seed("pools_of_mirrors_survive_crashes", 40, |seed| {
         crash_and_go_on(seed, &mirrored(seed), 6);
     });
+    enough_recoveries("mirrors");
 }
 
 fn states(world: &World) -> Vec<MirrorState> {
@@ -183,6 +184,25 @@ fn an_old_image_of_a_disk_never_answers() {
     });
 }
 
+/// A pool that was used without one of its disks: all of them, which one it was, and that as it was
+/// before.
+fn without_one(
+    setup: &Setup,
+    seed: u64,
+    random: &mut Random,
+    model: &mut Model,
+) -> (Vec<SimDisk>, usize, SimDisk) {
+    let mut world = World::new(setup, seed);
+    run_workload(&mut world, model, random, 30);
+    let mut disks = world.sim.crash(random.next_u64());
+    let victim = random.below(setup.disk_count() as u64) as usize;
+    let image = std::mem::replace(&mut disks[victim], SimDisk::new(setup.disk.clone()));
+    let mut world = World::open(setup, random.next_u64(), disks).unwrap();
+    model.check(&mut world);
+    run_workload(&mut world, model, random, 30);
+    (world.sim.crash(random.next_u64()), victim, image)
+}
+
 /// Runs until every disk is in sync.
 fn until_in_sync(world: &mut World) {
     let disks = world.shared();
@@ -204,18 +224,9 @@ fn a_disk_that_comes_back_gets_what_it_lacks_and_can_stand_alone() {
         let mut random = Random::new(seed ^ 0xbac);
         let setup = Setup { missing: Missing::Accept, ..mirrored(seed) };
         let mut model = Model::default();
-        let mut world = World::new(&setup, seed);
-        run_workload(&mut world, &mut model, &mut random, 30);
-        let image = world.sim.crash(random.next_u64());
-        let victim = random.below(setup.disk_count() as u64) as usize;
-        let mut away = image.clone();
-        away[victim] = SimDisk::new(setup.disk.clone());
-        let mut world = World::open(&setup, random.next_u64(), away).unwrap();
-        model.check(&mut world);
-        run_workload(&mut world, &mut model, &mut random, 30);
-        let mut disks = world.sim.crash(random.next_u64());
+        let (mut disks, victim, image) = without_one(&setup, seed, &mut random, &mut model);
         disks[victim] = match seed % 2 {
-            0 => image[victim].clone(),
+            0 => image,
             _ => World::replaced(&setup, random.next_u64(), &mut disks, victim),
         };
         // Cut short now and then.
@@ -560,17 +571,8 @@ fn a_disk_that_hangs_while_it_is_brought_into_sync_stops_nobody() {
         let arena = Arena::new(16 << 20, PagePolicy::Normal, None, 0).unwrap();
         let setup = Setup { arena, missing: Missing::Accept, ..mirrored(seed) };
         let mut model = Model::default();
-        let mut world = World::new(&setup, seed);
-        run_workload(&mut world, &mut model, &mut random, 30);
-        let image = world.sim.crash(random.next_u64());
-        let victim = random.below(setup.disk_count() as u64) as usize;
-        let mut away = image.clone();
-        away[victim] = SimDisk::new(setup.disk.clone());
-        let mut world = World::open(&setup, random.next_u64(), away).unwrap();
-        model.check(&mut world);
-        run_workload(&mut world, &mut model, &mut random, 30);
-        let mut disks = world.sim.crash(random.next_u64());
-        disks[victim] = image[victim].clone();
+        let (mut disks, victim, image) = without_one(&setup, seed, &mut random, &mut model);
+        disks[victim] = image;
         let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
         model.check(&mut world);
         world.sim.with_faults(DiskId(victim as u16), |faults| {
