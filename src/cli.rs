@@ -9,9 +9,11 @@ mod disk;
 mod failure;
 mod inodes;
 mod inspect;
+mod live;
 mod plan;
 mod pool;
 mod scrub;
+mod status;
 mod table;
 
 use std::io::{self, Write};
@@ -55,22 +57,22 @@ enum Command {
     /// that carries a file system, partition table or pool unless --overwrite is given.
     #[command(after_help = EXIT_CODES)]
     Format(pool::FormatArguments),
-    /// Show what a pool is, by its labels; with --metrics, what opening it finds.
+    /// Show what a pool is, by its labels; with --metrics, what it is doing.
     #[command(after_help = EXIT_CODES)]
-    Status(pool::StatusArguments),
+    Status(status::StatusArguments),
     /// Open a pool, make durable what its last use left, show what was found, and close it.
     ///
     /// Every command that writes does that first; this one does no more, and can be forced.
     #[command(after_help = EXIT_CODES)]
-    Recover(pool::RecoverArguments),
+    Recover(status::RecoverArguments),
     /// The disks of a pool: which is what, replace one, wait until all have everything.
     #[command(subcommand, after_help = EXIT_CODES)]
     Disk(disk::DiskCommand),
-    /// Open a pool and read everything that it has, on every disk; mend what can be mended.
+    /// Read everything that a pool has, on every disk, and mend what can be mended.
     ///
     /// Exits with 5 when something is lost.
-    #[command(after_help = EXIT_CODES)]
-    Scrub(scrub::ScrubArguments),
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Scrub(scrub::ScrubCommand),
     /// Write a file into an inode.
     #[command(after_help = EXIT_CODES)]
     Put(inodes::PutArguments),
@@ -108,10 +110,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Devices(arguments) => devices::run(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Format(arguments) => pool::format(arguments),
-        Command::Status(arguments) => pool::status(arguments),
-        Command::Recover(arguments) => pool::recover(arguments),
+        Command::Status(arguments) => status::status(arguments),
+        Command::Recover(arguments) => status::recover(arguments),
         Command::Disk(command) => disk::run(command),
-        Command::Scrub(arguments) => scrub::run(arguments),
+        Command::Scrub(command) => scrub::run(command),
         Command::Put(arguments) => inodes::put(arguments),
         Command::Get(arguments) => inodes::get(arguments),
         Command::Ls(arguments) => inodes::list(arguments),

@@ -2,6 +2,8 @@
 //! priorities.
 
 pub mod config;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod engine_config;
 pub mod error;
 pub(crate) mod gate;

@@ -63,6 +63,8 @@ pub use concurrency::lock::acquire::LockRefusal;
 pub use concurrency::lock::metrics::LockMetrics;
 pub use concurrency::lock::word::LockMode;
 pub use concurrency::metadata_locks::{ExtentMapLocks, InodeLocks};
+#[cfg(feature = "control")]
+pub use engine::control;
 pub use engine::storage_engine::{
     Acknowledged, CloseReport, DiskFormatPlan, DiskPlace, EngineError, EngineMetrics, EngineStatus,
     Fill, Force, FormatOptions, FormatPlan, InodeId, InodeInfo, InodeOptions, MemberReport,

@@ -5,13 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use dynamicfs::engine::control::{Request, Snapshot, SyncRequest};
 use dynamicfs::engine::storage_engine::{
     DiskPlace, MemberReport, MirrorReport, PoolReport, StorageEngine,
 };
+use dynamicfs::format::layout::BLOCK_BYTES;
 use dynamicfs::store::member::MirrorState;
 use serde_json::json;
 
+use super::live::LiveArguments;
 use super::pool::{DestroyArguments, PoolArguments, stopped};
+use super::status::taken;
 use super::table::{size, table};
 use super::{Exit, Failure, Report};
 
@@ -27,7 +31,8 @@ pub(crate) enum DiskCommand {
     /// Name the disks that are left. The new one gets what it lacks while the pool is used; `disk
     /// sync` waits for that.
     Replace(ReplaceArguments),
-    /// Open a pool, and wait until every disk that is named has everything.
+    /// Wait until every disk of a pool has everything: of a running engine; where none has the pool
+    /// open, it is opened.
     Sync(SyncArguments),
 }
 
@@ -64,6 +69,17 @@ pub(crate) struct ReplaceArguments {
 pub(crate) struct SyncArguments {
     #[command(flatten)]
     pool: PoolArguments,
+    /// Read no more than this of each disk in a second; 0: as much as goes.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    mib_per_second: Option<u32>,
+    /// Have a running engine wait with it, and do not wait for that.
+    #[arg(long)]
+    pause: bool,
+    /// Have a running engine go on.
+    #[arg(long, conflicts_with = "pause")]
+    resume: bool,
+    #[command(flatten)]
+    live: LiveArguments,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -120,11 +136,36 @@ fn replace(arguments: &ReplaceArguments) -> Result<Report, Failure> {
 }
 
 fn sync(arguments: &SyncArguments) -> Result<Report, Failure> {
-    let disks = arguments.pool.with_engine(wait_until_in_sync)?;
+    let paused = match (arguments.pause, arguments.resume) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    };
+    let order = SyncRequest { paused, mib_per_second: arguments.mib_per_second };
+    let live = match arguments.pause {
+        true => Some(arguments.live.required(&arguments.pool)?),
+        false => arguments.live.connect(&arguments.pool)?,
+    };
+    let disks = match live {
+        Some(mut live) => {
+            live.ask(&Request::Sync(order))?;
+            match arguments.pause {
+                true => members_of(&live.status()?),
+                false => wait_until_in_sync(&mut || live.status())?,
+            }
+        }
+        None => arguments.pool.with_engine(|engine| {
+            engine.sync_order(paused, arguments.mib_per_second);
+            wait_until_in_sync(&mut || taken(engine))
+        })?,
+    };
     let text = match arguments.json {
         true => super::json(&json!({ "disks": disks }))?,
         false => describe_disks(&disks),
     };
+    if arguments.pause {
+        return Ok(text.into());
+    }
     let out = disks.iter().filter(|disk| disk.state != MirrorState::InSync);
     let failed = |disk: &MirrorReport| {
         let path = disk.path.display();
@@ -133,11 +174,17 @@ fn sync(arguments: &SyncArguments) -> Result<Report, Failure> {
     Ok(Report { text, failures: out.map(failed).collect() })
 }
 
-fn wait_until_in_sync(engine: &StorageEngine) -> Result<Vec<MirrorReport>, Failure> {
-    let extents: u64 = engine.status()?.domains.iter().map(|domain| domain.now.extents).sum();
+fn members_of(snapshot: &Snapshot) -> Vec<MirrorReport> {
+    snapshot.disks.iter().filter_map(|disk| disk.member.clone()).collect()
+}
+
+fn wait_until_in_sync(
+    look: &mut dyn FnMut() -> Result<Snapshot, Failure>,
+) -> Result<Vec<MirrorReport>, Failure> {
     let shown = io::stderr().is_terminal();
     loop {
-        let disks = engine.disks();
+        let snapshot = look()?;
+        let disks = members_of(&snapshot);
         let mut syncing = disks.iter().filter(|disk| disk.state == MirrorState::Syncing);
         let Some(first) = syncing.next() else {
             if shown {
@@ -145,9 +192,16 @@ fn wait_until_in_sync(engine: &StorageEngine) -> Result<Vec<MirrorReport>, Failu
             }
             return Ok(disks);
         };
+        stopped(&snapshot)?;
+        if snapshot.sync.paused {
+            let message = "bringing disks into sync is paused; --resume goes on".to_owned();
+            return Err(Failure::new(Exit::Runtime, message));
+        }
         if shown {
+            let now = snapshot.domains.iter().filter_map(|domain| domain.now.as_ref());
+            let extents: u64 = now.map(|now| now.extents).sum();
             let percent = first.sync_looked_at * 100 / extents.max(1);
-            let copied = size(first.sync_copied * 4096);
+            let copied = size(first.sync_copied * BLOCK_BYTES);
             // The line is for a reader who may be gone.
             let _ = write!(
                 io::stderr(),
@@ -156,13 +210,12 @@ fn wait_until_in_sync(engine: &StorageEngine) -> Result<Vec<MirrorReport>, Failu
                 percent.min(100)
             );
         }
-        stopped(&engine.status()?)?;
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
 /// Disks as they are in a pool that is open.
-pub(crate) fn describe_disks(disks: &[MirrorReport]) -> String {
+fn describe_disks(disks: &[MirrorReport]) -> String {
     let row = |disk: &MirrorReport| {
         let state = match disk.state {
             MirrorState::InSync => "in sync",
@@ -174,7 +227,7 @@ pub(crate) fn describe_disks(disks: &[MirrorReport]) -> String {
             disk.mirror.to_string(),
             state.to_owned(),
             disk.read_failures.to_string(),
-            size(disk.sync_copied * 4096),
+            size(disk.sync_copied * BLOCK_BYTES),
             disk.sync_lost.to_string(),
             disk.path.display().to_string(),
         ]

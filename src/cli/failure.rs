@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use dynamicfs::engine::error::OpenError;
 use dynamicfs::engine::storage_engine::EngineError;
 use dynamicfs::machine::device::{DeviceError, DeviceErrorClass};
+use dynamicfs::machine::owner_socket::OwnerSocketError;
 use dynamicfs::machine::topology::TopologyError;
 use dynamicfs::machine::write_gate::WriteRefusal;
 use dynamicfs::placement::PlacementError;
@@ -124,7 +125,9 @@ impl From<EngineError> for Failure {
             EngineError::Pool(PoolError::Io(_) | PoolError::Labels(_))
             | EngineError::Recovery(_)
             | EngineError::NotClosed(_) => Exit::Io,
-            EngineError::Open(_)
+            EngineError::Control(OwnerSocketError::Served(_)) => Exit::Refused,
+            EngineError::Control(_)
+            | EngineError::Open(_)
             | EngineError::Random(_)
             | EngineError::Pool(PoolError::NoMemory(_))
             | EngineError::Reactor(_) => Exit::Runtime,

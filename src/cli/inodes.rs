@@ -9,7 +9,8 @@ use dynamicfs::engine::storage_engine::{InodeId, InodeInfo, InodeOptions, Storag
 use dynamicfs::store::error::StoreError;
 use serde_json::json;
 
-use super::pool::{PoolArguments, losses};
+use super::pool::PoolArguments;
+use super::status::{losses, taken};
 use super::table::{size, table};
 use super::{Exit, Failure, Report};
 
@@ -196,7 +197,7 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<Report, Failure> {
             let is_last = page.len() < PAGE;
             all.extend(page);
             if is_last {
-                return Ok((all, losses(&engine.status()?)));
+                return Ok((all, losses(&taken(engine)?)));
             }
         }
     })?;

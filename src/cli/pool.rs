@@ -6,17 +6,14 @@ use std::time::Duration;
 
 use clap::Args;
 use dynamicfs::engine::config::{DiskAccess, DiskConfig};
-use dynamicfs::engine::engine_config::{EngineConfig, ReadOnly};
+use dynamicfs::engine::control::Snapshot;
+use dynamicfs::engine::engine_config::{ControlSocket, EngineConfig, ReadOnly};
 use dynamicfs::engine::storage_engine::{
-    DomainReport, EngineMetrics, EngineStatus, Force, FormatOptions, FormatPlan, MemberReport,
-    Overwrite, PoolReport, StorageEngine,
+    Force, FormatOptions, FormatPlan, MemberReport, Overwrite, PoolReport, StorageEngine,
 };
-use dynamicfs::format::record::Lifetime;
-use dynamicfs::store::assembly::Missing;
-use dynamicfs::store::domain::Undecidable;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::table::{or_dash, size, table};
+use super::table::{or_dash, size};
 use super::{Exit, Failure, Report};
 
 /// How long a disk may take to end what is under way.
@@ -59,6 +56,11 @@ impl PoolArguments {
         Ok(config)
     }
 
+    /// The disk that stands for the pool.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The disks that are named.
     pub(crate) fn paths(&self) -> Result<Vec<PathBuf>, Failure> {
         Ok(self.engine_config()?.io.disks.into_iter().map(|disk| disk.path).collect())
@@ -73,7 +75,7 @@ impl PoolArguments {
     }
 
     /// The same, and gives up what `force` names where it cannot be had.
-    fn with_forced<T>(
+    pub(super) fn with_forced<T>(
         &self,
         force: Force,
         work: impl FnOnce(&StorageEngine) -> Result<T, Failure>,
@@ -88,6 +90,8 @@ impl PoolArguments {
     ) -> Result<T, Failure> {
         let mut config = self.engine_config()?;
         config.pool.read_only = ReadOnly::Yes;
+        // It is gone before anybody could ask it.
+        config.control.socket = ControlSocket::Off;
         use_and_close(StorageEngine::open(config)?, work)
     }
 }
@@ -104,22 +108,12 @@ fn use_and_close<T>(
 }
 
 /// Why nothing more will happen in a pool that is open, if so.
-pub(super) fn stopped(status: &EngineStatus) -> Result<(), Failure> {
-    let failed = |why: String| Failure::new(Exit::Io, why);
+pub(super) fn stopped(snapshot: &Snapshot) -> Result<(), Failure> {
     // A domain that has stopped brings nothing any more.
-    if let Some(why) = status.domains.iter().find_map(|domain| domain.now.stopped.as_ref()) {
-        return Err(failed(format!("the pool takes no changes: {why}")));
-    }
-    match &status.labels_failed {
-        Some(why) => Err(failed(format!("no label can be written: {why}"))),
+    match snapshot.stopped() {
+        Some(why) => Err(Failure::new(Exit::Io, format!("the pool takes no changes: {why}"))),
         None => Ok(()),
     }
-}
-
-/// Metadata that the opening found lost.
-pub(crate) fn losses(status: &EngineStatus) -> Vec<Failure> {
-    let lost = status.domains.iter().flat_map(|domain| &domain.recovery.lost);
-    lost.map(|what| Failure::new(Exit::Io, what.clone())).collect()
 }
 
 #[derive(Debug, Args)]
@@ -239,7 +233,7 @@ pub(super) fn ask(name: &str, what: &str) -> Result<(), Failure> {
     }
 }
 
-fn lines(title: &str, lines: &[(&str, String)]) -> String {
+pub(super) fn lines(title: &str, lines: &[(&str, String)]) -> String {
     let mut text = format!("{title}\n");
     for (name, value) in lines {
         text.push_str(&format!("  {name:<20}{value}\n"));
@@ -275,7 +269,7 @@ fn describe_plan(plan: &FormatPlan) -> String {
     text + &lines("together", &facts)
 }
 
-fn describe_pool(pool: &PoolReport) -> String {
+pub(super) fn describe_pool(pool: &PoolReport) -> String {
     let facts = [
         ("disks", disks_of(pool)),
         ("domains", pool.domains.to_string()),
@@ -311,205 +305,6 @@ fn describe_member(disk: &MemberReport) -> String {
         ("labels", labels),
     ];
     lines(&disk.path.display().to_string(), &facts)
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatusArguments {
-    #[command(flatten)]
-    pool: PoolArguments,
-    /// Open the pool for reading and show what recovery finds, how full it is, and counters.
-    /// Nothing is written.
-    #[arg(long)]
-    metrics: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-pub(crate) fn status(arguments: &StatusArguments) -> Result<Report, Failure> {
-    if !arguments.metrics {
-        let pool = StorageEngine::inspect(&arguments.pool.path)?;
-        return match arguments.json {
-            true => super::json(&json!({ "pool": pool })).map(Report::from),
-            false => Ok(describe_pool(&pool).into()),
-        };
-    }
-    let (status, metrics) =
-        arguments.pool.with_reader(|engine| Ok((engine.status()?, engine.metrics()?)))?;
-    let text = match arguments.json {
-        true => super::json(&as_json(&status, &metrics))?,
-        false => describe_status(&status, &metrics),
-    };
-    Ok(Report { text, failures: losses(&status) })
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RecoverArguments {
-    #[command(flatten)]
-    pool: PoolArguments,
-    /// Drop a last record that cannot be read, though it may have been acknowledged: what was in
-    /// it is gone for good.
-    #[arg(long)]
-    give_up_undecidable: bool,
-    /// Open a pool of mirrors with half of its disks or fewer. Be sure that the others are not in
-    /// use elsewhere: what was written to them since these were away is lost.
-    #[arg(long)]
-    accept_missing: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-pub(crate) fn recover(arguments: &RecoverArguments) -> Result<Report, Failure> {
-    let undecidable = match arguments.give_up_undecidable {
-        true => Undecidable::GiveUp,
-        false => Undecidable::Refuse,
-    };
-    let missing = match arguments.accept_missing {
-        true => Missing::Accept,
-        false => Missing::Refuse,
-    };
-    let work = |engine: &StorageEngine| Ok((engine.status()?, engine.metrics()?));
-    let (status, metrics) = arguments.pool.with_forced(Force { undecidable, missing }, work)?;
-    let text = match arguments.json {
-        true => super::json(&as_json(&status, &metrics))?,
-        false => describe_status(&status, &metrics),
-    };
-    Ok(text.into())
-}
-
-fn describe_status(status: &EngineStatus, metrics: &EngineMetrics) -> String {
-    let mut text = describe_pool(&status.pool);
-    let facts = [
-        ("capacity", size(status.capacity_bytes())),
-        ("free", size(status.free_bytes())),
-        ("inodes", status.inodes().to_string()),
-        ("I/O requests", metrics.io.io_ops_completed().to_string()),
-    ];
-    facts.iter().for_each(|(name, value)| text.push_str(&format!("  {name:<20}{value}\n")));
-    let heading = [
-        "DOMAIN", "REACTOR", "FREE", "INODES", "EXTENTS", "SEQUENCE", "RECORDS", "REPLAYED",
-        "NOT HOME", "DROPPED",
-    ];
-    let row = |domain: &DomainReport| {
-        let (now, recovery) = (&domain.now, &domain.recovery);
-        vec![
-            now.domain.to_string(),
-            domain.reactor.to_string(),
-            size(now.free_blocks * 4096),
-            now.inodes.to_string(),
-            now.extents.to_string(),
-            now.sequence.to_string(),
-            recovery.records.to_string(),
-            recovery.replayed.to_string(),
-            recovery.written_home.to_string(),
-            recovery
-                .dropped
-                .as_ref()
-                .map_or("-".into(), |(record, why)| format!("{record}: {why}")),
-        ]
-    };
-    text.push('\n');
-    text.push_str(&table(&heading, &status.domains.iter().map(row).collect::<Vec<_>>()));
-    text.push_str("\nsince the pool was made:\n");
-    text.push_str(&describe_lifetimes(status));
-    status.io.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
-    text
-}
-
-fn describe_lifetimes(status: &EngineStatus) -> String {
-    let heading =
-        ["DOMAIN", "COMMITS", "OPERATIONS", "FLUSHES", "DSYNCS", "CHECKPOINTS", "WRITTEN", "BAD"];
-    let row = |domain: &DomainReport| {
-        let counters = &domain.now.lifetime;
-        vec![
-            domain.now.domain.to_string(),
-            counters.group_commits.to_string(),
-            counters.group_commit_ops.to_string(),
-            (counters.commit_flushes + counters.other_flushes).to_string(),
-            counters.commit_dsyncs.to_string(),
-            counters.checkpoints.to_string(),
-            size(counters.caller_bytes),
-            counters.corrupt_blocks.to_string(),
-        ]
-    };
-    table(&heading, &status.domains.iter().map(row).collect::<Vec<_>>())
-}
-
-/// Counters since the pool was made.
-fn lifetime(counters: &Lifetime) -> Value {
-    json!({
-        "group_commits": counters.group_commits,
-        "group_commit_ops": counters.group_commit_ops,
-        "commit_flushes": counters.commit_flushes,
-        "commit_dsyncs": counters.commit_dsyncs,
-        "other_flushes": counters.other_flushes,
-        "checkpoints": counters.checkpoints,
-        "seals": counters.seals,
-        "aborts": counters.aborts,
-        "caller_bytes": counters.caller_bytes,
-        "journal_bytes": counters.journal_bytes,
-        "data_bytes": counters.data_bytes,
-        "write_back_bytes": counters.write_back_bytes,
-        "page_bytes": counters.page_bytes,
-        "corrupt_blocks": counters.corrupt_blocks,
-    })
-}
-
-fn as_json(status: &EngineStatus, metrics: &EngineMetrics) -> Value {
-    let domains = status.domains.iter().map(|domain| {
-        let (now, recovery) = (&domain.now, &domain.recovery);
-        let counters = &now.counters;
-        json!({
-            "domain": now.domain,
-            "reactor": domain.reactor,
-            "blocks": now.blocks,
-            "free_blocks": now.free_blocks,
-            "inodes": now.inodes,
-            "extents": now.extents,
-            "sequence": now.sequence,
-            "journal_bytes": now.journal_bytes,
-            "journal_used_bytes": now.journal_used_bytes,
-            "stopped": now.stopped,
-            "recovery": {
-                "records": recovery.records,
-                "replayed": recovery.replayed,
-                "not_home": recovery.written_home,
-                "lost": recovery.lost,
-                "pages": recovery.pages,
-                "accepted": recovery.accepted,
-                "dropped": recovery.dropped,
-            },
-            "lifetime": lifetime(&now.lifetime),
-            "counters": {
-                "group_commits": counters.group_commits,
-                "group_commit_ops": counters.group_commit_ops,
-                "commit_flushes": counters.commit_flushes,
-                "commit_dsyncs": counters.commit_dsyncs,
-                "other_flushes": counters.other_flushes,
-                "checkpoints": counters.checkpoints,
-                "seals": counters.seals,
-                "aborts": counters.aborts,
-                "throttled_ns": counters.throttled_ns,
-                "discarded_bytes": counters.discarded_bytes,
-                "discards_refused": counters.discards_refused,
-                "corrupt_blocks": counters.corrupt_blocks,
-            },
-            "lock_contention_ratio": now.locks.lock_contention_ratio(),
-        })
-    });
-    json!({
-        "pool": status.pool,
-        "capacity_bytes": status.capacity_bytes(),
-        "free_bytes": status.free_bytes(),
-        "inodes": status.inodes(),
-        "domains": domains.collect::<Vec<_>>(),
-        "io": {
-            "status": status.io,
-            "requests_completed": metrics.io.io_ops_completed(),
-            "queue_length": metrics.io.io_queue_length(),
-        },
-    })
 }
 
 #[cfg(test)]

@@ -78,6 +78,9 @@ pub struct PoolConfig {
     pub read_only: ReadOnly,
     /// Whether disks are told of space that became free.
     pub discard: DiscardWhen,
+    /// MiB a second that all domains together read at most of a disk that is brought into sync, 0
+    /// to 1,048,576; 0: as fast as the background goes. It can be changed while that goes on.
+    pub sync_mib_per_second: u32,
 }
 
 impl Default for PoolConfig {
@@ -89,6 +92,7 @@ impl Default for PoolConfig {
             hedged_reads: HedgedReads::Yes,
             read_only: ReadOnly::default(),
             discard: DiscardWhen::default(),
+            sync_mib_per_second: 0,
         }
     }
 }
@@ -407,6 +411,55 @@ impl Default for OperationsConfig {
     }
 }
 
+/// Where a running engine is asked and told by other processes of its owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlConfig {
+    /// The socket: `auto`, `off`, or a path. Nobody but the owner of the process, and root, can
+    /// reach it.
+    pub socket: ControlSocket,
+}
+
+/// A control socket. A file says `"auto"`, `"off"`, or an absolute path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum ControlSocket {
+    /// `POOL.sock` in `/run/dynamicfs`, or for users other than root in `dynamicfs` below
+    /// `XDG_RUNTIME_DIR`, with the pool's id for `POOL`. Where it cannot be had the pool is opened
+    /// all the same, and the status says why.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+    /// There. Where it cannot be had the pool is not opened.
+    At(PathBuf),
+}
+
+impl TryFrom<String> for ControlSocket {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<ControlSocket, String> {
+        match text.as_str() {
+            "auto" => Ok(ControlSocket::Auto),
+            "off" => Ok(ControlSocket::Off),
+            path if path.starts_with('/') => Ok(ControlSocket::At(path.into())),
+            other => {
+                Err(format!("\"{other}\" is neither \"auto\" nor \"off\" nor an absolute path"))
+            }
+        }
+    }
+}
+
+impl From<ControlSocket> for String {
+    fn from(socket: ControlSocket) -> String {
+        match socket {
+            ControlSocket::Auto => "auto".to_owned(),
+            ControlSocket::Off => "off".to_owned(),
+            ControlSocket::At(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
 /// Everything that a storage engine is opened or formatted with.
 ///
 /// ```
@@ -444,6 +497,8 @@ pub struct EngineConfig {
     pub table: TableConfig,
     /// `[operations]`
     pub operations: OperationsConfig,
+    /// `[control]`
+    pub control: ControlConfig,
 }
 
 impl EngineConfig {
@@ -494,6 +549,7 @@ impl EngineConfig {
                 ("domains", self.pool.domains.map(u64::from)),
                 ("mirrors", self.pool.mirrors.map(u64::from)),
                 ("hung_after_ms", Some(self.pool.hung_after_ms.into())),
+                ("sync_mib_per_second", Some(self.pool.sync_mib_per_second.into())),
             ],
         )?;
         let journal = &self.journal;

@@ -9,6 +9,8 @@
 //! What can fail at the pool as a whole is an [`EngineError`]; an operation fails with a
 //! [`StoreError`], which says what is certain. Full is a value: see [`StoreTicket::taken`].
 
+#[cfg(feature = "control")]
+mod controlled;
 mod engine_error;
 mod engine_status;
 mod format;
@@ -20,11 +22,15 @@ mod store_ticket;
 mod transaction;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+#[cfg(feature = "control")]
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::concurrency::thread_wait::on_reactor_thread;
+#[cfg(feature = "control")]
+use crate::engine::control::server::ControlServer;
 use crate::engine::engine_config::EngineConfig;
 use crate::engine::io_scheduler::IoScheduler;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
@@ -58,6 +64,29 @@ struct DomainHandle {
     recovery: RecoveryReport,
 }
 
+/// A pool that is open, as everybody who uses it has it.
+pub(crate) struct OpenPool {
+    io: IoScheduler,
+    domains: Vec<DomainHandle>,
+    pool: PoolReport,
+    disks: Arc<Disks>,
+    /// Creations so far: their domains take turns.
+    creations: AtomicUsize,
+    closed: AtomicBool,
+    /// By which other processes reach it.
+    #[cfg(feature = "control")]
+    control: Mutex<Option<ControlServer>>,
+    /// Why they do not, if so.
+    control_failed: OnceLock<String>,
+}
+
+impl OpenPool {
+    #[cfg(feature = "control")]
+    fn with_control<T>(&self, of: impl FnOnce(&mut Option<ControlServer>) -> T) -> T {
+        of(&mut self.control.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// A pool that is open. It is `Sync`: share it behind an `Arc` between any threads and tasks.
 ///
 /// ```no_run
@@ -74,18 +103,15 @@ struct DomainHandle {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct StorageEngine {
-    io: IoScheduler,
-    domains: Vec<DomainHandle>,
-    pool: PoolReport,
-    disks: Arc<Disks>,
-    /// Creations so far: their domains take turns.
-    creations: AtomicUsize,
-    closed: AtomicBool,
+    open: Arc<OpenPool>,
+    /// It does not close the pool when it is dropped: another does.
+    is_guest: bool,
 }
 
 impl std::fmt::Debug for StorageEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (pool, disks, domains) = (self.pool.pool, self.pool.members, self.domains.len());
+        let (pool, disks, domains) =
+            (self.open.pool.pool, self.open.pool.members, self.open.domains.len());
         write!(f, "StorageEngine({pool}, {disks} disks, {domains} domains)")
     }
 }
@@ -188,7 +214,7 @@ impl StorageEngine {
     /// # Errors
     /// When the memory for buffers is lent out.
     pub fn buffer(&self, bytes: usize) -> Result<DmaBuf, BufferUnavailable> {
-        self.io.buffer(bytes)
+        self.open.io.buffer(bytes)
     }
 
     /// Closes: what was asked before is finished and made durable, a checkpoint is written, later
@@ -208,13 +234,17 @@ impl StorageEngine {
 
     fn shut(&self, deadline: Duration) -> CloseReport {
         let mut report = CloseReport::default();
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if self.open.closed.swap(true, Ordering::AcqRel) {
             return report;
         }
+        // Nobody else asks any more.
+        #[cfg(feature = "control")]
+        drop(self.open.with_control(Option::take));
         let now = Instant::now();
         // A deadline beyond the clock is a year.
         let until = now.checked_add(deadline).unwrap_or(now + Duration::from_secs(31_536_000));
         let closing = self
+            .open
             .domains
             .iter()
             .map(|domain| StoreTicket::one(&domain.doorstep, Call::Close, operations::done));
@@ -229,7 +259,7 @@ impl StorageEngine {
             }
         }
         let left = until.saturating_duration_since(Instant::now()).max(DISK_TIME_MIN);
-        report.io = self.io.shut(left).err();
+        report.io = self.open.io.shut(left).err();
         report
     }
 }
@@ -237,7 +267,7 @@ impl StorageEngine {
 impl Drop for StorageEngine {
     fn drop(&mut self) {
         // On a reactor's own thread nothing can be waited for; what was acknowledged is durable.
-        if !on_reactor_thread() {
+        if !self.is_guest && !on_reactor_thread() {
             let _ = self.shut(DROP_DEADLINE);
         }
     }

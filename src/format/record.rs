@@ -69,6 +69,7 @@
 //! sequence of a record that is out; a **seal** says that what is before it was acknowledged.
 
 use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
 
 use crate::format::checksum::{Context, metadata_checksum};
 use crate::format::extent::{Extent, FragmentsMismatch};
@@ -164,7 +165,8 @@ pub struct CheckpointBody {
 }
 
 /// Counts of all that a domain has done since it was made, up to a checkpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable, Serialize, Deserialize)]
+#[serde(default)]
 #[repr(C)]
 pub struct Lifetime {
     /// Commits.

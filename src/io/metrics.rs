@@ -1,6 +1,6 @@
 //! What is counted for each lane, disk and reactor.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::io::error::ErrorKind;
@@ -69,7 +69,8 @@ pub struct ReactorMetrics {
 }
 
 /// A class of a disk at one moment, all lanes together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ClassSnapshot {
     /// Requests waiting now.
     pub io_queue_length: u64,
@@ -113,7 +114,8 @@ pub struct DiskMetrics {
 pub type ErrorKindName = &'static str;
 
 /// A reactor at one moment.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReactorSnapshot {
     /// Turns of its loop.
     pub turns: u64,

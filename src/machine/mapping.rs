@@ -30,7 +30,7 @@ pub enum PagePolicy {
 }
 
 /// What the memory became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pages {
     /// Explicit 1 GiB pages.

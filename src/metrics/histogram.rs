@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 const SUB_BITS: u32 = 6;
 const SUB_BUCKETS: u64 = 1 << SUB_BITS;
 /// A power of two, so that an index is cut to size without a branch. Enough for 2^36 ns (about
@@ -85,8 +87,10 @@ impl Histogram {
     }
 }
 
-/// What a histogram held at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a histogram held at one moment. It is written with its count and quantiles, for people and
+/// scripts, and with its buckets, from which it is read again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Written", try_from = "Written")]
 pub struct HistogramSnapshot {
     counts: Vec<u64>,
     max: u64,
@@ -95,6 +99,54 @@ pub struct HistogramSnapshot {
 impl Default for HistogramSnapshot {
     fn default() -> Self {
         HistogramSnapshot { counts: vec![0; BUCKETS], max: 0 }
+    }
+}
+
+/// A histogram as it is written.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(default)]
+    count: u64,
+    #[serde(default)]
+    mean_ns: u64,
+    #[serde(default)]
+    p50_ns: u64,
+    #[serde(default)]
+    p99_ns: u64,
+    #[serde(default)]
+    p999_ns: u64,
+    max_ns: u64,
+    /// Index and count of those that are not empty.
+    buckets: Vec<(usize, u64)>,
+}
+
+impl From<HistogramSnapshot> for Written {
+    fn from(of: HistogramSnapshot) -> Written {
+        let filled = of.counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
+        Written {
+            count: of.count(),
+            mean_ns: of.mean_ns() as u64,
+            p50_ns: of.quantile_ns(0.5),
+            p99_ns: of.quantile_ns(0.99),
+            p999_ns: of.quantile_ns(0.999),
+            max_ns: of.max,
+            buckets: filled.collect(),
+        }
+    }
+}
+
+impl TryFrom<Written> for HistogramSnapshot {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<HistogramSnapshot, String> {
+        let mut of = HistogramSnapshot { max: written.max_ns, ..HistogramSnapshot::default() };
+        let mut sum = 0_u64;
+        for (index, count) in written.buckets {
+            let bucket = of.counts.get_mut(index).ok_or("a histogram has no such bucket")?;
+            *bucket = count;
+            sum = sum.checked_add(count).ok_or("a histogram with more values than can be")?;
+        }
+        Ok(of)
     }
 }
 

@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::concurrency::extent_locks::ExtentLockManager;
 use crate::concurrency::lock::metrics::LockMetrics;
 use crate::concurrency::metadata_locks::InodeLocks;
@@ -172,7 +174,8 @@ pub(crate) enum Health {
 }
 
 /// Counters of a domain.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DomainCounters {
     /// Commits that are durable.
     pub group_commits: u64,
@@ -229,7 +232,8 @@ pub struct DomainCounters {
 }
 
 /// What a domain is doing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DomainStatus {
     /// Its number.
     pub domain: u16,

@@ -4,8 +4,10 @@
 //! journal is in one slot, its **home**; metadata pages and data are in any. Everything above names
 //! a slot alone: `store/mirror.rs` takes a request to all disks of it, or to one that answers.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
 
 use crate::format::extent::Place;
 use crate::format::label::Label;
@@ -24,7 +26,7 @@ use crate::store::port::Port;
 const LOOK_AGAIN_NS: u64 = 20_000;
 
 /// What a disk of a slot is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum MirrorState {
@@ -138,6 +140,34 @@ impl Member {
     }
 }
 
+/// How disks are brought into sync, as long as somebody may say otherwise.
+#[derive(Debug, Default)]
+pub struct SyncOrders {
+    /// It waits.
+    pub(crate) paused: AtomicBool,
+    /// Bytes that each domain reads in a second at most, of each disk; 0: no bound.
+    pub(crate) bytes_per_second: AtomicU64,
+}
+
+impl SyncOrders {
+    /// Changes what is given; the rate is in MiB a second, of so many domains together.
+    pub fn set(&self, paused: Option<bool>, mib_per_second: Option<u32>, domains: u64) {
+        if let Some(paused) = paused {
+            self.paused.store(paused, Ordering::Relaxed);
+        }
+        if let Some(mib) = mib_per_second {
+            let share = (u64::from(mib) << 20).div_ceil(domains.max(1));
+            self.bytes_per_second.store(share, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it waits, and the bytes that each domain reads in a second at most; 0: no bound.
+    #[must_use]
+    pub fn now(&self) -> (bool, u64) {
+        (self.paused.load(Ordering::Relaxed), self.bytes_per_second.load(Ordering::Relaxed))
+    }
+}
+
 /// All of a pool, as its domains share it.
 #[derive(Debug)]
 pub struct Disks {
@@ -147,6 +177,8 @@ pub struct Disks {
     pub membership: Membership,
     /// How long a disk may take to answer a write, when another of its slot has answered.
     pub hung_after_ns: u64,
+    /// How disks are brought into sync.
+    pub sync: SyncOrders,
     /// Whether a read that is slow is sent to another disk too.
     pub hedged_reads: bool,
 }
@@ -180,7 +212,8 @@ impl Disks {
         let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
         let members = members.into_iter().flatten().collect();
         let membership = Membership::new(epoch, in_sync);
-        Ok(Disks { members, membership, hung_after_ns: HUNG_AFTER_NS, hedged_reads: true })
+        let sync = SyncOrders::default();
+        Ok(Disks { members, membership, hung_after_ns: HUNG_AFTER_NS, sync, hedged_reads: true })
     }
 }
 

@@ -37,6 +37,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::concurrency::extent_locks::{ExtentLockManager, LockConfig};
 use crate::concurrency::metadata_locks::InodeLocks;
 use crate::format::checksum::block_checksum;
@@ -83,7 +85,8 @@ pub struct DomainSeed {
 }
 
 /// What an opening found and did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RecoveryReport {
     /// Records that the journal held and recovery needed.
     pub records: u64,

@@ -15,6 +15,7 @@
 //! A block is copied while its inode is locked and no change of it is on the way, so it is nobody
 //! else's before the copy has ended.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ const BLOCK: usize = BLOCK_BYTES as usize;
 const LOOKED_UP: usize = 64;
 /// How long to wait after something failed that may be better later.
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
+/// How long it sleeps at most without looking whether it is to go on.
+const LOOK_AGAIN_NS: u64 = 50_000_000;
 /// How often a block is read that no disk has right.
 const READ_AGAIN: usize = 3;
 
@@ -45,7 +48,7 @@ pub(crate) async fn resyncs(domain: Rc<Domain>) {
     let behind = all.filter(|mirror| mirror.state() == MirrorState::Syncing);
     let behind: Vec<Arc<MirrorDisk>> = behind.map(Arc::clone).collect();
     for mirror in behind {
-        let resync = Resync { domain: &domain, mirror: &mirror };
+        let resync = Resync { domain: &domain, mirror: &mirror, due_ns: Cell::new(0) };
         while resync.goes_on() {
             match resync.run().await {
                 Ok(()) => break,
@@ -62,6 +65,8 @@ pub(crate) async fn resyncs(domain: Rc<Domain>) {
 struct Resync<'a> {
     domain: &'a Rc<Domain>,
     mirror: &'a Arc<MirrorDisk>,
+    /// Not before then may more be read.
+    due_ns: Cell<u64>,
 }
 
 impl Resync<'_> {
@@ -69,6 +74,32 @@ impl Resync<'_> {
     fn goes_on(&self) -> bool {
         let serving = !matches!(*self.domain.health.borrow(), Health::Closed | Health::Stopped(_));
         serving && !self.domain.closing.get() && self.mirror.state() == MirrorState::Syncing
+    }
+
+    /// Waits as long as it is to pause, and until as much may be read as was.
+    async fn slow_down(&self) {
+        let (port, orders) = (&self.domain.port, &self.domain.members.disks().sync);
+        loop {
+            let (now, paused) = (port.now_ns(), orders.paused.load(Ordering::Relaxed));
+            let is_due = self.due_ns.get() <= now && !paused;
+            if is_due || !self.goes_on() {
+                return;
+            }
+            let due = if paused { u64::MAX } else { self.due_ns.get() };
+            // An order is followed soon.
+            port.sleep_until(due.min(now + LOOK_AGAIN_NS)).await;
+        }
+    }
+
+    /// Counts what was read, for [`Resync::slow_down`].
+    fn has_read(&self, bytes: u64) {
+        let rate = self.domain.members.disks().sync.bytes_per_second.load(Ordering::Relaxed);
+        let took_ns = match rate {
+            0 => 0,
+            rate => u128::from(bytes) * 1_000_000_000 / u128::from(rate),
+        };
+        let from = self.due_ns.get().max(self.domain.port.now_ns());
+        self.due_ns.set(from.saturating_add(took_ns as u64));
     }
 
     async fn run(&self) -> Result<(), StoreError> {
@@ -128,6 +159,10 @@ impl Resync<'_> {
             let Some((last, _)) = extents.last() else { return Ok(()) };
             from = last + 1;
             for (index, extent) in &extents {
+                self.slow_down().await;
+                if !self.goes_on() {
+                    return Ok(());
+                }
                 self.extent(inode, *index, extent).await?;
                 if !self.goes_on() {
                     return Ok(());
@@ -140,6 +175,7 @@ impl Resync<'_> {
         self.mirror.sync_looked_at.fetch_add(1, Ordering::Relaxed);
         // What is written meanwhile goes there too: only what stays has to be there.
         let seen = verify_on(self.domain, self.mirror, extent, Priority::Background).await?;
+        self.has_read(u64::from(seen.read.count_ones()) * BLOCK_BYTES);
         if seen.wrong == 0 {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::format::extent::Extent;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
@@ -55,7 +55,7 @@ pub enum ScrubOrder {
 }
 
 /// What a scrub is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScrubState {
     /// There was none, or it was stopped.
@@ -70,7 +70,8 @@ pub enum ScrubState {
 }
 
 /// What a scrub has done, of one domain.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ScrubReport {
     /// What it is doing.
     pub state: ScrubState,

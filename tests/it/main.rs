@@ -19,6 +19,7 @@ mod pool;
 mod rig;
 mod store_api;
 mod store_batches;
+mod store_control;
 mod store_disks;
 mod store_hangs;
 mod store_kills;

@@ -1,5 +1,7 @@
 //! What a family of locks counts.
 
+use serde::{Deserialize, Serialize};
+
 use crate::metrics::histogram::{Histogram, HistogramSnapshot};
 use crate::metrics::per_thread::PerThread;
 
@@ -43,7 +45,8 @@ impl LockCounters {
 }
 
 /// What a family of locks has counted up to one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LockMetrics {
     /// Locks taken.
     pub lock_acquisitions: u64,

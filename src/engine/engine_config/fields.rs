@@ -135,6 +135,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("checkpoint", Kind::Section(CHECKPOINT)),
     field("table", Kind::Section(TABLE)),
     field("operations", Kind::Section(OPERATIONS)),
+    field("control", Kind::Section(CONTROL)),
 ];
 
 const DISK: &[Field] = &[
@@ -191,7 +192,10 @@ const POOL: &[Field] = &[
     field("hedged_reads", Kind::Switch),
     field("read_only", Kind::Switch),
     field("discard", Kind::Words(&["auto", "always", "never"])),
+    number("sync_mib_per_second", 0, 1 << 20, "MiB"),
 ];
+
+const CONTROL: &[Field] = &[field("socket", Kind::Text)];
 
 const JOURNAL: &[Field] = &[
     number("mib_per_domain", 1, 4096, "MiB"),

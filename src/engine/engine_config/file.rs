@@ -17,8 +17,8 @@ use crate::engine::engine_config::fields::{
     Bounds, FIELDS, Field, INCLUDED, Kind, join, nearest, nearest_word,
 };
 use crate::engine::engine_config::{
-    BatcherConfig, CheckpointConfig, CommitConfig, EngineConfig, JournalConfig, OperationsConfig,
-    PoolConfig, TableConfig,
+    BatcherConfig, CheckpointConfig, CommitConfig, ControlConfig, EngineConfig, JournalConfig,
+    OperationsConfig, PoolConfig, TableConfig,
 };
 
 /// Characters of a value that an error repeats, at most.
@@ -263,10 +263,11 @@ struct StoreSections {
     checkpoint: CheckpointConfig,
     table: TableConfig,
     operations: OperationsConfig,
+    control: ControlConfig,
 }
 
 const STORE_SECTIONS: &[&str] =
-    &["pool", "journal", "commit", "batcher", "checkpoint", "table", "operations"];
+    &["pool", "journal", "commit", "batcher", "checkpoint", "table", "operations", "control"];
 
 /// Turns a table into structs. Each knows its own names, so the table is divided among them;
 /// serde's `flatten` would let unknown names through.
@@ -289,5 +290,6 @@ pub(super) fn build(table: Spanned<DeTable<'_>>) -> Result<EngineConfig, toml::d
         checkpoint: store.checkpoint,
         table: store.table,
         operations: store.operations,
+        control: store.control,
     })
 }

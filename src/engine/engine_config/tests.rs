@@ -64,6 +64,7 @@ const EXPECTED: &[(&str, Holds)] = &[
     ("pool.hung_after_ms", Holds::Number(100, 600_000, "from 100 to 600,000 milliseconds")),
     ("pool.hedged_reads", Holds::Switch),
     ("pool.read_only", Holds::Switch),
+    ("pool.sync_mib_per_second", Holds::Number(0, 1_048_576, "from 0 to 1,048,576 MiB")),
     ("journal.mib_per_domain", Holds::Number(1, 4096, "from 1 to 4,096 MiB")),
     ("journal.inline_kib_per_batch", Holds::Number(0, 1024, "from 0 to 1,024 KiB")),
     ("pool.discard", Holds::Words(&["auto", "always", "never"])),
@@ -83,6 +84,7 @@ const EXPECTED: &[(&str, Holds)] = &[
     ("checkpoint.pages_in_flight", Holds::Number(1, 4096, "from 1 to 4,096 pages")),
     ("table.mib", Holds::Number(1, 1_048_576, "from 1 to 1,048,576 MiB")),
     ("operations.in_flight_max", Holds::Number(1, 65_536, "from 1 to 65,536 operations")),
+    ("control.socket", Holds::Text),
 ];
 
 /// In `[scheduler]` and in `[disks.scheduler]`.

@@ -6,6 +6,7 @@ use crate::engine::config::ConfigError;
 use crate::engine::error::{CloseError, OpenError};
 use crate::format::layout::LayoutError;
 use crate::machine::device::DeviceError;
+use crate::machine::owner_socket::OwnerSocketError;
 use crate::machine::topology::TopologyError;
 use crate::machine::write_gate::WriteRefusal;
 use crate::store::error::StoreError;
@@ -58,6 +59,10 @@ pub enum EngineError {
     /// Domains that could not be recovered: each with its reason. Nothing was opened.
     #[error("the pool cannot be opened: {}", join(.0))]
     Recovery(Vec<RecoveryError>),
+    /// The control socket that the configuration names cannot be served. Another path, or `"off"`
+    /// in `control.socket`, opens the pool.
+    #[error("{0}; name another path in control.socket, or \"off\"")]
+    Control(#[from] OwnerSocketError),
     /// A reactor ended while it was needed.
     #[error("a reactor failed: {0}")]
     Reactor(String),

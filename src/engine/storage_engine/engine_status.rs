@@ -4,7 +4,7 @@ use std::ops::Add;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::status::Status;
 use crate::engine::storage_engine::StorageEngine;
@@ -32,10 +32,12 @@ pub struct DomainReport {
 }
 
 /// A disk of the pool, as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MirrorReport {
     /// The disk.
     pub path: PathBuf,
+    /// Its number among the disks of [`Status`].
+    pub disk: u16,
     /// Its slot in the pool.
     pub slot: u16,
     /// Its number among the disks of the slot.
@@ -165,6 +167,7 @@ impl From<&MirrorDisk> for MirrorReport {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MirrorReport {
             path: PathBuf::from(&*mirror.path),
+            disk: mirror.disk.0,
             slot: mirror.label.slot,
             mirror: mirror.label.mirror.number,
             state: mirror.state(),
@@ -182,7 +185,7 @@ impl StorageEngine {
     /// What each domain is doing. A task awaits this where a thread calls
     /// [`StorageEngine::metrics`] or [`StorageEngine::status`].
     pub fn domains(&self) -> StoreTicket<Vec<DomainStatus>> {
-        let doorsteps = self.domains.iter().map(|domain| &domain.doorstep);
+        let doorsteps = self.open.domains.iter().map(|domain| &domain.doorstep);
         StoreTicket::all(doorsteps, || Call::Status, (statuses, 0))
     }
 
@@ -191,7 +194,7 @@ impl StorageEngine {
     /// # Errors
     /// As any request: [`StoreError::Closing`], [`StoreError::WaitOnReactor`].
     pub fn metrics(&self) -> Result<EngineMetrics, StoreError> {
-        Ok(EngineMetrics { domains: self.domains().wait()?, io: self.io.metrics() })
+        Ok(EngineMetrics { domains: self.domains().wait()?, io: self.open.io.metrics() })
     }
 
     /// What the engine is made of, and how full it is. It asks every domain and waits.
@@ -200,18 +203,18 @@ impl StorageEngine {
     /// As [`StorageEngine::metrics`].
     pub fn status(&self) -> Result<EngineStatus, StoreError> {
         let now = self.domains().wait()?;
-        let domains = self.domains.iter().zip(now).map(|(domain, now)| DomainReport {
+        let domains = self.open.domains.iter().zip(now).map(|(domain, now)| DomainReport {
             reactor: domain.reactor,
             recovery: domain.recovery.clone(),
             now,
         });
         Ok(EngineStatus {
-            pool: self.pool.clone(),
+            pool: self.open.pool.clone(),
             disks: self.disks(),
-            epoch: self.disks.membership.durable().0,
-            labels_failed: self.disks.membership.broken().map(|why| why.to_string()),
+            epoch: self.open.disks.membership.durable().0,
+            labels_failed: self.open.disks.membership.broken().map(|why| why.to_string()),
             domains: domains.collect(),
-            io: self.io.status(),
+            io: self.io_status(),
         })
     }
 
@@ -220,25 +223,39 @@ impl StorageEngine {
     /// # Errors
     /// As [`StorageEngine::metrics`].
     pub fn scrub(&self, order: ScrubOrder) -> Result<Vec<ScrubReport>, StoreError> {
-        let doorsteps = self.domains.iter().map(|domain| &domain.doorstep);
+        let doorsteps = self.open.domains.iter().map(|domain| &domain.doorstep);
         StoreTicket::all(doorsteps, || Call::Scrub(order), (scrubbed, 0)).wait()
+    }
+
+    /// How disks are brought into sync from here on: whether that waits, and how many MiB a second
+    /// all domains together read of each at most, 0 for as fast as the background goes. What is
+    /// `None` stays as it is.
+    pub fn sync_order(&self, paused: Option<bool>, mib_per_second: Option<u32>) {
+        let orders = &self.open.disks.sync;
+        orders.set(paused, mib_per_second, self.open.domains.len() as u64);
     }
 
     /// The disks of the pool that are used, by slot and mirror.
     #[must_use]
     pub fn disks(&self) -> Vec<MirrorReport> {
-        let mirrors = self.disks.members.iter().flat_map(|member| &member.mirrors);
+        let mirrors = self.open.disks.members.iter().flat_map(|member| &member.mirrors);
         mirrors.map(|mirror| MirrorReport::from(&**mirror)).collect()
+    }
+
+    pub(crate) fn io_status(&self) -> Status {
+        let mut status = self.open.io.status();
+        status.notes.extend(self.open.control_failed.get().cloned());
+        status
     }
 
     /// The domain of an inode, by number.
     #[must_use]
     pub fn domain_number(&self, inode: InodeId) -> u16 {
-        (inode.0 % self.domains.len() as u64) as u16
+        (inode.0 % self.open.domains.len() as u64) as u16
     }
 }
 
-fn scrubbed(replies: Replies<'_>, _: usize) -> Result<Vec<ScrubReport>, StoreError> {
+pub(super) fn scrubbed(replies: Replies<'_>, _: usize) -> Result<Vec<ScrubReport>, StoreError> {
     let each = replies.map(|reply| match reply {
         Reply::Scrub(report) => Ok(*report),
         Reply::Failed(error) => Err(error),
@@ -247,7 +264,7 @@ fn scrubbed(replies: Replies<'_>, _: usize) -> Result<Vec<ScrubReport>, StoreErr
     each.collect()
 }
 
-fn statuses(replies: Replies<'_>, _: usize) -> Result<Vec<DomainStatus>, StoreError> {
+pub(super) fn statuses(replies: Replies<'_>, _: usize) -> Result<Vec<DomainStatus>, StoreError> {
     let each = replies.map(|reply| match reply {
         Reply::Status(status) => Ok(*status),
         Reply::Failed(error) => Err(error),

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::engine::storage_engine::EngineError;
@@ -21,7 +21,7 @@ use crate::store::pool::{CopyFault, LabelCopies, made_for};
 const DISK_BYTES_MIN: u64 = 4 << 20;
 
 /// What a pool is, as its labels say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolReport {
     /// Id of the pool.
     pub pool: Uuid,
@@ -42,7 +42,7 @@ pub struct PoolReport {
 }
 
 /// A disk of a pool, as its label says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberReport {
     /// The disk.
     pub path: PathBuf,

@@ -1,9 +1,11 @@
 //! Opening a pool: labels, reactors, one domain after another beside each other; all or nothing.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+#[cfg(feature = "control")]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::engine::config::{DiskAccess, IoConfig};
@@ -15,7 +17,7 @@ use crate::engine::storage_engine::format::the_disks;
 use crate::engine::storage_engine::labels::{
     Judged, Labelled, PoolReport, judge_each, look_and_judge,
 };
-use crate::engine::storage_engine::{DomainHandle, EngineError, StorageEngine};
+use crate::engine::storage_engine::{DomainHandle, EngineError, OpenPool, StorageEngine};
 use crate::format::disk_set::DiskSet;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::BLOCK_BYTES;
@@ -176,14 +178,25 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
     let paths: Vec<PathBuf> = config.io.disks.iter().map(|disk| disk.path.clone()).collect();
     let io = IoScheduler::open(&io_config(&config, &seen.assembly.label)?)?;
     match start(&io, (&config, force), (&paths, seen.assembly.notes)) {
-        Ok((domains, pool, disks)) => Ok(StorageEngine {
-            io,
-            domains,
-            pool,
-            disks,
-            creations: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
-        }),
+        Ok((domains, pool, disks)) => {
+            let open = OpenPool {
+                io,
+                domains,
+                pool,
+                disks,
+                creations: AtomicUsize::new(0),
+                closed: AtomicBool::new(false),
+                #[cfg(feature = "control")]
+                control: Mutex::default(),
+                control_failed: OnceLock::new(),
+            };
+            let engine = StorageEngine { open: Arc::new(open), is_guest: false };
+            #[cfg(feature = "control")]
+            engine.serve_control(&config)?;
+            #[cfg(not(feature = "control"))]
+            without_control(&config)?;
+            Ok(engine)
+        }
         Err(error) => {
             let closed = io.shut(CLOSE_DEADLINE);
             // A reactor's own words say more than that it did not answer.
@@ -193,6 +206,16 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
             }
         }
     }
+}
+
+/// Refuses a socket that is asked for by name.
+#[cfg(not(feature = "control"))]
+fn without_control(config: &EngineConfig) -> Result<(), EngineError> {
+    use crate::engine::engine_config::ControlSocket;
+    let ControlSocket::At(path) = &config.control.socket else { return Ok(()) };
+    let (field, value) = ("control.socket", path.display().to_string());
+    let reason = "this program was built without the feature `control`";
+    Err(EngineError::Unfit { field, value, reason })
 }
 
 fn start(
@@ -250,6 +273,8 @@ fn members(
         Ok::<_, EngineError>((MirrorDisk::new(named, label, state, memory), part_bytes))
     })?;
     made.hung_after_ns = u64::from(config.pool.hung_after_ms) * 1_000_000;
+    let rate = config.pool.sync_mib_per_second;
+    made.sync.set(None, Some(rate), assembly.label.layout.domains().into());
     made.hedged_reads = config.pool.hedged_reads.into();
     Ok(made)
 }

@@ -113,7 +113,7 @@ const BLOCK: usize = BLOCK_BYTES as usize;
 
 impl StorageEngine {
     fn domain_of(&self, inode: InodeId) -> &DomainHandle {
-        &self.domains[(inode.0 % self.domains.len() as u64) as usize]
+        &self.open.domains[(inode.0 % self.open.domains.len() as u64) as usize]
     }
 
     fn ask<T>(&self, inode: InodeId, call: Call, meaning: Meaning<T>) -> StoreTicket<T> {
@@ -121,14 +121,14 @@ impl StorageEngine {
     }
 
     fn ask_all<T>(&self, call: impl Fn() -> Call, meaning: (Meaning<T>, usize)) -> StoreTicket<T> {
-        StoreTicket::all(self.domains.iter().map(|domain| &domain.doorstep), call, meaning)
+        StoreTicket::all(self.open.domains.iter().map(|domain| &domain.doorstep), call, meaning)
     }
 
     /// Makes an empty inode. It is durable when the ticket is answered.
     pub fn create_inode(&self, options: InodeOptions) -> StoreTicket<InodeId> {
-        let turn = self.creations.fetch_add(1, Ordering::Relaxed) % self.domains.len();
+        let turn = self.open.creations.fetch_add(1, Ordering::Relaxed) % self.open.domains.len();
         let call = Call::Create { tag: options.tag };
-        StoreTicket::one(&self.domains[turn].doorstep, call, created)
+        StoreTicket::one(&self.open.domains[turn].doorstep, call, created)
     }
 
     /// What is known of an inode.
@@ -243,9 +243,9 @@ impl StorageEngine {
         inode: InodeId,
         make: impl FnOnce(Bell) -> Box<dyn LocalTask> + Send + 'static,
     ) -> bool {
-        let Some(bell) = self.io.bell(self.domain_of(inode).reactor) else { return false };
+        let Some(bell) = self.open.io.bell(self.domain_of(inode).reactor) else { return false };
         let given = bell.clone();
-        self.io.spawn_seed_with_bell(&bell, Box::new(move || make(given)));
+        self.open.io.spawn_seed_with_bell(&bell, Box::new(move || make(given)));
         true
     }
 
@@ -261,7 +261,7 @@ impl StorageEngine {
     /// Memory near the inode's reactor, or anywhere.
     fn memory(&self, inode: InodeId, bytes: usize) -> Result<DmaBuf, StoreError> {
         let near = self.domain_of(inode).arena.take(bytes);
-        near.or_else(|_| self.io.buffer(bytes))
+        near.or_else(|_| self.open.io.buffer(bytes))
             .map_err(|error| StoreError::NoMemory { reason: error.to_string().into() })
     }
 

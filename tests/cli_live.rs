@@ -1,0 +1,196 @@
+//! The admin tool beside an engine that runs, reached by its control socket.
+#![cfg(feature = "cli")]
+// clippy.toml allows this in tests, but does not see the functions beside them.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use dynamicfs::engine::engine_config::ControlSocket;
+use dynamicfs::{EngineConfig, FormatOptions, InodeOptions, StorageEngine};
+use serde_json::Value;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dynamicfs"));
+    command.args(arguments);
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn good(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {text}{errors}");
+    text
+}
+
+fn bad(arguments: &[&str], code: i32, words: &str) {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    assert!(errors.contains(words), "{arguments:?}: {errors}");
+}
+
+/// A pool of two files that hold the same, in a folder of its own.
+struct Pool {
+    folder: PathBuf,
+    config: EngineConfig,
+}
+
+impl Pool {
+    fn new(name: &str) -> Pool {
+        let name = format!("dynamicfs-live-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut config = EngineConfig::on_disks([folder.join("a"), folder.join("b")]);
+        config.io.reactors.count = Some(1);
+        config.io.memory.arena_mib_per_node = 48;
+        config.journal.writeback_mib = 4;
+        config.pool.domains = Some(1);
+        config.pool.mirrors = Some(2);
+        config.control.socket = ControlSocket::At(folder.join("socket"));
+        let options = FormatOptions { create_bytes: Some(64 << 20), ..FormatOptions::default() };
+        StorageEngine::format(&config, options).unwrap();
+        Pool { folder, config }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn a_running_engine_is_shown_scrubbed_and_told() {
+    let pool = Pool::new("shown");
+    let (disk, socket) = (pool.path("a"), format!("--socket={}", pool.path("socket")));
+    let engine = StorageEngine::open(pool.config.clone()).unwrap();
+    let inode = engine.create_inode(InodeOptions::default()).wait().unwrap();
+    for n in 0..64 {
+        engine.write(inode, n << 16, &[9; 1 << 16]).wait().unwrap();
+    }
+    let text = good(&["status", "--metrics", &socket, &disk]);
+    for words in [
+        "REACTOR  CPU",
+        "DISK  PLACE  HEALTH",
+        "0     0.0    good",
+        "1     0.1    good",
+        "critical",
+        "lock_contention_ratio",
+        "avg_group_commit_ops",
+        "io_queue_length",
+        "OPS EACH",
+        "< 0.05",
+    ] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    let json: Value =
+        serde_json::from_str(&good(&["status", "--metrics", "--json", &socket, &disk])).unwrap();
+    assert_eq!(json["engine"]["pid"], std::process::id());
+    assert_eq!(json["metrics"]["caller_bytes"], 64 << 16);
+    assert_eq!(json["disks"][1]["member"]["state"], "in_sync");
+    // The engine's own configuration names the socket too.
+    let config = pool.path("config");
+    std::fs::write(&config, format!("[control]\nsocket = \"{}\"\n", pool.path("socket"))).unwrap();
+    assert!(good(&["status", "--metrics", "--config", &config, &disk]).contains("process"));
+
+    let started = good(&["scrub", "start", "--mib-per-second=1", &socket, &disk]);
+    assert!(started.contains("running"), "{started}");
+    assert!(good(&["scrub", "pause", &socket, &disk]).contains("paused"));
+    assert!(good(&["status", "--metrics", &socket, &disk]).contains("paused at"));
+    assert!(good(&["scrub", "status", &socket, &disk]).contains("paused"));
+    assert!(good(&["scrub", "stop", &socket, &disk]).contains("idle"));
+    let done: Value =
+        serde_json::from_str(&good(&["scrub", "start", "--wait", "--json", &socket, &disk]))
+            .unwrap();
+    assert_eq!(done["domains"][0]["state"], "finished");
+    assert_eq!(done["domains"][0]["lost"], 0);
+    bad(&["scrub", "start", "--mib-per-second=0", &socket, &disk], 2, "0 is not in");
+
+    good(&["disk", "sync", "--pause", &socket, &disk]);
+    assert!(good(&["status", "--metrics", &socket, &disk]).contains("paused"));
+    let disks = good(&["disk", "sync", "--resume", "--mib-per-second=0", &socket, &disk]);
+    assert_eq!(disks.matches("in sync").count(), 2, "{disks}");
+    engine.close(Duration::from_secs(30)).unwrap();
+
+    // Nobody has it open: what needs that says so, all else opens it.
+    bad(&["status", "--metrics", &socket, &disk], 1, "no engine answers at");
+    bad(&["scrub", "pause", "--config", &config, &disk], 1, "no running engine");
+    bad(&["status", "--metrics", "--watch", "--config", &config, &disk], 1, "no running engine");
+    bad(&["status", "--watch", &disk], 2, "--metrics");
+    let other = format!("--disk={}", pool.path("b"));
+    assert!(good(&["status", "--metrics", &disk, &other]).contains("since the pool was made"));
+    let scrubbed = good(&["scrub", "start", &disk, &other]);
+    assert!(scrubbed.contains("finished"), "{scrubbed}");
+}
+
+#[test]
+fn it_is_watched_as_long_as_it_runs() {
+    let pool = Pool::new("watched");
+    let (disk, socket) = (pool.path("a"), format!("--socket={}", pool.path("socket")));
+    let engine = StorageEngine::open(pool.config.clone()).unwrap();
+    let inode = engine.create_inode(InodeOptions::default()).wait().unwrap();
+    let mut watching = command(&["status", "--metrics", "--watch", "--json", &socket, &disk])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = next();
+    engine.write(inode, 0, &[1; 8192]).wait().unwrap();
+    let second = next();
+    let written = |of: &Value| of["metrics"]["caller_bytes"].as_u64().unwrap();
+    assert!(written(&second) == 8192 || written(&next()) == 8192, "{first}");
+    engine.close(Duration::from_secs(30)).unwrap();
+    let ended = watching.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "an engine that is gone is said to be");
+    let words = String::from_utf8_lossy(&ended.stderr);
+    assert!(words.contains("stopped answering"), "{words}");
+
+    // A reader who goes away ends it without a word.
+    let engine = StorageEngine::open(pool.config.clone()).unwrap();
+    let mut watching = command(&["status", "--metrics", "--watch=1", &socket, &disk])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(watching.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.starts_with("pool "), "{line}");
+    drop(out);
+    let ended = watching.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0));
+    engine.close(Duration::from_secs(30)).unwrap();
+}
+
+/// Without a path in any configuration the pool's id leads to the socket.
+#[test]
+fn an_engine_is_found_by_its_pool() {
+    let pool = Pool::new("found");
+    let mut config = pool.config.clone();
+    config.control.socket = ControlSocket::Auto;
+    let engine = StorageEngine::open(config).unwrap();
+    let Some(socket) = engine.control_socket() else {
+        let notes = engine.status().unwrap().io.notes;
+        eprintln!("SKIPPED: this machine has no folder for control sockets: {notes:?}");
+        return;
+    };
+    assert!(socket.exists());
+    let shown = good(&["status", "--metrics", &pool.path("a")]);
+    assert!(shown.contains(&format!("{}, version", std::process::id())), "{shown}");
+    engine.close(Duration::from_secs(30)).unwrap();
+    assert!(!socket.exists());
+}
