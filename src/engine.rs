@@ -14,6 +14,7 @@ pub mod storage_engine;
 mod submit;
 pub(crate) mod thread;
 pub mod ticket;
+mod vacancies;
 
 pub use config::{ConfigError, DiskConfig, IoConfig};
 pub use engine_config::EngineConfig;

@@ -18,12 +18,13 @@ pub(crate) mod lane;
 pub mod local;
 pub(crate) mod shared;
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use crate::concurrency::call_table::ServerKey;
-use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
+use crate::io::backend::{Backend, DiskFacts, REAP_MAX, Reaped, Wait};
 use crate::io::error::ErrorKind;
 use crate::io::op::Request;
 use crate::io::op_table::{OpTable, Origin, State};
@@ -33,6 +34,7 @@ use crate::reactor::lane::Lane;
 use crate::reactor::local::{LocalIo, LocalTask, TaskSlot, TaskState};
 use crate::reactor::shared::{Control, Parcel, ReactorShared};
 use crate::scheduler::Choice;
+use crate::scheduler::limits::Limits;
 
 /// How a reactor waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +153,7 @@ impl<B: Backend> Reactor<B> {
         state.now = self.backend.now();
         state.take_mail();
         if state.shared.control_pending() {
-            state.obey();
+            state.obey(&mut self.backend);
         }
         if state.shared.bells.any() {
             state.answer_bells();
@@ -567,7 +569,7 @@ impl ReactorState {
 
     /// Obeys orders from the engine.
     #[cold]
-    fn obey(&mut self) {
+    fn obey(&mut self, backend: &mut dyn Backend) {
         for order in self.shared.take_orders() {
             match order {
                 Control::Spawn(task) => {
@@ -579,6 +581,14 @@ impl ReactorState {
                         self.bells.tie(bell, task);
                     }
                 }
+                Control::Attach { facts, limits, file, done } => {
+                    let attached = backend.attach(&facts, file.as_raw_fd());
+                    if attached.is_ok() {
+                        self.attach(&facts, &limits);
+                    }
+                    done(attached);
+                }
+                Control::Detach { disk, done } => done(backend.detach(disk)),
                 Control::Drain => {
                     self.draining = true;
                     self.return_queued();
@@ -590,6 +600,14 @@ impl ReactorState {
             }
         }
         self.note_event();
+    }
+
+    /// The lane of a place that was vacant drives a disk.
+    fn attach(&mut self, facts: &DiskFacts, limits: &Limits) {
+        let lane = self.lane_of_disk.get(usize::from(facts.id.0)).copied().flatten();
+        if let Some(index) = lane {
+            self.lanes[usize::from(index)].attach(facts.clone(), limits.clone());
+        }
     }
 
     /// Puts a task in a free slot, to be polled in this turn.

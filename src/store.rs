@@ -23,6 +23,8 @@ pub mod member;
 pub mod membership;
 mod mend;
 mod mirror;
+pub mod mirror_list;
+mod phases;
 pub mod pool;
 pub(crate) mod port;
 mod ram;

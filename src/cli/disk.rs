@@ -1,19 +1,19 @@
 //! `dynamicfs disk`: the disks of a pool.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dynamicfs::engine::control::{Request, Snapshot, SyncRequest};
+use dynamicfs::engine::control::{Answer, AttachRequest, Request, Snapshot, SyncRequest};
 use dynamicfs::engine::storage_engine::{
-    DiskPlace, MemberReport, MirrorReport, PoolReport, StorageEngine,
+    DiskPlace, MemberReport, MirrorReport, Overwrite, PoolReport, StorageEngine,
 };
 use dynamicfs::format::layout::BLOCK_BYTES;
 use dynamicfs::store::member::MirrorState;
 use serde_json::json;
 
-use super::live::LiveArguments;
+use super::live::{LiveArguments, unexpected};
 use super::pool::{DestroyArguments, PoolArguments, stopped};
 use super::status::taken;
 use super::table::{size, table};
@@ -28,9 +28,12 @@ pub(crate) enum DiskCommand {
     List(ListArguments),
     /// Put a new disk in the place of one that is missing or has failed. All that it holds is lost.
     ///
-    /// Name the disks that are left. The new one gets what it lacks while the pool is used; `disk
-    /// sync` waits for that.
+    /// An engine that has the pool open takes it while it works. Where none has, name the disks
+    /// that are left. The new one gets what it lacks while the pool is used; `disk sync` waits for
+    /// that.
     Replace(ReplaceArguments),
+    /// Have a running engine take a disk back that was away. Only what it lacks is copied.
+    Attach(AttachArguments),
     /// Wait until every disk of a pool has everything: of a running engine; where none has the pool
     /// open, it is opened.
     Sync(SyncArguments),
@@ -60,6 +63,22 @@ pub(crate) struct ReplaceArguments {
     mirror: u16,
     #[command(flatten)]
     destroys: DestroyArguments,
+    #[command(flatten)]
+    live: LiveArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// The disk that comes back.
+    #[arg(long, value_name = "DEV|FILE")]
+    with: PathBuf,
+    #[command(flatten)]
+    live: LiveArguments,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -89,6 +108,7 @@ pub(crate) fn run(command: &DiskCommand) -> Result<Report, Failure> {
     match command {
         DiskCommand::List(arguments) => list(arguments),
         DiskCommand::Replace(arguments) => replace(arguments),
+        DiskCommand::Attach(arguments) => attach(arguments),
         DiskCommand::Sync(arguments) => sync(arguments),
     }
 }
@@ -130,9 +150,37 @@ fn replace(arguments: &ReplaceArguments) -> Result<Report, Failure> {
     }
     let overwrite = arguments.destroys.overwrite();
     let place = DiskPlace { slot: arguments.slot, mirror: arguments.mirror };
+    if let Some(mut live) = arguments.live.connect(&arguments.pool)? {
+        let overwrite = overwrite == Overwrite::Yes;
+        let request =
+            AttachRequest { path: whole(&arguments.with)?, place: Some(place), overwrite };
+        return attached(live.ask(&Request::Attach(request))?, arguments.json);
+    }
     let config = arguments.pool.engine_config()?;
     let pool = StorageEngine::replace_disk(&config, place, &arguments.with, overwrite)?;
     shown(&pool, arguments.json)
+}
+
+/// A path as a process with another folder understands it.
+fn whole(path: &Path) -> Result<PathBuf, Failure> {
+    let fail = |error: io::Error| {
+        Failure::new(Exit::Device, format!("cannot find {}: {error}", path.display()))
+    };
+    std::path::absolute(path).map_err(fail)
+}
+
+fn attach(arguments: &AttachArguments) -> Result<Report, Failure> {
+    let mut live = arguments.live.required(&arguments.pool)?;
+    let request = AttachRequest { path: whole(&arguments.with)?, place: None, overwrite: false };
+    attached(live.ask(&Request::Attach(request))?, arguments.json)
+}
+
+fn attached(answer: Answer, as_json: bool) -> Result<Report, Failure> {
+    let Answer::Attached(disk) = answer else { return Err(unexpected(&answer)) };
+    match as_json {
+        true => super::json(&json!({ "disk": disk })).map(Report::from),
+        false => Ok(describe_disks(&[disk]).into()),
+    }
 }
 
 fn sync(arguments: &SyncArguments) -> Result<Report, Failure> {
@@ -166,7 +214,12 @@ fn sync(arguments: &SyncArguments) -> Result<Report, Failure> {
     if arguments.pause {
         return Ok(text.into());
     }
-    let out = disks.iter().filter(|disk| disk.state != MirrorState::InSync);
+    // One that was taken out may have another in its place.
+    let is_there = |place: (u16, u16)| {
+        let in_sync = |disk: &MirrorReport| disk.state == MirrorState::InSync;
+        disks.iter().any(|disk| (disk.slot, disk.mirror) == place && in_sync(disk))
+    };
+    let out = disks.iter().filter(|disk| !is_there((disk.slot, disk.mirror)));
     let failed = |disk: &MirrorReport| {
         let path = disk.path.display();
         Failure::new(Exit::Io, format!("{path} failed, and is not in sync"))

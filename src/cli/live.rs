@@ -88,7 +88,7 @@ impl Live {
     }
 }
 
-fn unexpected(answer: &Answer) -> Failure {
+pub(crate) fn unexpected(answer: &Answer) -> Failure {
     let message = format!("the engine answers another question: {answer:?}");
     Failure::new(Exit::Runtime, message)
 }

@@ -13,5 +13,7 @@ pub mod snapshot;
 pub mod verdict;
 
 pub use client::{ControlClient, ControlError};
-pub use protocol::{Answer, Refusal, RefusalKind, Request, ScrubRequest, ScrubVerb, SyncRequest};
+pub use protocol::{
+    Answer, AttachRequest, Refusal, RefusalKind, Request, ScrubRequest, ScrubVerb, SyncRequest,
+};
 pub use snapshot::Snapshot;

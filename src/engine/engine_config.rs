@@ -81,6 +81,9 @@ pub struct PoolConfig {
     /// MiB a second that all domains together read at most of a disk that is brought into sync, 0
     /// to 1,048,576; 0: as fast as the background goes. It can be changed while that goes on.
     pub sync_mib_per_second: u32,
+    /// How many disks can come while a pool of mirrors is open, in the place of others or of those
+    /// that were away, 0 to 64. Each takes some MiB of memory on every reactor.
+    pub vacant_places: u32,
 }
 
 impl Default for PoolConfig {
@@ -93,6 +96,7 @@ impl Default for PoolConfig {
             read_only: ReadOnly::default(),
             discard: DiscardWhen::default(),
             sync_mib_per_second: 0,
+            vacant_places: 2,
         }
     }
 }
@@ -550,6 +554,7 @@ impl EngineConfig {
                 ("mirrors", self.pool.mirrors.map(u64::from)),
                 ("hung_after_ms", Some(self.pool.hung_after_ms.into())),
                 ("sync_mib_per_second", Some(self.pool.sync_mib_per_second.into())),
+                ("vacant_places", Some(self.pool.vacant_places.into())),
             ],
         )?;
         let journal = &self.journal;

@@ -50,6 +50,17 @@ pub enum OpenError {
         /// Why.
         reason: String,
     },
+    /// Every place for a disk that comes while the engine runs has been taken.
+    #[error(
+        "{path} has no place: the {places} for disks that come while the engine runs are taken; \
+         open it anew, with a higher pool.vacant_places"
+    )]
+    NoPlace {
+        /// The disk.
+        path: String,
+        /// How many places there are.
+        places: usize,
+    },
     /// Something else that the system refused.
     #[error("cannot {action}: {source}")]
     System {

@@ -10,12 +10,13 @@ use crate::engine::config::IoConfig;
 use crate::engine::error::{CloseError, OpenError};
 use crate::engine::gate::Gate;
 use crate::engine::status::{ReactorStatus, Status};
+use crate::engine::vacancies::Vacancies;
 use crate::io::backend::DiskFacts;
 use crate::io::metrics::{DiskMetrics, Metrics};
 use crate::io::op::DiskId;
 use crate::machine::device::{Device, DeviceInfo};
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
-use crate::placement::Placement;
+use crate::placement::{LaneSlot, Placement};
 use crate::reactor::bell::Bell;
 use crate::reactor::drain::StuckDisk;
 use crate::reactor::local::{LocalTask, TaskSeed};
@@ -64,6 +65,7 @@ pub struct IoScheduler {
     pub(super) held: Mutex<Vec<Option<Device>>>,
     pub(super) placement: Placement,
     pub(super) start: Instant,
+    pub(super) vacancies: Vacancies,
 }
 
 impl std::fmt::Debug for IoScheduler {
@@ -76,12 +78,20 @@ impl std::fmt::Debug for IoScheduler {
 impl IoScheduler {
     /// Opens the disks, places and starts the reactors.
     pub fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
-        crate::engine::open::open(config)
+        crate::engine::open::open(config, 0)
     }
 
-    /// What the engine knows of its disks, by [`DiskId`].
+    /// The same, with places for disks that come later.
+    pub(crate) fn open_with_places(
+        config: &IoConfig,
+        places: u16,
+    ) -> Result<IoScheduler, OpenError> {
+        crate::engine::open::open(config, places)
+    }
+
+    /// What the engine knows of the disks of its configuration, by [`DiskId`].
     pub fn disks(&self) -> &[DiskFacts] {
-        &self.gate.disks
+        &self.gate.disks[..self.vacancies.configured()]
     }
 
     /// Nanoseconds of the engine's clock, the one of [`crate::reactor::local::LocalIo::now_ns`].
@@ -157,7 +167,9 @@ impl IoScheduler {
 
     /// Counters and histograms at this moment.
     pub fn metrics(&self) -> Metrics {
-        let disks = self.gate.disks.iter().zip(&self.gate.routes).map(|(facts, routes)| {
+        let attached = self.vacancies.attached();
+        let facts = self.disks().iter().chain(attached.iter().map(|disk| &disk.facts));
+        let disks = facts.zip(&self.gate.routes).map(|(facts, routes)| {
             DiskMetrics::gather(&facts.path, routes.iter().map(|route| &route.lane.metrics))
         });
         let reactors = self.reactors.iter().map(|reactor| reactor.shared.metrics.snapshot());
@@ -166,12 +178,16 @@ impl IoScheduler {
 
     /// What the engine is made of.
     pub fn status(&self) -> Status {
-        let parts = self.gate.disks.iter().zip(&self.devices).zip(&self.gate.limits);
+        let parts = self.disks().iter().zip(&self.devices).zip(&self.gate.limits);
         let disks = parts.map(|((facts, device), limits)| crate::engine::status::DiskStatus {
             facts: facts.clone(),
             device: device.clone(),
             limits: limits.clone(),
         });
+        let disks = disks.chain(self.vacancies.attached());
+        let disks: Vec<_> = disks.collect();
+        let of_disks = |lane: &&LaneSlot| lane.disk < disks.len();
+        let lanes = self.placement.lanes.iter().filter(of_disks).cloned().collect();
         let reactors: Vec<ReactorStatus> =
             self.reactors.iter().map(|reactor| reactor.status.clone()).collect();
         let mut notes = self.placement.notes.clone();
@@ -179,9 +195,9 @@ impl IoScheduler {
         notes.sort();
         notes.dedup();
         Status {
-            disks: disks.collect(),
+            disks,
             reactors,
-            lanes: self.placement.lanes.clone(),
+            lanes,
             arenas: self.arenas.iter().map(|arena| arena.status()).collect(),
             notes,
         }

@@ -14,6 +14,7 @@ use crate::engine::gate::{Gate, make_lanes};
 use crate::engine::io_scheduler::{IoScheduler, ReactorEnd, ReactorHandle};
 use crate::engine::status::ReactorStatus;
 use crate::engine::thread::{ArenaOrder, Seed};
+use crate::engine::vacancies::Vacancies;
 use crate::io::backend::DiskFacts;
 use crate::io::op::{DiskId, Priority};
 use crate::machine::device::{Access, Device, DeviceInfo, DeviceKind, Exclusive, OpenOptions};
@@ -29,18 +30,20 @@ use crate::placement::{
 use crate::reactor::Tuning;
 use crate::reactor::lane::Lane;
 use crate::reactor::shared::{Calls, ReactorShared};
-use crate::scheduler::limits::Limits;
+use crate::scheduler::limits::{Limits, SchedulerConfig};
 
 /// Schedulers below us that look at priorities.
 const LISTENING_SCHEDULERS: [&str; 2] = ["mq-deadline", "bfq"];
 /// Most calls that can be open without `calls_max`.
 const CALLS_DEFAULT_MAX: u32 = 1 << 18;
 
-pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
+/// With so many places beside the disks for others that come later. Such a place has as many lanes
+/// as the first disk.
+pub(super) fn open(config: &IoConfig, vacant: u16) -> Result<IoScheduler, OpenError> {
     config.check()?;
-    let (devices, disks) = open_disks(config)?;
+    let (devices, disks) = open_disks(config, vacant)?;
     let topology = Topology::detect()?;
-    let mut placement = plan(&topology, &request(config, &devices))?;
+    let mut placement = plan(&topology, &request(config, &devices, vacant))?;
     let limits = resolve_limits(config, &devices, &disks)?;
     let calls = Arc::new(Calls::new(calls_max(config, &limits)));
     let wakes = placement.reactors.iter().map(|_| WakeEvent::new().map(Arc::new));
@@ -63,7 +66,8 @@ pub(super) fn open(config: &IoConfig) -> Result<IoScheduler, OpenError> {
     placement.notes.extend(arenas.iter().filter_map(|arena| page_note(config, arena)));
     let infos = devices.iter().map(|device| device.as_ref().map(|device| device.info().clone()));
     let (devices, held) = (infos.collect(), Mutex::new(devices));
-    Ok(IoScheduler { gate, reactors, arenas, devices, held, placement, start })
+    let vacancies = Vacancies::new(config, vacant);
+    Ok(IoScheduler { gate, reactors, arenas, devices, held, placement, start, vacancies })
 }
 
 /// What to say when an arena is not made of the pages that were wanted.
@@ -91,7 +95,7 @@ fn calls_max(config: &IoConfig, limits: &[Limits]) -> u32 {
 
 type OpenDisks = (Vec<Option<Device>>, Arc<[DiskFacts]>);
 
-fn open_disks(config: &IoConfig) -> Result<OpenDisks, OpenError> {
+fn open_disks(config: &IoConfig, vacant: u16) -> Result<OpenDisks, OpenError> {
     let mut devices = Vec::new();
     let mut disks = Vec::new();
     for (index, disk) in config.disks.iter().enumerate() {
@@ -102,13 +106,24 @@ fn open_disks(config: &IoConfig) -> Result<OpenDisks, OpenError> {
                 devices.push(None);
             }
             None => {
-                let device = Device::open(&disk.path, &options(disk))?;
-                disks.push(facts(id, disk, &device)?);
+                let (device, facts) = open_disk(id, disk)?;
+                disks.push(facts);
                 devices.push(Some(device));
             }
         }
     }
+    for _ in 0..vacant {
+        disks.push(DiskFacts::vacant(DiskId(disks.len() as u16)));
+        devices.push(None);
+    }
     Ok((devices, disks.into()))
+}
+
+/// Opens a disk, and looks at what it is.
+pub(super) fn open_disk(id: DiskId, disk: &DiskConfig) -> Result<(Device, DiskFacts), OpenError> {
+    let device = Device::open(&disk.path, &options(disk))?;
+    let facts = facts(id, disk, &device)?;
+    Ok((device, facts))
 }
 
 fn options(disk: &DiskConfig) -> OpenOptions {
@@ -190,7 +205,7 @@ fn disk_name(index: usize, path: &Path, device: Option<&Device>) -> String {
     name.unwrap_or_else(|| path.display().to_string())
 }
 
-fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
+fn request(config: &IoConfig, devices: &[Option<Device>], vacant: u16) -> PlacementRequest {
     let disks = config.disks.iter().zip(devices).enumerate();
     let disks = disks.map(|(index, (disk, device))| DiskRequest {
         name: disk_name(index, &disk.path, device.as_ref()),
@@ -201,6 +216,14 @@ fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
             .as_ref()
             .map_or_else(Vec::new, |device| device.info().interrupt_cpus.clone()),
     });
+    let places = (0..vacant).map(|number| DiskRequest {
+        name: format!("place {number} for a disk"),
+        node: None,
+        rotational: false,
+        lanes: config.disks[0].lanes,
+        interrupt_cpus: Vec::new(),
+    });
+    let disks = disks.chain(places);
     let reactors = match (&config.reactors.cpus, config.reactors.count) {
         (Some(cpus), _) => ReactorChoice::Cpus(cpus.clone()),
         (None, Some(count)) => ReactorChoice::Count(count),
@@ -220,14 +243,26 @@ fn resolve_limits(
     disks: &[DiskFacts],
 ) -> Result<Vec<Limits>, OpenError> {
     let each = disks.iter().enumerate().map(|(index, facts)| {
+        let Some(disk) = config.disks.get(index) else {
+            return limits_of(config, &config.scheduler, facts, config.disks[0].lanes);
+        };
         let serial = devices[index].as_ref().and_then(|device| device.info().serial.clone());
         let scheduler = config.scheduler_of(index, serial.as_deref());
-        let lanes = config.disks[index].lanes.unwrap_or(1);
-        let limits = Limits::resolve(&scheduler, facts.nr_requests, lanes)
-            .map_err(|source| OpenError::Limits { path: facts.path.to_string(), source })?;
-        Ok(if config.priorities_off { limits.without_priorities() } else { limits })
+        limits_of(config, &scheduler, facts, disk.lanes)
     });
     each.collect()
+}
+
+/// Limits of each lane of a disk.
+pub(super) fn limits_of(
+    config: &IoConfig,
+    scheduler: &SchedulerConfig,
+    facts: &DiskFacts,
+    lanes: Option<u32>,
+) -> Result<Limits, OpenError> {
+    let limits = Limits::resolve(scheduler, facts.nr_requests, lanes.unwrap_or(1))
+        .map_err(|source| OpenError::Limits { path: facts.path.to_string(), source })?;
+    Ok(if config.priorities_off { limits.without_priorities() } else { limits })
 }
 
 fn duplicate_all(devices: &[Option<Device>]) -> Result<Arc<[Option<OwnedFd>]>, OpenError> {

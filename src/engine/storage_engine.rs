@@ -9,6 +9,7 @@
 //! What can fail at the pool as a whole is an [`EngineError`]; an operation fails with a
 //! [`StoreError`], which says what is certain. Full is a value: see [`StoreTicket::taken`].
 
+mod attach;
 #[cfg(feature = "control")]
 mod controlled;
 mod engine_error;
@@ -23,9 +24,7 @@ mod transaction;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-#[cfg(feature = "control")]
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::concurrency::thread_wait::on_reactor_thread;
@@ -73,6 +72,9 @@ pub(crate) struct OpenPool {
     /// Creations so far: their domains take turns.
     creations: AtomicUsize,
     closed: AtomicBool,
+    is_read_only: bool,
+    /// One disk at a time comes.
+    attaching: Mutex<()>,
     /// By which other processes reach it.
     #[cfg(feature = "control")]
     control: Mutex<Option<ControlServer>>,

@@ -3,6 +3,7 @@
 //! Two implementations: io_uring, and the simulator's disks under a virtual clock. The reactor
 //! above is a state machine that knows neither threads nor clocks.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -67,6 +68,13 @@ pub(crate) trait Backend {
     /// Whether an attempt is under way that only [`Wait::None`] brings to an end (a polled ring).
     fn must_poll(&self) -> bool;
 
+    /// Drives a disk from here on, in a place that was vacant until now. It is polled only if it is
+    /// told so and there is a polled ring.
+    fn attach(&mut self, facts: &DiskFacts, file: RawFd) -> std::io::Result<()>;
+
+    /// Lets go of a disk that nothing is sent to any more.
+    fn detach(&mut self, disk: DiskId) -> std::io::Result<()>;
+
     /// System calls made to hand over and to wait, so far.
     fn enters(&self) -> u64;
 }
@@ -97,6 +105,22 @@ pub struct DiskFacts {
 }
 
 impl DiskFacts {
+    /// Of a place for a disk that is not there yet: no request is inside of it.
+    pub(crate) fn vacant(id: DiskId) -> DiskFacts {
+        DiskFacts {
+            id,
+            path: "vacant".into(),
+            size_bytes: 0,
+            logical_block_bytes: 512,
+            raw_device: true,
+            nr_requests: 0,
+            nop: false,
+            priority_hints: false,
+            polled: false,
+            read_only: true,
+        }
+    }
+
     pub(crate) fn medium(&self) -> Medium {
         if self.raw_device { Medium::Device } else { Medium::File }
     }

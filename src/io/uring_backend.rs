@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::io::backend::{Backend, DiskFacts, REAP_MAX, Reaped, Wait};
-use crate::io::op::{OpKind, Priority};
+use crate::io::op::{DiskId, OpKind, Priority};
 use crate::io::op_table::{Half, OpId, OpTable, Span};
 use crate::machine::uring::{EnterWait, Ring};
 use crate::machine::wake::WakeEvent;
@@ -33,7 +33,7 @@ pub(crate) struct UringBackend {
     wake_armed: bool,
     /// A chain was handed over and has not ended.
     chain_active: bool,
-    disks: Arc<[DiskFacts]>,
+    disks: Vec<DiskFacts>,
     fixed_buffers: bool,
     any_nop: bool,
     start: Instant,
@@ -65,7 +65,7 @@ impl UringBackend {
             wake,
             wake_armed: false,
             chain_active: false,
-            disks,
+            disks: disks.to_vec(),
             fixed_buffers,
             any_nop,
             start,
@@ -302,6 +302,23 @@ impl Backend for UringBackend {
         self.polled_active > 0
     }
 
+    fn attach(&mut self, facts: &DiskFacts, file: RawFd) -> io::Result<()> {
+        let number = facts.id.0;
+        for ring in std::iter::once(&mut self.interrupt).chain(&mut self.polled) {
+            ring.update_file(number.into(), file)?;
+        }
+        let polled = facts.polled && self.polled.is_some();
+        self.disks[usize::from(number)] = DiskFacts { polled, ..facts.clone() };
+        Ok(())
+    }
+
+    fn detach(&mut self, disk: DiskId) -> io::Result<()> {
+        for ring in std::iter::once(&mut self.interrupt).chain(&mut self.polled) {
+            ring.update_file(disk.0.into(), -1)?;
+        }
+        Ok(())
+    }
+
     fn enters(&self) -> u64 {
         self.interrupt.enters() + self.polled.as_ref().map_or(0, Ring::enters)
     }
@@ -360,7 +377,7 @@ fn tolerate(entered: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::op::{DiskId, Request};
+    use crate::io::op::Request;
     use crate::io::op_table::Origin;
     use crate::machine::mapping::PagePolicy;
     use crate::machine::uring::RingConfig;

@@ -216,6 +216,15 @@ impl Ring {
         Ok(())
     }
 
+    /// Puts a descriptor in the place of fixed file `index`, which has to be registered, as -1 if it
+    /// was empty.
+    pub fn update_file(&mut self, index: u32, file: RawFd) -> io::Result<()> {
+        match self.ring.submitter().register_files_update(index, &[file])? {
+            1 => Ok(()),
+            _ => Err(io::Error::other("the kernel did not take the descriptor")),
+        }
+    }
+
     /// Registers memory as fixed buffers, in order. A piece is at most 1 GiB.
     ///
     /// # Safety

@@ -60,6 +60,12 @@ impl Lane {
         self.single_class = Some(class);
     }
 
+    /// Drives a disk where none was: nothing has been queued.
+    pub(crate) fn attach(&mut self, facts: DiskFacts, limits: Limits) {
+        self.scheduler = LaneScheduler::new(limits);
+        self.facts = facts;
+    }
+
     pub(crate) fn facts(&self) -> &DiskFacts {
         &self.facts
     }

@@ -1,5 +1,6 @@
 //! What other threads see of a reactor and its lanes.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -10,10 +11,12 @@ use crate::concurrency::bells::Bells;
 use crate::concurrency::call_table::{CallTable, ServerKey};
 use crate::concurrency::mailbox::{Mailbox, Wake};
 use crate::concurrency::waiters::Waiters;
+use crate::io::backend::DiskFacts;
 use crate::io::metrics::{LaneMetrics, ReactorMetrics};
-use crate::io::op::{Completion, Request};
+use crate::io::op::{Completion, DiskId, Request};
 use crate::machine::affinity::thread_usage;
 use crate::reactor::local::{LocalTask, TaskSeed};
+use crate::scheduler::limits::Limits;
 
 /// A request on its way to a reactor.
 #[derive(Debug)]
@@ -33,6 +36,18 @@ pub(crate) enum Control {
     Plant {
         seed: TaskSeed,
         bell: Option<u32>,
+    },
+    /// Drive a disk in a place that was vacant, and say whether that is so.
+    Attach {
+        facts: DiskFacts,
+        limits: Limits,
+        file: Arc<OwnedFd>,
+        done: Box<dyn FnOnce(std::io::Result<()>) + Send>,
+    },
+    /// Let go of a disk that nothing is sent to any more, and say so.
+    Detach {
+        disk: DiskId,
+        done: Box<dyn FnOnce(std::io::Result<()>) + Send>,
     },
     Drain,
     /// Give up on what is at the devices.

@@ -5,12 +5,13 @@
 //! poll of an eventfd does.
 
 use std::cell::RefCell;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::io::backend::{Backend, REAP_MAX, Reaped, Wait};
-use crate::io::op::{Buffers, OpKind};
+use crate::io::backend::{Backend, DiskFacts, REAP_MAX, Reaped, Wait};
+use crate::io::op::{Buffers, DiskId, OpKind};
 use crate::io::op_table::{Half, OpId, OpTable, Origin, Span};
 use crate::reactor::shared::Signal;
 use crate::sim::disk::Command;
@@ -120,6 +121,15 @@ impl SimBackend {
 }
 
 impl Backend for SimBackend {
+    fn attach(&mut self, _: &DiskFacts, _: RawFd) -> std::io::Result<()> {
+        // A world has all its disks from the beginning.
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn detach(&mut self, _: DiskId) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
     fn advance(&mut self) {
         // Its chains go on by themselves.
     }

@@ -1,11 +1,14 @@
 //! What a caller asks of a domain, and what it is told.
 
+use std::sync::Arc;
+
 use crate::format::page::InodeRecord;
 use crate::io::op::Priority;
 use crate::memory::DmaBuf;
 use crate::store::batch::Committed;
 use crate::store::domain::DomainStatus;
 use crate::store::error::StoreError;
+use crate::store::member::MirrorDisk;
 use crate::store::scrub::{ScrubOrder, ScrubReport};
 
 /// When a change is answered.
@@ -110,6 +113,8 @@ pub enum Call {
     Audit,
     /// Begins a scrub, or pauses or ends it, or asks how far it is.
     Scrub(ScrubOrder),
+    /// A disk has come, and is to get what the domain has.
+    Bring(Arc<MirrorDisk>),
     /// Everything is made durable, a checkpoint written; the domain takes no more.
     Close,
 }
@@ -165,7 +170,7 @@ pub enum Reply {
     List(Vec<InodeRecord>),
     /// To a read; shorter than asked for where the inode ends.
     Read(ReadBytes),
-    /// To a sync or close.
+    /// To a sync or close, and when a disk has come.
     Done,
     /// To an audit.
     Audit(Audit),

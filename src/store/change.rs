@@ -79,6 +79,7 @@ pub(crate) async fn change(
 ) -> Result<Option<Committed>, StoreError> {
     domain.check_writable()?;
     check_steps(&steps)?;
+    let _under_way = domain.phases.begin(&domain.changed);
     let fate = match steps.as_slice() {
         [Step::Write(payload)] => {
             let (first, blocks) = covered(payload.offset, payload.len as u64);

@@ -10,7 +10,7 @@
 //! Parts are in cells that are borrowed for a few instructions and never across an `await`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ use crate::store::batch::{BatchFate, BatchLimits, Change, Pending, Pipe};
 use crate::store::error::StoreError;
 use crate::store::journal::{self, Journal};
 use crate::store::mechanism::{Mechanism, MechanismChoice, MechanismChooser};
-use crate::store::member::Members;
+use crate::store::member::{Members, MirrorDisk};
+use crate::store::phases::Phases;
 use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
 use crate::store::reserve::Reserves;
@@ -337,6 +338,10 @@ pub(crate) struct Domain {
     /// One is being mended.
     pub(crate) mending: Cell<bool>,
     pub(crate) scrub: RefCell<Scrub>,
+    /// Changes that are under way.
+    pub(crate) phases: Phases,
+    /// Disks that have come, and are to get what there is.
+    pub(crate) to_bring: RefCell<VecDeque<Arc<MirrorDisk>>>,
     pub(crate) mechanisms: MechanismChooser,
     pub(crate) last_commit_ns: Cell<u64>,
 }

@@ -5,7 +5,7 @@
 //! a slot alone: `store/mirror.rs` takes a request to all disks of it, or to one that answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::store::assembly::Assembly;
 use crate::store::disk_flushes::DiskFlushes;
 use crate::store::membership::Membership;
 use crate::store::mirror::ReadTimes;
+use crate::store::mirror_list::{MIRRORS_MAX, MirrorList};
 use crate::store::pool::LabelCopies;
 use crate::store::port::Port;
 
@@ -62,6 +63,8 @@ pub struct MirrorDisk {
     pub(crate) sync_copied: AtomicU64,
     /// Blocks that no disk of the slot has right.
     pub(crate) sync_lost: AtomicU64,
+    /// It came with nothing of the pool, so there is nothing to look at before it is copied there.
+    pub is_blank: bool,
     /// Memory for its label: there may be none left when it is needed.
     pub(crate) label_buffer: Mutex<Option<DmaBuf>>,
 }
@@ -86,6 +89,7 @@ impl MirrorDisk {
             sync_looked_at: AtomicU64::new(0),
             sync_copied: AtomicU64::new(0),
             sync_lost: AtomicU64::new(0),
+            is_blank: false,
             label_buffer: Mutex::new(Some(label_buffer)),
         }
     }
@@ -115,10 +119,10 @@ impl MirrorDisk {
 }
 
 /// A slot of a pool.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Member {
     /// Its disks that are there, at least one of them in sync.
-    pub mirrors: Vec<Arc<MirrorDisk>>,
+    pub mirrors: MirrorList,
     /// Zones of each of them.
     pub layout: Layout,
     /// What the domains tell each other of its flushes.
@@ -131,6 +135,17 @@ impl Member {
     /// Its disks that may be read.
     pub(crate) fn in_sync(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> + Clone {
         self.mirrors.iter().filter(|mirror| mirror.is_in_sync())
+    }
+
+    /// What all labels of the slot say, as its first one does.
+    pub(crate) fn label(&self) -> Label {
+        self.mirrors.first().unwrap_or_else(|| unreachable!("a slot has a disk")).label
+    }
+
+    /// The first of its disks, by number.
+    pub(crate) fn first_disk(&self) -> DiskId {
+        let first = self.mirrors.first();
+        first.unwrap_or_else(|| unreachable!("a slot has a disk")).disk
     }
 
     /// For messages: the path of its disk, or of the first that may be read.
@@ -179,6 +194,8 @@ pub struct Disks {
     pub hung_after_ns: u64,
     /// How disks are brought into sync.
     pub sync: SyncOrders,
+    /// One disk at a time comes.
+    adding: Mutex<()>,
     /// Whether a read that is slow is sent to another disk too.
     pub hedged_reads: bool,
 }
@@ -187,6 +204,12 @@ pub struct Disks {
 pub const HUNG_AFTER_NS: u64 = 15_000_000_000;
 
 impl Disks {
+    /// What all labels of the pool say, as the first one does.
+    pub fn label(&self) -> &Label {
+        let mut all = self.members.iter().flat_map(|member| member.mirrors.iter());
+        &all.next().unwrap_or_else(|| unreachable!("a pool has a disk")).label
+    }
+
     /// The disks of a pool that was judged. `disk` makes each of them, and says in parts of how
     /// many bytes it is told of what became free.
     ///
@@ -196,24 +219,60 @@ impl Disks {
         assembly: &Assembly,
         mut disk: impl FnMut(usize, MirrorState) -> Result<(MirrorDisk, u64), E>,
     ) -> Result<Disks, E> {
-        let mut members: Vec<Option<Member>> = vec![None; usize::from(assembly.label.slots)];
+        let slots = usize::from(assembly.label.slots);
+        let mut members: Vec<Option<Member>> = (0..slots).map(|_| None).collect();
         for (index, state) in &assembly.disks {
             let (mirror, part_bytes) = disk(*index, *state)?;
             let slot = &mut members[usize::from(mirror.label.slot)];
             let member = slot.get_or_insert_with(|| Member {
-                mirrors: Vec::new(),
+                mirrors: MirrorList::default(),
                 layout: mirror.label.layout,
                 flushes: Arc::default(),
                 discard_part_bytes: 0,
             });
             member.discard_part_bytes = member.discard_part_bytes.max(part_bytes);
-            member.mirrors.push(Arc::new(mirror));
+            if member.mirrors.push(Arc::new(mirror)).is_err() {
+                unreachable!("a slot has at most four disks")
+            }
         }
         let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
         let members = members.into_iter().flatten().collect();
         let membership = Membership::new(epoch, in_sync);
         let sync = SyncOrders::default();
-        Ok(Disks { members, membership, hung_after_ns: HUNG_AFTER_NS, sync, hedged_reads: true })
+        let (hung_after_ns, adding) = (HUNG_AFTER_NS, Mutex::default());
+        Ok(Disks { members, membership, hung_after_ns, sync, adding, hedged_reads: true })
+    }
+
+    /// Why a disk cannot come to a place, if so.
+    pub(crate) fn refusal(&self, slot: u16, number: u16) -> Option<String> {
+        let label = self.label();
+        let (slots, count) = (label.slots, label.mirror.count);
+        if count == 1 {
+            let reason = "nothing else has what the other disk had: the pool has no mirrors";
+            return Some(reason.to_owned());
+        }
+        if slot >= slots || number >= count {
+            return Some(format!("the pool has {slots} slots with {count} mirrors each"));
+        }
+        let mut there = self.members[usize::from(slot)].mirrors.iter();
+        let used = there.find(|mirror| {
+            mirror.label.mirror.number == number && mirror.state() != MirrorState::Out
+        });
+        let path = &used?.path;
+        Some(format!("{path} is there, and in use: it is mirror {number} of slot {slot}"))
+    }
+
+    /// Adds a disk, which is written from now on and has nothing of before yet. Its label is on it,
+    /// and no journal.
+    pub(crate) fn add(&self, mirror: Arc<MirrorDisk>) -> Result<(), String> {
+        let _alone = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let (slot, number) = (mirror.label.slot, mirror.label.mirror.number);
+        match self.refusal(slot, number) {
+            Some(reason) => Err(reason),
+            None => self.members[usize::from(slot)].mirrors.push(mirror).map_err(|_| {
+                format!("{} disks have come to slot {slot} since the pool was opened", MIRRORS_MAX)
+            }),
+        }
     }
 }
 

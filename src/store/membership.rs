@@ -119,7 +119,7 @@ impl Disks {
     /// format](crate::format::label) says. Nothing is raised in a pool of one disk: no other can be
     /// older.
     pub(crate) async fn raise(&self, port: &Port, in_sync: DiskSet) -> Result<(), NotDurable> {
-        if self.members[0].mirrors[0].label.disks() == 1 {
+        if self.label().disks() == 1 {
             return Ok(());
         }
         let _change = self.membership.begin_change(port).await;
@@ -231,7 +231,7 @@ impl Disks {
 
     /// All disks that are written.
     fn written(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> {
-        let all = self.members.iter().flat_map(|member| &member.mirrors);
+        let all = self.members.iter().flat_map(|member| member.mirrors.iter());
         all.filter(|mirror| mirror.state() != MirrorState::Out)
     }
 

@@ -73,7 +73,7 @@ impl Members {
     /// Does what a request says in a slot, which stands where its disk does.
     pub(crate) async fn submit(&self, port: &Port, mut request: Request) -> Completion {
         let member = self.at(request.disk.0);
-        if let [only] = member.mirrors.as_slice() {
+        if let Some(only) = member.mirrors.only() {
             request.disk = only.disk;
             return port.submit(request).await;
         }

@@ -10,7 +10,7 @@ use crate::format::record::{
     Body, CheckpointBody, JournalId, Lifetime, RecordHead, RecordKind, encode, record_bytes,
 };
 use crate::io::error::IoError;
-use crate::io::op::{DiskId, Request};
+use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, DmaBuf};
 use crate::store::member::Members;
 use crate::store::port::Port;
@@ -105,6 +105,9 @@ impl From<LabelError> for CopyFault {
         }
     }
 }
+
+/// Bytes of a journal that are cleared at a time.
+const ZEROES_BYTES: u64 = 256 << 10;
 
 struct Disk<'a> {
     port: &'a Port,
@@ -230,6 +233,42 @@ pub(crate) async fn adopt(
         }
     }
     Ok(())
+}
+
+/// Makes a disk one that comes to a pool which is open: as [`adopt`], with nothing in any journal.
+/// What an older journal there said would be looked at once the disk is in sync.
+///
+/// # Errors
+/// When the disk fails.
+pub(crate) async fn welcome(
+    port: &Port,
+    arena: &Arc<Arena>,
+    (disk, sector): (DiskId, usize),
+    label: &Label,
+) -> Result<(), PoolError> {
+    let (id, layout) = (disk, &label.layout);
+    let offsets = label_offsets(layout.disk_bytes());
+    let disk = Disk { port, arena, id };
+    // Until the end it is none.
+    for (copy, offset) in offsets.into_iter().enumerate() {
+        disk.write_label(copy, offset, None, sector).await?;
+    }
+    let mut zeroes = Some(disk.buffer(ZEROES_BYTES as usize)?);
+    let of_slot = |domain: &u16| Members::home_of(*domain, label.slots.into()) == label.slot;
+    for domain in (0..layout.domains()).filter(of_slot) {
+        let journal = layout.zone(Zone::Journal(domain));
+        for at in journal.clone().step_by(ZEROES_BYTES as usize) {
+            let Some(mut buffer) = zeroes.take() else {
+                return Err(PoolError::NoMemory("a buffer did not come back".to_owned()));
+            };
+            buffer.set_len(ZEROES_BYTES.min(journal.end - at) as usize);
+            buffer.fill(0);
+            let write = Request::write(id, at, buffer).with_priority(Priority::Background);
+            zeroes = disk.submit(write).await?;
+        }
+    }
+    disk.submit(Request::flush(id)).await?;
+    adopt(port, arena, (id, sector), label).await
 }
 
 /// Looks at the four copies of a disk's label.

@@ -58,6 +58,7 @@ use crate::store::domain::{
 use crate::store::journal::{Journal, spot_after};
 use crate::store::mechanism::MechanismChooser;
 use crate::store::member::{Member, Members, MirrorDisk};
+use crate::store::phases::Phases;
 use crate::store::port::{Changed, Port, join_all};
 use crate::store::ram::{RamBlock, RamBlocks};
 use crate::store::recovery::scan::Scan;
@@ -345,6 +346,8 @@ fn assemble(
         to_mend: RefCell::default(),
         mending: Cell::new(false),
         scrub: RefCell::default(),
+        phases: Phases::default(),
+        to_bring: RefCell::default(),
         mechanisms: MechanismChooser::new(seed.config.mechanism),
     })
 }

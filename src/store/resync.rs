@@ -42,24 +42,28 @@ const LOOK_AGAIN_NS: u64 = 50_000_000;
 /// How often a block is read that no disk has right.
 const READ_AGAIN: usize = 3;
 
-/// Brings every disk into sync that was not at the opening.
-pub(crate) async fn resyncs(domain: Rc<Domain>) {
-    let all = domain.members.all().iter().flat_map(|member| &member.mirrors);
-    let behind = all.filter(|mirror| mirror.state() == MirrorState::Syncing);
-    let behind: Vec<Arc<MirrorDisk>> = behind.map(Arc::clone).collect();
+/// Brings every disk into sync that was not at the opening, and those that come later.
+pub(crate) async fn resyncs(domain: Rc<Domain>, behind: Vec<Arc<MirrorDisk>>) {
     for mirror in behind {
-        let resync = Resync { domain: &domain, mirror: &mirror, due_ns: Cell::new(0) };
-        while resync.goes_on() {
-            match resync.run().await {
-                Ok(()) => break,
-                // No memory, no lock: whatever it was, the disk is not in sync.
-                Err(_) => {
-                    let port = &domain.port;
-                    port.sleep_until(port.now_ns() + TRY_AGAIN_NS).await;
-                }
-            }
-        }
+        Resync::new(&domain, &mirror).bring().await;
     }
+    loop {
+        let next = || match &*domain.health.borrow() {
+            Health::Closed | Health::Stopped(_) => Some(None),
+            _ if domain.closing.get() => Some(None),
+            _ => domain.to_bring.borrow_mut().pop_front().map(Some),
+        };
+        let Some(mirror) = domain.changed.until(next).await else { return };
+        let resync = Resync::new(&domain, &mirror);
+        resync.leave_nothing_of_before().await;
+        resync.bring().await;
+    }
+}
+
+/// The disks that are not in sync now.
+pub(crate) fn behind(domain: &Domain) -> Vec<Arc<MirrorDisk>> {
+    let all = domain.members.all().iter().flat_map(|member| member.mirrors.iter());
+    all.filter(|mirror| mirror.state() == MirrorState::Syncing).map(Arc::clone).collect()
 }
 
 struct Resync<'a> {
@@ -69,7 +73,48 @@ struct Resync<'a> {
     due_ns: Cell<u64>,
 }
 
-impl Resync<'_> {
+impl<'a> Resync<'a> {
+    fn new(domain: &'a Rc<Domain>, mirror: &'a Arc<MirrorDisk>) -> Resync<'a> {
+        Resync { domain, mirror, due_ns: Cell::new(0) }
+    }
+
+    async fn bring(&self) {
+        while self.goes_on() {
+            match self.run().await {
+                Ok(()) => break,
+                // No memory, no lock: whatever it was, the disk is not in sync.
+                Err(_) => {
+                    let port = &self.domain.port;
+                    port.sleep_until(port.now_ns() + TRY_AGAIN_NS).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing is on its way any more that was not sent to a disk which has just come:
+    /// what it lacks is then in the table, at its place on the others, and in no record that is
+    /// needed.
+    async fn leave_nothing_of_before(&self) {
+        let domain = self.domain;
+        domain.phases.all_have_ended(&domain.changed).await;
+        let fate = domain.pipe.borrow().newest_fate();
+        if let Some(fate) = fate {
+            domain.hurry.set(true);
+            domain.changed.notify();
+            // Whether it is durable or out, the table says what is.
+            let _ = fate.decided().await;
+        }
+        domain.changed.until(|| (!domain.journal_busy.get()).then_some(())).await;
+        let end = domain.journal.borrow().last.end();
+        let is_home = || domain.ram.borrow().oldest().is_none_or(|oldest| oldest >= end);
+        while self.goes_on() && !is_home() {
+            domain.drain_wanted.set(true);
+            domain.changed.notify();
+            domain.changed.changed().await;
+        }
+        domain.drain_wanted.set(domain.closing.get());
+    }
+
     /// Whether it makes sense still.
     fn goes_on(&self) -> bool {
         let serving = !matches!(*self.domain.health.borrow(), Health::Closed | Health::Stopped(_));
@@ -174,10 +219,14 @@ impl Resync<'_> {
     async fn extent(&self, inode: u64, index: u64, extent: &Extent) -> Result<(), StoreError> {
         self.mirror.sync_looked_at.fetch_add(1, Ordering::Relaxed);
         // What is written meanwhile goes there too: only what stays has to be there.
-        let seen = verify_on(self.domain, self.mirror, extent, Priority::Background).await?;
-        self.has_read(u64::from(seen.read.count_ones()) * BLOCK_BYTES);
-        if seen.wrong == 0 {
-            return Ok(());
+        if self.mirror.is_blank {
+            self.has_read(extent.existing().count() as u64 * BLOCK_BYTES);
+        } else {
+            let seen = verify_on(self.domain, self.mirror, extent, Priority::Background).await?;
+            self.has_read(u64::from(seen.read.count_ones()) * BLOCK_BYTES);
+            if seen.wrong == 0 {
+                return Ok(());
+            }
         }
         let _alone = self.domain.inode_locks.write(inode).await.map_err(|r| no_lock(&r))?;
         let fate = self.domain.pipe.borrow().newest_fate();

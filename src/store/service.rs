@@ -25,7 +25,7 @@ use crate::store::mend::mending;
 use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover};
-use crate::store::resync::resyncs;
+use crate::store::resync::{behind, resyncs};
 use crate::store::scrub::scrubs;
 use crate::store::write_back::write_home;
 
@@ -187,7 +187,9 @@ impl<F: Future<Output = ()>> Service<F> {
         self.executor.reside(Box::pin(checkpoints(Rc::clone(&domain))));
         self.executor.reside(Box::pin(discards(Rc::clone(&domain))));
         self.executor.reside(Box::pin(mending(Rc::clone(&domain))));
-        self.executor.reside(Box::pin(resyncs(Rc::clone(&domain))));
+        // Those that come from here on are brought by a call.
+        let behind = behind(&domain);
+        self.executor.reside(Box::pin(resyncs(Rc::clone(&domain), behind)));
         self.executor.reside(Box::pin(scrubs(Rc::clone(&domain))));
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();
@@ -320,6 +322,11 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         Call::Status => Ok(Reply::Status(Box::new(domain.status()))),
         Call::Scrub(order) => Ok(Reply::Scrub(Box::new(domain.scrub_order(order)))),
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
+        Call::Bring(mirror) => {
+            domain.to_bring.borrow_mut().push_back(mirror);
+            domain.changed.notify();
+            Ok(Reply::Done)
+        }
         Call::Close => close(&shared, &domain).await,
     };
     answer.give(reply.unwrap_or_else(Reply::Failed), &shared.wakers);

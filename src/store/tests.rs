@@ -1,5 +1,6 @@
 //! The store under the simulator.
 
+mod attach;
 mod buffered;
 mod checked;
 mod cost;

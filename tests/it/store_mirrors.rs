@@ -1,16 +1,18 @@
 //! Pools whose slots have two disks, on real files: one dies, is replaced, and gets everything.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dynamicfs::check::Report;
+use dynamicfs::engine::engine_config::ReadOnly;
 use dynamicfs::{
     DiskConfig, DiskPlace, EngineConfig, Force, FormatOptions, MirrorState, Missing, Overwrite,
     StorageEngine,
 };
 
 use crate::pool::{Modelled, checked, close, small};
-use crate::rig::{Numbers, Scratch, alongside};
+use crate::rig::{LoopDevice, Numbers, Scratch, alongside};
 
 /// A pool of two slots with two files each.
 struct Mirrors {
@@ -169,6 +171,125 @@ fn halves_that_were_opened_apart_are_not_put_together() {
     // Each by itself is a pool, from now on without a force.
     for half in [[0, 2], [1, 3]] {
         let engine = open(disks.with(&half));
+        models.iter().for_each(|model| model.check(&engine));
+        close(&engine);
+    }
+}
+
+/// Waits until every place of the pool has a disk in sync, whatever was taken out.
+fn until_every_place_is(engine: &StorageEngine, places: usize) {
+    let begun = Instant::now();
+    let in_sync = || states(engine).iter().filter(|s| **s == MirrorState::InSync).count();
+    while in_sync() < places {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", engine.disks());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A disk that was away comes back while the pool is used: only what it lacks is copied.
+#[test]
+fn a_disk_comes_back_to_a_running_engine() {
+    let _alongside = alongside();
+    let disks = Mirrors::named("back");
+    let engine = open(disks.config.clone());
+    let mut models: Vec<Modelled> = (0..4).map(|_| Modelled::new(&engine, 300_000)).collect();
+    work(&engine, &mut models, 1, 60);
+    close(&engine);
+    drop(engine);
+
+    let away = disks.scratch.path().join("away");
+    std::fs::rename(disks.path(1), &away).unwrap();
+    let engine = open(disks.config.clone());
+    work(&engine, &mut models, 100, 2);
+    let error = engine.attach_disk(disks.path(0), None, Overwrite::No).unwrap_err().to_string();
+    assert!(error.contains("is there, and in use"), "{error}");
+    let stranger = disks.scratch.file("stranger", 64 << 20);
+    let error = engine.attach_disk(&stranger, None, Overwrite::No).unwrap_err().to_string();
+    assert!(error.contains("name the place"), "{error}");
+    let back = engine.attach_disk(&away, None, Overwrite::No).unwrap();
+    assert_eq!((back.slot, back.mirror, back.state), (0, 1, MirrorState::Syncing));
+    work(&engine, &mut models, 200, 5);
+    until_every_place_is(&engine, 4);
+    let back = engine.disks().into_iter().find(|disk| disk.path == away).unwrap();
+    let all: u64 = engine.status().unwrap().domains.iter().map(|d| d.now.extents).sum();
+    assert!(back.sync_copied < all * 8, "{} of {all} extents", back.sync_copied);
+    work(&engine, &mut models, 300, 5);
+    close(&engine);
+    drop(engine);
+    std::fs::rename(&away, disks.path(1)).unwrap();
+    let report = disks.report(&[0, 1, 2, 3]);
+    assert!(report.is_consistent() && report.notes == 0, "{:?}", report.inconsistencies);
+    // It and one of the other slot have everything.
+    let force = Force { missing: Missing::Accept, ..Force::default() };
+    let engine = StorageEngine::open_forced(disks.with(&[1, 2]), force).unwrap();
+    models.iter().for_each(|model| model.check(&engine));
+    close(&engine);
+}
+
+/// Three devices hold the same; one vanishes while threads write, another takes its place while
+/// they go on, and each by itself has every byte.
+#[test]
+fn a_device_vanishes_under_load_and_another_takes_its_place() {
+    let _alongside = alongside();
+    let scratch = Scratch::new();
+    let mut loops = Vec::new();
+    for number in 0..4 {
+        let file = scratch.file(&format!("disk-{number}"), 64 << 20);
+        let Some(device) = LoopDevice::over(&file) else { return };
+        loops.push((device, file));
+    }
+    let mut config = small(loops[0].0.path());
+    config.pool.domains = Some(2);
+    config.pool.mirrors = Some(3);
+    config.io.reactors.count = Some(2);
+    for (device, _) in &loops[1..3] {
+        let path = device.path().to_path_buf();
+        config.io.disks.push(DiskConfig { path, ..config.io.disks[0].clone() });
+    }
+    StorageEngine::format(&config, FormatOptions::default()).unwrap();
+    let engine = open(config.clone());
+    let models: Vec<Modelled> = (0..4).map(|_| Modelled::new(&engine, 300_000)).collect();
+    let stop = AtomicBool::new(false);
+    let models: Vec<Modelled> = std::thread::scope(|scope| {
+        let working = models.into_iter().enumerate().map(|(seed, mut model)| {
+            let (engine, stop) = (&engine, &stop);
+            scope.spawn(move || {
+                let mut numbers = Numbers(seed as u64 + 7);
+                while !stop.load(Ordering::Relaxed) {
+                    model.step(engine, &mut numbers);
+                }
+                model
+            })
+        });
+        let working: Vec<_> = working.collect();
+        std::thread::sleep(Duration::from_millis(200));
+        // As a device that is pulled out: nothing is inside of it any more.
+        std::fs::File::options().write(true).open(&loops[1].1).unwrap().set_len(0).unwrap();
+        assert!(loops[1].0.take_size_of_file());
+        let begun = Instant::now();
+        while !states(&engine).contains(&MirrorState::Out) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", engine.disks());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let place = Some(DiskPlace { slot: 0, mirror: 1 });
+        engine.attach_disk(loops[3].0.path(), place, Overwrite::No).unwrap();
+        until_every_place_is(&engine, 3);
+        std::thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::Relaxed);
+        working.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    models.iter().for_each(|model| model.check(&engine));
+    close(&engine);
+    drop(engine);
+    let now = [0, 3, 2].map(|number| loops[number].0.path().to_path_buf());
+    let report = checked(now.iter().map(PathBuf::as_path));
+    assert!(report.is_consistent() && report.notes == 0, "{:?}", report.inconsistencies);
+    for path in &now {
+        let mut alone = config.clone();
+        alone.io.disks = vec![DiskConfig { path: path.clone(), ..config.io.disks[0].clone() }];
+        alone.pool.read_only = ReadOnly::Yes;
+        let force = Force { missing: Missing::Accept, ..Force::default() };
+        let engine = StorageEngine::open_forced(alone, force).unwrap();
         models.iter().for_each(|model| model.check(&engine));
         close(&engine);
     }

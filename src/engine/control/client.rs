@@ -11,6 +11,8 @@ use crate::engine::control::protocol::{
 
 /// How long an engine may take to answer: longer than it gives itself.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// And until a disk that comes is one of the pool.
+const ATTACH_TIME: Duration = Duration::from_secs(180);
 
 /// A running engine was not reached, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +85,11 @@ impl ControlClient {
         let line = write_request(request).map_err(|e| ControlError::Answer(e.to_string()))?;
         let path = self.path.clone();
         let broken = move |reason| ControlError::Broken { path, reason };
+        let patience = match request {
+            Request::Attach(_) => ATTACH_TIME,
+            _ => ANSWER_TIME,
+        };
+        self.stream.set_read_timeout(Some(patience)).map_err(broken.clone())?;
         let sent = self.stream.write_all(&line);
         // An engine that turned us away said why before it went.
         let answer = self.line().map_err(broken.clone())?;

@@ -6,9 +6,12 @@
 //! connection may carry any number of requests, one after another. What is not known is refused,
 //! never passed over; in answers, fields may be added without a new version.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::engine::control::snapshot::Snapshot;
+use crate::engine::storage_engine::{DiskPlace, MirrorReport};
 use crate::store::scrub::{ScrubOrder, ScrubReport};
 
 /// Version of the protocol.
@@ -28,6 +31,8 @@ pub enum Request {
     Scrub(ScrubRequest),
     /// How disks are brought into sync from here on.
     Sync(SyncRequest),
+    /// A disk comes.
+    Attach(AttachRequest),
 }
 
 /// What a scrub is to do.
@@ -89,6 +94,20 @@ pub struct SyncRequest {
     pub mib_per_second: Option<u32>,
 }
 
+/// Which disk comes, and to which place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The disk, by its absolute path.
+    pub path: PathBuf,
+    /// Its place; absent: where it says itself that it belongs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<DiskPlace>,
+    /// Whether what it carries may be destroyed.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
 /// What it answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +116,8 @@ pub enum Answer {
     Status(Box<Snapshot>),
     /// To a scrub: of each domain.
     Scrub(Vec<ScrubReport>),
+    /// To a disk that came.
+    Attached(MirrorReport),
     /// To whatever is only done.
     Done,
 }

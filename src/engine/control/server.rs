@@ -13,7 +13,7 @@ use crate::engine::control::protocol::{
     Answer, REQUEST_BYTES_MAX, Refusal, RefusalKind, Request, read_request, write_answer,
 };
 use crate::engine::control::snapshot::Snapshot;
-use crate::engine::storage_engine::{OpenPool, StorageEngine};
+use crate::engine::storage_engine::{EngineError, OpenPool, Overwrite, StorageEngine};
 use crate::machine::owner_socket::{OwnerSocket, OwnerSocketError};
 use crate::store::error::StoreError;
 
@@ -194,6 +194,16 @@ fn carry_out(engine: &StorageEngine, request: &Request) -> Result<Answer, Refusa
             };
             let reports = engine.scrub_ticket(order).wait_until(until).map_err(silent)?;
             Ok(Answer::Scrub(reports.map_err(failed)?))
+        }
+        Request::Attach(wish) => {
+            if !wish.path.is_absolute() {
+                let message = "the disk's path has to be absolute: the engine has another folder";
+                return Err(Refusal::new(RefusalKind::BadRequest, message));
+            }
+            let overwrite = if wish.overwrite { Overwrite::Yes } else { Overwrite::No };
+            let attached = engine.attach_disk(&wish.path, wish.place, overwrite);
+            let failed = |error: EngineError| Refusal::new(RefusalKind::Failed, error.to_string());
+            Ok(Answer::Attached(attached.map_err(failed)?))
         }
         Request::Sync(wish) => {
             engine.sync_order(wish.paused, wish.mib_per_second);

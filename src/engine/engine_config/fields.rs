@@ -193,6 +193,7 @@ const POOL: &[Field] = &[
     field("read_only", Kind::Switch),
     field("discard", Kind::Words(&["auto", "always", "never"])),
     number("sync_mib_per_second", 0, 1 << 20, "MiB"),
+    number("vacant_places", 0, 64, "disks"),
 ];
 
 const CONTROL: &[Field] = &[field("socket", Kind::Text)];

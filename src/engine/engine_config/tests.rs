@@ -64,6 +64,7 @@ const EXPECTED: &[(&str, Holds)] = &[
     ("pool.hung_after_ms", Holds::Number(100, 600_000, "from 100 to 600,000 milliseconds")),
     ("pool.hedged_reads", Holds::Switch),
     ("pool.read_only", Holds::Switch),
+    ("pool.vacant_places", Holds::Number(0, 64, "from 0 to 64 disks")),
     ("pool.sync_mib_per_second", Holds::Number(0, 1_048_576, "from 0 to 1,048,576 MiB")),
     ("journal.mib_per_domain", Holds::Number(1, 4096, "from 1 to 4,096 MiB")),
     ("journal.inline_kib_per_batch", Holds::Number(0, 1024, "from 0 to 1,024 KiB")),

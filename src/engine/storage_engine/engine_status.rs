@@ -238,7 +238,7 @@ impl StorageEngine {
     /// The disks of the pool that are used, by slot and mirror.
     #[must_use]
     pub fn disks(&self) -> Vec<MirrorReport> {
-        let mirrors = self.open.disks.members.iter().flat_map(|member| &member.mirrors);
+        let mirrors = self.open.disks.members.iter().flat_map(|member| member.mirrors.iter());
         mirrors.map(|mirror| MirrorReport::from(&**mirror)).collect()
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::engine::storage_engine::EngineError;
+use crate::engine::storage_engine::replace::DiskPlace;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
 use crate::machine::device::{DeviceError, probe};
@@ -63,6 +64,14 @@ pub struct MemberReport {
     /// The four copies of the label: `whole`, or what was wrong with each when it was looked at,
     /// and what an opening for writing has done about it.
     pub labels: Vec<String>,
+}
+
+impl MemberReport {
+    /// Where it belongs.
+    #[must_use]
+    pub fn place(&self) -> DiskPlace {
+        DiskPlace { slot: self.slot, mirror: self.mirror }
+    }
 }
 
 /// A disk and what its label copies say.

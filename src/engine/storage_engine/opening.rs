@@ -1,11 +1,9 @@
 //! Opening a pool: labels, reactors, one domain after another beside each other; all or nothing.
 
 use std::path::PathBuf;
-#[cfg(feature = "control")]
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::engine::config::{DiskAccess, IoConfig};
@@ -176,7 +174,12 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
     let mut config = config.clone();
     config.io.disks.retain(|disk| seen.disks.iter().any(|seen| seen.path == disk.path));
     let paths: Vec<PathBuf> = config.io.disks.iter().map(|disk| disk.path.clone()).collect();
-    let io = IoScheduler::open(&io_config(&config, &seen.assembly.label)?)?;
+    // Without mirrors nothing has what a disk had.
+    let places = match (seen.assembly.label.mirror.count, config.pool.read_only) {
+        (1, _) | (_, ReadOnly::Yes) => 0,
+        _ => config.pool.vacant_places as u16,
+    };
+    let io = IoScheduler::open_with_places(&io_config(&config, &seen.assembly.label)?, places)?;
     match start(&io, (&config, force), (&paths, seen.assembly.notes)) {
         Ok((domains, pool, disks)) => {
             let open = OpenPool {
@@ -186,6 +189,8 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
                 disks,
                 creations: AtomicUsize::new(0),
                 closed: AtomicBool::new(false),
+                is_read_only: config.pool.read_only == ReadOnly::Yes,
+                attaching: Mutex::default(),
                 #[cfg(feature = "control")]
                 control: Mutex::default(),
                 control_failed: OnceLock::new(),
@@ -281,7 +286,7 @@ fn members(
 
 /// Raises the epoch of a pool that is opened for writing.
 fn raise(io: &IoScheduler, disks: &Arc<Disks>, in_sync: DiskSet) -> Result<(), EngineError> {
-    let through = disks.members[0].mirrors[0].disk;
+    let through = disks.members[0].first_disk();
     let disks = Arc::clone(disks);
     let work = move |port: std::rc::Rc<Port>, _: Arc<Arena>| -> LocalFuture<_> {
         Box::pin(async move { disks.raise(&port, in_sync).await })
@@ -329,7 +334,7 @@ fn on_reactor<T: Send + 'static>(
     result.recv().map_err(ended)
 }
 
-fn arena_of(io: &IoScheduler, reactor: usize) -> Arc<Arena> {
+pub(super) fn arena_of(io: &IoScheduler, reactor: usize) -> Arc<Arena> {
     let node = io.placement.reactors[reactor].node;
     let found = io.arenas.iter().find(|arena| arena.status().node_wanted == node);
     Arc::clone(found.unwrap_or(&io.arenas[0]))
@@ -350,7 +355,7 @@ fn start_domain(
     (others, told): (&[DomainHandle], Sender<Told>),
 ) -> Result<DomainHandle, EngineError> {
     let home = Members::home_of(domain, members.members.len());
-    let reactors = io.reactors_of(members.members[usize::from(home)].mirrors[0].disk);
+    let reactors = io.reactors_of(members.members[usize::from(home)].first_disk());
     let taken: Vec<usize> = others.iter().map(|other| other.reactor).collect();
     let reactor = least_taken(&reactors, &taken);
     let Some(bell) = io.bell(reactor) else {

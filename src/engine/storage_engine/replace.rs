@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::config::{DiskAccess, DiskConfig};
 use crate::engine::engine_config::{EngineConfig, ReadOnly};
 use crate::engine::storage_engine::format::{cleared, on_one_reactor, the_disks};
@@ -19,7 +21,8 @@ use crate::store::pool::{PoolError, adopt};
 const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A place for a disk in a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskPlace {
     /// Its slot.
     pub slot: u16,
@@ -68,7 +71,7 @@ pub(super) fn replace(
     labels::inspect_all(&all)
 }
 
-fn path_of(path: &Path) -> Arc<str> {
+pub(super) fn path_of(path: &Path) -> Arc<str> {
     path.to_string_lossy().into()
 }
 

@@ -91,7 +91,7 @@ impl Members {
     /// Reads from a disk of a slot that answers; says also whether another did not.
     pub(crate) async fn read(&self, port: &Port, mut request: Request) -> (Completion, bool) {
         let member = self.at(request.disk.0);
-        if let [only] = member.mirrors.as_slice() {
+        if let Some(only) = member.mirrors.only() {
             request.disk = only.disk;
             return (port.submit(request).await, false);
         }
@@ -117,7 +117,8 @@ impl Members {
         let Some((result, wait_ns, service_ns)) = completion else {
             // A slot has a disk in sync at any time; should a look have missed it, the first one
             // answers, and its reader judges what it says.
-            request.disk = member.mirrors[0].disk;
+            let first = member.mirrors.first();
+            request.disk = first.map_or(request.disk, |mirror| mirror.disk);
             return (port.submit(request).await, true);
         };
         (Completion { result, buffers: request.buffers, wait_ns, service_ns }, true)
@@ -279,10 +280,12 @@ fn pick<'a>(
     offset: u64,
     tried: &[&Arc<MirrorDisk>],
 ) -> Option<&'a Arc<MirrorDisk>> {
-    let count = member.mirrors.len();
-    let first = (offset / SPREAD_BYTES) as usize % count;
+    let first = (offset / SPREAD_BYTES) as usize % member.mirrors.len().max(1);
     let fit = |mirror: &&Arc<MirrorDisk>| mirror.is_in_sync() && !is_among(tried, mirror);
-    let turned = || (0..count).map(|n| &member.mirrors[(first + n) % count]).filter(fit);
+    let turned = || {
+        let (before, from) = (member.mirrors.iter().take(first), member.mirrors.iter().skip(first));
+        from.chain(before).filter(fit)
+    };
     // Equally good ones take turns by place: half as long again is as good.
     let least = turned().map(|mirror| mirror.times.expected_ns()).min().unwrap_or(0);
     let reads: u64 =

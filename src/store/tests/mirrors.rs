@@ -19,7 +19,7 @@ use crate::store::tests::model::Model;
 use crate::store::tests::world::{Setup, World};
 
 /// Slots, mirrors, domains and reactors by seed.
-fn mirrored(seed: u64) -> Setup {
+pub(super) fn mirrored(seed: u64) -> Setup {
     Setup {
         disks: 1 + (seed % 3) as usize,
         mirrors: 2 + (seed / 3 % 2) as usize,
@@ -37,8 +37,8 @@ fn pools_of_mirrors_survive_crashes() {
     enough_recoveries("mirrors");
 }
 
-fn states(world: &World) -> Vec<MirrorState> {
-    let mirrors = world.disks().members.iter().flat_map(|member| &member.mirrors);
+pub(super) fn states(world: &World) -> Vec<MirrorState> {
+    let mirrors = world.disks().members.iter().flat_map(|member| member.mirrors.iter());
     mirrors.map(|mirror| mirror.state()).collect()
 }
 
@@ -208,7 +208,7 @@ fn until_in_sync(world: &mut World) {
     let disks = world.shared();
     let until = world.sim.now_ns() + 60_000_000_000;
     world.sim.run_until(until, |_| {
-        let mut mirrors = disks.members.iter().flat_map(|member| &member.mirrors);
+        let mut mirrors = disks.members.iter().flat_map(|member| member.mirrors.iter());
         mirrors.all(|mirror| mirror.state() == MirrorState::InSync)
     });
     assert!(states(world).iter().all(|state| *state == MirrorState::InSync), "in sync in the end");
@@ -242,7 +242,8 @@ fn a_disk_that_comes_back_gets_what_it_lacks_and_can_stand_alone() {
         model.check(&mut world);
         run_workload(&mut world, &mut model, &mut random, 30);
         until_in_sync(&mut world);
-        let mirror = &world.disks().members[victim / setup.mirrors].mirrors[victim % setup.mirrors];
+        let slot = &world.disks().members[victim / setup.mirrors];
+        let mirror = slot.mirrors.iter().nth(victim % setup.mirrors).unwrap();
         copied.fetch_add(mirror.sync_copied.load(Ordering::Relaxed), Ordering::Relaxed);
         run_workload(&mut world, &mut model, &mut random, 10);
         let mut disks = world.sim.crash(random.next_u64());

@@ -38,6 +38,8 @@ pub(super) struct Setup {
     pub(super) disks: usize,
     /// Disks of each slot.
     pub(super) mirrors: usize,
+    /// Disks beside the pool's.
+    pub(super) spares: usize,
     pub(super) missing: Missing,
     pub(super) hung_after_ns: u64,
     pub(super) hedged_reads: bool,
@@ -73,6 +75,7 @@ impl Default for Setup {
             disk,
             disks: 1,
             mirrors: 1,
+            spares: 0,
             missing: Missing::Refuse,
             hung_after_ns: 100_000_000,
             hedged_reads: true,
@@ -135,9 +138,9 @@ impl Setup {
 
     fn sim_config(&self) -> SimConfig {
         SimConfig {
-            disks: (0..self.disk_count()).map(|number| self.disk_config(number)).collect(),
+            disks: (0..self.disk_count() + self.spares).map(|n| self.disk_config(n)).collect(),
             reactors: self.reactors,
-            lanes: vec![(0..self.reactors).collect(); self.disk_count()],
+            lanes: vec![(0..self.reactors).collect(); self.disk_count() + self.spares],
             scheduler: self.scheduler.clone(),
             arena: Some(Arc::clone(&self.arena)),
             ..SimConfig::default()
@@ -352,7 +355,7 @@ impl World {
         let mut world = World::boot(setup, seed, all);
         let (judged, _) = world.judged_disks().expect("the others are a pool");
         world.sim.with_disk(DiskId(number as u16), |disk| *disk = with.unwrap_or(there));
-        let good = judged.members.iter().flat_map(|member| &member.mirrors).next().unwrap();
+        let good = judged.members.iter().flat_map(|member| member.mirrors.iter()).next().unwrap();
         let mut label = good.label;
         (label.slot, label.disk) = ((number / setup.mirrors) as u16, [99; 16]);
         label.mirror.number = (number % setup.mirrors) as u16;
