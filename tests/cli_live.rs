@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use dynamicfs::engine::engine_config::ControlSocket;
-use dynamicfs::{EngineConfig, FormatOptions, InodeOptions, StorageEngine};
+use dynamicfs::{EngineConfig, Force, FormatOptions, InodeOptions, Missing, StorageEngine};
 use serde_json::Value;
 
 fn command(arguments: &[&str]) -> Command {
@@ -133,6 +133,53 @@ fn a_running_engine_is_shown_scrubbed_and_told() {
     assert!(good(&["status", "--metrics", &disk, &other]).contains("since the pool was made"));
     let scrubbed = good(&["scrub", "start", &disk, &other]);
     assert!(scrubbed.contains("finished"), "{scrubbed}");
+}
+
+/// A disk that is gone is replaced, and one that was away comes back, without closing the pool.
+#[test]
+fn disks_come_to_a_running_engine() {
+    let pool = Pool::new("disks");
+    let (disk, socket) = (pool.path("a"), format!("--socket={}", pool.path("socket")));
+    std::fs::rename(pool.path("b"), pool.path("away")).unwrap();
+    let force = Force { missing: Missing::Accept, ..Force::default() };
+    let engine = StorageEngine::open_forced(pool.config.clone(), force).unwrap();
+    let inode = engine.create_inode(InodeOptions::default()).wait().unwrap();
+    engine.write(inode, 0, &[9; 1 << 20]).wait().unwrap();
+    let text = good(&["status", "--metrics", &socket, &disk]);
+    assert!(text.contains("disks_in_sync") && text.contains("MISSED"), "{text}");
+
+    let new = pool.path("new");
+    std::fs::File::create(&new).unwrap().set_len(64 << 20).unwrap();
+    let replace = |with: &str, mirror: &str, code: i32, words: &str| {
+        let with = format!("--with={with}");
+        let place = ["--slot=0", mirror, "--yes"];
+        bad(&[&["disk", "replace", &disk, &socket, &with], &place[..]].concat(), code, words);
+    };
+    replace(&new, "--mirror=0", 1, "is there, and in use");
+    replace(&new, "--mirror=2", 1, "1 slots with 2 mirrors each");
+    replace("/nonexistent", "--mirror=1", 1, "no such device");
+    replace(&disk, "--mirror=1", 1, "");
+    bad(&["disk", "attach", &disk, &socket, "--with", &new], 1, "name the place");
+    let with = format!("--with={new}");
+    let text = good(&["disk", "replace", &disk, &socket, &with, "--slot=0", "--mirror=1", "--yes"]);
+    assert!(text.contains("behind"), "{text}");
+    let text = good(&["disk", "sync", &disk, &socket]);
+    assert_eq!(text.matches("in sync").count(), 2, "{text}");
+    let away = pool.path("away");
+    bad(&["disk", "attach", &disk, &socket, "--with", &away], 1, "is there, and in use");
+    engine.close(Duration::from_secs(30)).unwrap();
+
+    // What the new one lacks is brought back by itself.
+    let mut alone = pool.config.clone();
+    alone.io.disks.truncate(1);
+    let engine = StorageEngine::open_forced(alone, force).unwrap();
+    engine.write(inode, 0, &[7; 1 << 16]).wait().unwrap();
+    let text = good(&["disk", "attach", &disk, &socket, "--with", &new]);
+    assert!(text.contains("behind"), "{text}");
+    let text = good(&["disk", "sync", &disk, &socket]);
+    assert_eq!(text.matches("in sync").count(), 2, "{text}");
+    engine.close(Duration::from_secs(30)).unwrap();
+    good(&["check", "--data", &disk, &new]);
 }
 
 #[test]

@@ -216,8 +216,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Puts a descriptor in the place of fixed file `index`, which has to be registered, as -1 if it
-    /// was empty.
+    /// Puts a descriptor in the place of fixed file `index`, which has to be registered; -1 empties
+    /// it.
     pub fn update_file(&mut self, index: u32, file: RawFd) -> io::Result<()> {
         match self.ring.submitter().register_files_update(index, &[file])? {
             1 => Ok(()),

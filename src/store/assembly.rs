@@ -183,6 +183,9 @@ impl Judge<'_> {
                 disks.push((number, (*index, MirrorState::InSync)));
             }
         }
+        let mut stale = stale;
+        // Of several for one place the newest: an older one was replaced.
+        stale.sort_by_key(|index| std::cmp::Reverse(given[*index].1.epoch));
         for index in stale {
             let (path, old) = &given[index];
             let number = old.number();

@@ -130,3 +130,14 @@ fn without_mirrors_every_disk_is_needed_and_stale_ones_are_refused() {
     let stale = refusal(&[alone(0, 5), alone(2, 5), alone(1, 3)]);
     assert!(stale.contains("d2 is stale: of epoch 3"), "{stale}");
 }
+
+/// Cause: of two disks for one place, neither with everything, the first that was named was taken.
+/// Harm: the one that had been replaced came back, and its successor was left out. Fix: the newest.
+#[test]
+fn of_two_that_are_behind_in_one_place_the_newer_is_taken() {
+    let alone = disk((0, 0), 1, 7, &[0]);
+    let (replaced, came) = (disk((0, 1), 1, 5, &[0, 1]), disk((0, 1), 1, 7, &[0]));
+    let three = judged(&[replaced, alone, came]).unwrap();
+    assert_eq!(used(&three), [(1, InSync), (2, Syncing)]);
+    assert!(three.notes.iter().any(|note| note.contains("is not used")), "{:?}", three.notes);
+}

@@ -124,8 +124,8 @@ fn stands_alone(
     world.audit();
 }
 
-/// A disk dies, or hangs; another comes in its place while all goes on, and gets everything, crashes
-/// meanwhile or not. Then it alone is enough.
+/// A disk dies, or hangs; another comes in its place while all goes on, and gets everything, whether
+/// it crashes meanwhile or not. Then it alone is enough.
 #[test]
 fn a_disk_that_comes_while_all_goes_on_gets_what_there_is() {
     let (joined, cut_short) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -179,4 +179,60 @@ fn a_disk_that_comes_while_all_goes_on_gets_what_there_is() {
     });
     let (joined, cut_short) = (joined.into_inner(), cut_short.into_inner());
     assert!(joined > 20 && cut_short > 5, "{joined} joined, {cut_short} cut short");
+}
+
+/// Steps of a simulation after which a rebuild is cut short: each of them in as many seeds.
+const STEPS: u64 = 512;
+
+/// A small pool of two disks that hold the same, one of which has been taken out.
+fn one_is_out(seed: u64, random: &mut Random, model: &mut Model) -> World {
+    let setup = Setup { spares: 1, mirrors: 2, missing: Missing::Accept, ..Setup::default() };
+    let mut world = World::new(&setup, seed);
+    run_workload(&mut world, model, random, 12);
+    world.sim.with_disk(DiskId(1), |disk| disk.unplug());
+    until_out(&mut world, model, random);
+    world
+}
+
+/// A rebuild is interrupted after any of its steps, as that of a disk which came to a pool that was
+/// open, and as that of one which the opening found: nothing is lost, and it ends.
+#[test]
+fn a_rebuild_that_is_interrupted_at_any_step_ends_at_last() {
+    let (cut_short, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+    for_each_seed("a_rebuild_that_is_interrupted_at_any_step", 96, |seed| {
+        // As odd as it is, it meets every step once.
+        let steps = seed * 677 % STEPS;
+        let mut random = Random::new(5);
+        let mut model = Model::default();
+        let mut world = one_is_out(5, &mut random, &mut model);
+        let setup = world.setup.clone();
+        let coming = come(&mut world, 1, seed % 3 == 0);
+        let _asked = arrive(&mut world, &coming);
+        if seed / STEPS % 2 == 1 {
+            // Found by the opening.
+            let disks = in_their_places(&setup, world.sim.crash(7), 1);
+            world = World::open(&setup, 8, disks).expect("the other is enough");
+            model.check(&mut world);
+        }
+        for _ in 0..steps {
+            if in_sync(&world) == setup.disk_count() || !world.sim.step() {
+                break;
+            }
+        }
+        let is_cut = in_sync(&world) < setup.disk_count();
+        (if is_cut { &cut_short } else { &ended }).fetch_add(1, Ordering::Relaxed);
+        let mut disks = world.sim.crash(random.next_u64());
+        if seed / STEPS % 2 == 0 {
+            disks = in_their_places(&setup, disks, 1);
+        }
+        let mut world = World::open(&setup, random.next_u64(), disks).expect("enough are there");
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 3);
+        until_in_sync(&mut world);
+        let disks = world.sim.crash(random.next_u64());
+        stands_alone((&setup, random.next_u64()), disks, 1, &mut model);
+    });
+    let (cut_short, ended) = (cut_short.into_inner(), ended.into_inner());
+    assert!(cut_short > 0, "{cut_short} cut short, {ended} not");
+    eprintln!("rebuilds: {cut_short} cut short, {ended} ended before");
 }
