@@ -105,6 +105,11 @@ fn a_running_engine_is_shown_scrubbed_and_told() {
     std::fs::write(&config, format!("[control]\nsocket = \"{}\"\n", pool.path("socket"))).unwrap();
     assert!(good(&["status", "--metrics", "--config", &config, &disk]).contains("process"));
 
+    // Another pool's disks are not this engine's.
+    let other = Pool::new("other");
+    bad(&["status", "--metrics", &socket, &other.path("a")], 4, "does not have");
+    bad(&["scrub", "start", &socket, &other.path("a")], 4, "does not have");
+
     let started = good(&["scrub", "start", "--mib-per-second=1", &socket, &disk]);
     assert!(started.contains("running"), "{started}");
     assert!(good(&["scrub", "pause", &socket, &disk]).contains("paused"));

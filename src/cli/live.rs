@@ -1,7 +1,8 @@
 //! Reaching an engine that runs, by its control socket.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dynamicfs::engine::control::place::socket_of;
@@ -24,7 +25,10 @@ pub(crate) struct LiveArguments {
 }
 
 /// A running engine.
-pub(crate) struct Live(ControlClient);
+pub(crate) struct Live {
+    client: ControlClient,
+    path: PathBuf,
+}
 
 impl LiveArguments {
     /// The engine that has the pool open; none when nobody serves its socket.
@@ -40,15 +44,28 @@ impl LiveArguments {
             }
         };
         let Some(path) = path else { return Ok(None) };
-        match ControlClient::connect(path) {
-            Ok(client) => Ok(Some(Live(client))),
+        let client = match ControlClient::connect(&path) {
+            Ok(client) => client,
             // One that was named has to be there.
             Err(ControlError::NoEngine { reason, .. })
                 if self.socket.is_none() && is_nobody(reason.kind()) =>
             {
-                Ok(None)
+                return Ok(None);
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut live = Live { client, path };
+        if live.has_open(pool.path())? {
+            return Ok(Some(live));
+        }
+        let (wanted, at) = (pool.path().display(), live.path.display());
+        match &self.socket {
+            // By its id: a copy of a disk has that too.
+            None => Ok(None),
+            Some(_) => {
+                let message = format!("the engine at {at} does not have {wanted} open");
+                Err(Failure::new(Exit::Refused, message))
+            }
         }
     }
 
@@ -64,13 +81,35 @@ impl LiveArguments {
     }
 }
 
+/// What a device or file is, under any name.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let there = std::fs::metadata(path).ok()?;
+    match there.file_type().is_block_device() {
+        true => Some((0, there.rdev())),
+        false => Some((there.dev(), there.ino())),
+    }
+}
+
 fn is_nobody(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
 impl Live {
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Answer, Failure> {
-        Ok(self.0.ask(request)?)
+        Ok(self.client.ask(request)?)
+    }
+
+    /// The same engine, connected to anew: it does not keep who is silent.
+    pub(crate) fn again(self) -> Result<Live, Failure> {
+        Ok(Live { client: ControlClient::connect(&self.path)?, path: self.path })
+    }
+
+    /// Whether one of its disks is this one, whatever path names it.
+    fn has_open(&mut self, path: &Path) -> Result<bool, Failure> {
+        let Some(wanted) = identity(path) else { return Ok(false) };
+        let snapshot = self.status()?;
+        let mut paths = snapshot.disks.iter().filter_map(|disk| disk.resolved_path.as_deref());
+        Ok(paths.any(|path| identity(path) == Some(wanted)))
     }
 
     pub(crate) fn status(&mut self) -> Result<Snapshot, Failure> {

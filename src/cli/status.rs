@@ -16,6 +16,8 @@ use super::{Exit, Failure, Report};
 
 mod show;
 
+/// From this pause on an engine is connected to anew each time: it does not keep who is silent.
+const ANEW_EVERY: Duration = Duration::from_secs(20);
 /// How long the domains of a pool that this command opens may take to say what they do.
 const LOOK_TIME: Duration = Duration::from_secs(60);
 
@@ -109,6 +111,9 @@ fn watch(mut live: Live, every: Duration, as_json: bool) -> Result<Report, Failu
         }
         before = Some(snapshot);
         std::thread::sleep(every.saturating_sub(asked.elapsed()));
+        if every >= ANEW_EVERY {
+            live = live.again()?;
+        }
     }
 }
 

@@ -25,7 +25,8 @@ use crate::machine::wake::WakeEvent;
 use crate::memory::Arena;
 use crate::memory::arena::REGISTERED_BYTES_MAX;
 use crate::placement::{
-    DiskRequest, HardwareThreads, Placement, PlacementRequest, ReactorChoice, plan,
+    DiskRequest, HardwareThreads, LaneSlot, Locality, Placement, PlacementRequest, ReactorChoice,
+    plan,
 };
 use crate::reactor::Tuning;
 use crate::reactor::lane::Lane;
@@ -43,7 +44,8 @@ pub(super) fn open(config: &IoConfig, vacant: u16) -> Result<IoScheduler, OpenEr
     config.check()?;
     let (devices, disks) = open_disks(config, vacant)?;
     let topology = Topology::detect()?;
-    let mut placement = plan(&topology, &request(config, &devices, vacant))?;
+    let mut placement = plan(&topology, &request(config, &devices))?;
+    add_vacant_lanes(&mut placement, config, vacant);
     let limits = resolve_limits(config, &devices, &disks)?;
     let calls = Arc::new(Calls::new(calls_max(config, &limits)));
     let wakes = placement.reactors.iter().map(|_| WakeEvent::new().map(Arc::new));
@@ -205,7 +207,7 @@ fn disk_name(index: usize, path: &Path, device: Option<&Device>) -> String {
     name.unwrap_or_else(|| path.display().to_string())
 }
 
-fn request(config: &IoConfig, devices: &[Option<Device>], vacant: u16) -> PlacementRequest {
+fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
     let disks = config.disks.iter().zip(devices).enumerate();
     let disks = disks.map(|(index, (disk, device))| DiskRequest {
         name: disk_name(index, &disk.path, device.as_ref()),
@@ -216,14 +218,6 @@ fn request(config: &IoConfig, devices: &[Option<Device>], vacant: u16) -> Placem
             .as_ref()
             .map_or_else(Vec::new, |device| device.info().interrupt_cpus.clone()),
     });
-    let places = (0..vacant).map(|number| DiskRequest {
-        name: format!("place {number} for a disk"),
-        node: None,
-        rotational: false,
-        lanes: config.disks[0].lanes,
-        interrupt_cpus: Vec::new(),
-    });
-    let disks = disks.chain(places);
     let reactors = match (&config.reactors.cpus, config.reactors.count) {
         (Some(cpus), _) => ReactorChoice::Cpus(cpus.clone()),
         (None, Some(count)) => ReactorChoice::Count(count),
@@ -235,6 +229,21 @@ fn request(config: &IoConfig, devices: &[Option<Device>], vacant: u16) -> Placem
         HardwareThreads::OnePerCore
     };
     PlacementRequest { disks: disks.collect(), reactors, hardware_threads }
+}
+
+/// Lanes of places without a disk: they are on as many reactors as the first disk has lanes, and
+/// nothing is placed by them.
+fn add_vacant_lanes(placement: &mut Placement, config: &IoConfig, vacant: u16) {
+    let lanes = config.disks[0].lanes.unwrap_or(1).min(placement.reactors.len() as u32);
+    for place in 0..usize::from(vacant) {
+        let disk = config.disks.len() + place;
+        placement.lanes.extend((0..lanes).map(|lane| LaneSlot {
+            disk,
+            lane,
+            reactor: lane as usize,
+            local: Locality::Unknown,
+        }));
+    }
 }
 
 fn resolve_limits(

@@ -82,6 +82,15 @@ pub(crate) struct OpenPool {
     control_failed: OnceLock<String>,
 }
 
+#[cfg(feature = "control")]
+impl Drop for OpenPool {
+    fn drop(&mut self) {
+        // Of an engine that was dropped where nothing can be waited for: its threads end by
+        // themselves.
+        drop(self.with_control(Option::take).map(ControlServer::end));
+    }
+}
+
 impl OpenPool {
     #[cfg(feature = "control")]
     fn with_control<T>(&self, of: impl FnOnce(&mut Option<ControlServer>) -> T) -> T {
@@ -239,12 +248,12 @@ impl StorageEngine {
         if self.open.closed.swap(true, Ordering::AcqRel) {
             return report;
         }
-        // Nobody else asks any more.
-        #[cfg(feature = "control")]
-        drop(self.open.with_control(Option::take));
         let now = Instant::now();
         // A deadline beyond the clock is a year.
         let until = now.checked_add(deadline).unwrap_or(now + Duration::from_secs(31_536_000));
+        // Nobody else asks any more; who has asked is answered while the domains close.
+        #[cfg(feature = "control")]
+        let leaving = self.open.with_control(Option::take).map(ControlServer::end);
         let closing = self
             .open
             .domains
@@ -262,6 +271,10 @@ impl StorageEngine {
         }
         let left = until.saturating_duration_since(Instant::now()).max(DISK_TIME_MIN);
         report.io = self.open.io.shut(left).err();
+        #[cfg(feature = "control")]
+        if let Some(leaving) = leaving {
+            leaving.wait_until(until.max(Instant::now() + DISK_TIME_MIN));
+        }
         report
     }
 }

@@ -20,8 +20,8 @@ use crate::io::backend::DiskFacts;
 use crate::io::op::DiskId;
 use crate::reactor::shared::Control;
 
-/// How long a reactor may take to begin driving a disk.
-const ATTACH_TIME: Duration = Duration::from_secs(10);
+/// How long a reactor may take to begin driving a disk, or to let go of it.
+const OBEY_TIME: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(super) struct Vacancies {
@@ -29,7 +29,7 @@ pub(super) struct Vacancies {
     /// Disks of the configuration: the places come after them.
     configured: usize,
     places: usize,
-    /// In the first of the places.
+    /// Disks that came, in the first of the places.
     attached: Mutex<Vec<DiskStatus>>,
 }
 
@@ -48,24 +48,29 @@ impl Vacancies {
     }
 
     pub(super) fn attached(&self) -> Vec<DiskStatus> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(|attached| attached.clone())
+    }
+
+    /// For a moment: whoever looks at the engine waits for it.
+    fn with<T>(&self, of: impl FnOnce(&mut Vec<DiskStatus>) -> T) -> T {
+        of(&mut self.attached.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl IoScheduler {
     /// Opens a disk and drives it from every reactor that has a lane there. It is not reached
-    /// through [`IoScheduler::submit`].
+    /// through [`IoScheduler::submit`]. One caller at a time.
     ///
     /// # Errors
     /// It cannot be opened, no place is left, or a reactor cannot drive it.
     pub(crate) fn attach(&self, disk: &DiskConfig) -> Result<DiskFacts, OpenError> {
         let vacancies = &self.vacancies;
-        let mut attached = vacancies.attached.lock().unwrap_or_else(PoisonError::into_inner);
-        if attached.len() == vacancies.places {
+        let taken = vacancies.with(|attached| attached.len());
+        if taken == vacancies.places {
             let places = vacancies.places;
             return Err(OpenError::NoPlace { path: disk.path.display().to_string(), places });
         }
-        let number = vacancies.configured + attached.len();
+        let number = vacancies.configured + taken;
         let (device, facts) = open_disk(DiskId(number as u16), disk)?;
         let config = &vacancies.config;
         let lanes = config.disks[0].lanes;
@@ -74,13 +79,17 @@ impl IoScheduler {
         let action = "duplicate a disk's descriptor";
         let file = device.as_fd().try_clone_to_owned();
         let file = Arc::new(file.map_err(|source| OpenError::System { action, source })?);
-        self.order_all(facts.id, |done| {
+        let driven = self.order_all(facts.id, |done| {
             let (facts, limits, file) = (facts.clone(), limits.clone(), Arc::clone(&file));
             Control::Attach { facts, limits, file, done }
-        })
-        .map_err(|source| OpenError::System { action: "drive a disk that came", source })?;
+        });
+        if let Err(source) = driven {
+            self.detach(facts.id);
+            return Err(OpenError::System { action: "drive a disk that came", source });
+        }
         let info = device.info().clone();
-        attached.push(DiskStatus { facts: facts.clone(), device: Some(info), limits });
+        let status = DiskStatus { facts: facts.clone(), device: Some(info), limits };
+        vacancies.with(|attached| attached.push(status));
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // Closed meanwhile it is let go at once.
         if let Some(place) = held.get_mut(number) {
@@ -101,6 +110,16 @@ impl IoScheduler {
         }
     }
 
+    /// Gives the place back of the disk that came last, which is not used after all.
+    pub(crate) fn send_away(&self, disk: DiskId) {
+        self.detach(disk);
+        self.vacancies.with(|attached| {
+            if attached.last().is_some_and(|last| last.facts.id == disk) {
+                attached.pop();
+            }
+        });
+    }
+
     /// Gives an order to every reactor that has a lane there, and waits until all have obeyed.
     fn order_all(
         &self,
@@ -116,13 +135,14 @@ impl IoScheduler {
             self.reactors[*reactor].shared.order(order(done));
         }
         drop(told);
+        let mut all = Ok(());
         for _ in &reactors {
-            match answers.recv_timeout(ATTACH_TIME) {
-                Ok(outcome) => outcome?,
+            match answers.recv_timeout(OBEY_TIME) {
+                Ok(outcome) => all = all.and(outcome),
                 Err(RecvTimeoutError::Timeout) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(_) => return Err(io::Error::other("a reactor has ended")),
             }
         }
-        Ok(())
+        all
     }
 }

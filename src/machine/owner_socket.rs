@@ -7,17 +7,17 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, getsockopt, listen,
     shutdown, socket, sockopt,
 };
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::geteuid;
 
 /// Connections that wait to be accepted.
@@ -29,6 +29,9 @@ pub enum OwnerSocketError {
     /// Another process, or another engine of this one, serves it.
     #[error("{} is served by another engine", .0.display())]
     Served(PathBuf),
+    /// What is at the path is something else, and is left alone.
+    #[error("{} is no socket, and is not written over", .0.display())]
+    NoSocket(PathBuf),
     /// A system call failed.
     #[error("cannot {doing} {}: {reason}", path.display())]
     System {
@@ -81,9 +84,13 @@ impl OwnerSocket {
             }
         }
         let served = lock_of(path)?;
-        match std::fs::remove_file(path) {
+        match std::fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            removed => removed.map_err(failed("remove what is left of", path))?,
+            Err(error) => return Err(failed("look at", path)(error)),
+            Ok(there) if there.file_type().is_socket() => {
+                std::fs::remove_file(path).map_err(failed("remove what is left of", path))?;
+            }
+            Ok(_) => return Err(OwnerSocketError::NoSocket(path.to_owned())),
         }
         let listener = listening(path).map_err(|e| failed("listen on", path)(e.into()))?;
         Ok(OwnerSocket { listener, path: path.to_owned(), _served: served })
@@ -130,9 +137,14 @@ fn lock_of(path: &Path) -> Result<Flock<std::fs::File>, OwnerSocketError> {
     beside.push(".lock");
     let beside = PathBuf::from(beside);
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
+    // Neither what a link names, nor a pipe that would be waited for.
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
     let failed = |reason| OwnerSocketError::System { doing: "lock", path: beside.clone(), reason };
     let file = options.open(&beside).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is no file")));
+    }
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, Errno::EWOULDBLOCK)) => Err(OwnerSocketError::Served(path.to_owned())),
@@ -140,12 +152,11 @@ fn lock_of(path: &Path) -> Result<Flock<std::fs::File>, OwnerSocketError> {
     }
 }
 
-/// Bound, its mode set, and only then listened on: until then nobody can connect.
+/// Its mode is set before it has a name: the file is made with that.
 fn listening(path: &Path) -> nix::Result<UnixListener> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    fchmodat(nix::fcntl::AT_FDCWD, path, mode, FchmodatFlags::FollowSymlink)?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
     Ok(UnixListener::from(fd))
 }
@@ -192,6 +203,10 @@ mod tests {
         assert!(error.starts_with("cannot listen on"), "{error}");
         std::fs::create_dir(folder.path().join("folder")).unwrap();
         let error = OwnerSocket::bind(&folder.path().join("folder")).unwrap_err().to_string();
-        assert!(error.starts_with("cannot remove what is left of"), "{error}");
+        assert!(error.contains("is no socket"), "{error}");
+        std::fs::write(folder.path().join("data"), b"precious").unwrap();
+        let error = OwnerSocket::bind(&folder.path().join("data")).unwrap_err().to_string();
+        assert!(error.contains("is no socket"), "{error}");
+        assert_eq!(std::fs::read(folder.path().join("data")).unwrap(), b"precious");
     }
 }

@@ -5,7 +5,7 @@
 //! a slot alone: `store/mirror.rs` takes a request to all disks of it, or to one that answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ use crate::store::assembly::Assembly;
 use crate::store::disk_flushes::DiskFlushes;
 use crate::store::membership::Membership;
 use crate::store::mirror::ReadTimes;
-use crate::store::mirror_list::{MIRRORS_MAX, MirrorList};
+use crate::store::mirror_list::MirrorList;
 use crate::store::pool::LabelCopies;
 use crate::store::port::Port;
 
@@ -194,8 +194,6 @@ pub struct Disks {
     pub hung_after_ns: u64,
     /// How disks are brought into sync.
     pub sync: SyncOrders,
-    /// One disk at a time comes.
-    adding: Mutex<()>,
     /// Whether a read that is slow is sent to another disk too.
     pub hedged_reads: bool,
 }
@@ -239,8 +237,7 @@ impl Disks {
         let members = members.into_iter().flatten().collect();
         let membership = Membership::new(epoch, in_sync);
         let sync = SyncOrders::default();
-        let (hung_after_ns, adding) = (HUNG_AFTER_NS, Mutex::default());
-        Ok(Disks { members, membership, hung_after_ns, sync, adding, hedged_reads: true })
+        Ok(Disks { members, membership, hung_after_ns: HUNG_AFTER_NS, sync, hedged_reads: true })
     }
 
     /// Why a disk cannot come to a place, if so.
@@ -260,19 +257,6 @@ impl Disks {
         });
         let path = &used?.path;
         Some(format!("{path} is there, and in use: it is mirror {number} of slot {slot}"))
-    }
-
-    /// Adds a disk, which is written from now on and has nothing of before yet. Its label is on it,
-    /// and no journal.
-    pub(crate) fn add(&self, mirror: Arc<MirrorDisk>) -> Result<(), String> {
-        let _alone = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let (slot, number) = (mirror.label.slot, mirror.label.mirror.number);
-        match self.refusal(slot, number) {
-            Some(reason) => Err(reason),
-            None => self.members[usize::from(slot)].mirrors.push(mirror).map_err(|_| {
-                format!("{} disks have come to slot {slot} since the pool was opened", MIRRORS_MAX)
-            }),
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::format::label::{Label, WRITE_QUORUM};
 use crate::format::layout::{LABEL_COPIES, label_offsets};
 use crate::io::op::{OpKind, Request};
 use crate::store::member::{Disks, Members, MirrorDisk, MirrorState};
+use crate::store::mirror_list::MIRRORS_MAX;
 use crate::store::pool::CopyFault;
 use crate::store::port::{Port, join_enough};
 
@@ -143,6 +144,35 @@ impl Disks {
         self.publish(port, (in_sync, base), &[]).await?;
         let (_, in_sync) = self.membership.durable();
         self.publish(port, (in_sync, in_sync), &[]).await
+    }
+
+    /// Takes in a disk that has come: it is written from now on, and has nothing of before yet. Its
+    /// first label is that of the next epoch, which all others get as well, so that it never says
+    /// of an epoch what others do not.
+    pub(crate) async fn admit(&self, port: &Port, mirror: Arc<MirrorDisk>) -> Result<(), String> {
+        let _change = self.membership.begin_change(port).await;
+        if let Some(NotDurable(why)) = self.membership.broken() {
+            return Err(format!("no label can be written any more: {why}"));
+        }
+        let (slot, number) = (mirror.label.slot, mirror.label.mirror.number);
+        if let Some(reason) = self.refusal(slot, number) {
+            return Err(reason);
+        }
+        let mirrors = &self.members[usize::from(slot)].mirrors;
+        if mirrors.push(Arc::clone(&mirror)).is_err() {
+            return Err(format!("{MIRRORS_MAX} disks have come to slot {slot} since the opening"));
+        }
+        let (_, in_sync) = self.membership.durable();
+        let published = self.publish(port, (in_sync, in_sync), &[]).await;
+        if mirror.state() == MirrorState::Syncing && published.is_ok() {
+            return Ok(());
+        }
+        // Nothing is to go there any more, whatever the others have.
+        mirror.set_state(MirrorState::Out);
+        Err(match published {
+            Ok(()) => "its label could not be written".to_owned(),
+            Err(NotDurable(why)) => why,
+        })
     }
 
     /// Writes labels of this epoch and set to disks. One that cannot take it will not take the next

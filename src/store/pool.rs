@@ -1,6 +1,7 @@
 //! A pool: making it, and finding out what a disk is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::format::disk_set::DiskSet;
 use crate::format::label::{LABEL_BYTES, Label, LabelError, Mirror, OPEN_QUORUM, WRITE_QUORUM};
@@ -13,7 +14,7 @@ use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, DmaBuf};
 use crate::store::member::Members;
-use crate::store::port::Port;
+use crate::store::port::{Port, join_all};
 
 /// What a new pool is to be.
 #[derive(Clone, Debug)]
@@ -108,6 +109,8 @@ impl From<LabelError> for CopyFault {
 
 /// Bytes of a journal that are cleared at a time.
 const ZEROES_BYTES: u64 = 256 << 10;
+/// And of so many such pieces together.
+const ZEROES_AT_ONCE: usize = 8;
 
 struct Disk<'a> {
     port: &'a Port,
@@ -235,40 +238,60 @@ pub(crate) async fn adopt(
     Ok(())
 }
 
-/// Makes a disk one that comes to a pool which is open: as [`adopt`], with nothing in any journal.
-/// What an older journal there said would be looked at once the disk is in sync.
+/// How far the preparation of a disk is, and whether it is still wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Preparation {
+    /// Requests that the disk has answered.
+    pub(crate) answered: AtomicU64,
+    /// Nothing more is to be written.
+    pub(crate) given_up: AtomicBool,
+}
+
+/// Prepares a disk that is to come to a pool which is open: it has no label any more, and nothing
+/// in any journal. What an older journal there said would be looked at once the disk is in sync.
 ///
 /// # Errors
-/// When the disk fails.
-pub(crate) async fn welcome(
+/// When the disk fails, or is not wanted any more.
+pub(crate) async fn prepare(
     port: &Port,
     arena: &Arc<Arena>,
     (disk, sector): (DiskId, usize),
-    label: &Label,
+    (label, preparation): (&Label, &Preparation),
 ) -> Result<(), PoolError> {
     let (id, layout) = (disk, &label.layout);
-    let offsets = label_offsets(layout.disk_bytes());
     let disk = Disk { port, arena, id };
-    // Until the end it is none.
-    for (copy, offset) in offsets.into_iter().enumerate() {
+    let step = || match preparation.given_up.load(Ordering::Relaxed) {
+        true => Err(PoolError::NoMemory("the disk is not wanted any more".to_owned())),
+        false => {
+            preparation.answered.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    };
+    for (copy, offset) in label_offsets(layout.disk_bytes()).into_iter().enumerate() {
+        step()?;
         disk.write_label(copy, offset, None, sector).await?;
     }
-    let mut zeroes = Some(disk.buffer(ZEROES_BYTES as usize)?);
     let of_slot = |domain: &u16| Members::home_of(*domain, label.slots.into()) == label.slot;
     for domain in (0..layout.domains()).filter(of_slot) {
         let journal = layout.zone(Zone::Journal(domain));
-        for at in journal.clone().step_by(ZEROES_BYTES as usize) {
-            let Some(mut buffer) = zeroes.take() else {
-                return Err(PoolError::NoMemory("a buffer did not come back".to_owned()));
-            };
-            buffer.set_len(ZEROES_BYTES.min(journal.end - at) as usize);
-            buffer.fill(0);
-            let write = Request::write(id, at, buffer).with_priority(Priority::Background);
-            zeroes = disk.submit(write).await?;
+        let mut places = journal.clone().step_by(ZEROES_BYTES as usize).peekable();
+        while places.peek().is_some() {
+            step()?;
+            let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+            for at in places.by_ref().take(ZEROES_AT_ONCE) {
+                let mut zeroes = disk.buffer(ZEROES_BYTES.min(journal.end - at) as usize)?;
+                zeroes.fill(0);
+                let write = Request::write(id, at, zeroes).with_priority(Priority::Background);
+                writes.push(Box::pin(disk.submit(write)));
+            }
+            for written in join_all(writes).await {
+                written?;
+            }
         }
     }
+    step()?;
     disk.submit(Request::flush(id)).await?;
-    adopt(port, arena, (id, sector), label).await
+    Ok(())
 }
 
 /// Looks at the four copies of a disk's label.

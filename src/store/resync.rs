@@ -220,7 +220,12 @@ impl<'a> Resync<'a> {
         self.mirror.sync_looked_at.fetch_add(1, Ordering::Relaxed);
         // What is written meanwhile goes there too: only what stays has to be there.
         if self.mirror.is_blank {
-            self.has_read(extent.existing().count() as u64 * BLOCK_BYTES);
+            let slot = self.mirror.label.slot;
+            let here = extent.existing().filter(|place| place.disk() == slot).count() as u64;
+            if here == 0 {
+                return Ok(());
+            }
+            self.has_read(here * BLOCK_BYTES);
         } else {
             let seen = verify_on(self.domain, self.mirror, extent, Priority::Background).await?;
             self.has_read(u64::from(seen.read.count_ones()) * BLOCK_BYTES);

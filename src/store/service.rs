@@ -21,6 +21,7 @@ use crate::store::discard::discards;
 use crate::store::domain::{Access, Domain, Health};
 use crate::store::error::{Certainty, StoreError};
 use crate::store::executor::Executor;
+use crate::store::member::MirrorDisk;
 use crate::store::mend::mending;
 use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
@@ -322,14 +323,22 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         Call::Status => Ok(Reply::Status(Box::new(domain.status()))),
         Call::Scrub(order) => Ok(Reply::Scrub(Box::new(domain.scrub_order(order)))),
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
-        Call::Bring(mirror) => {
-            domain.to_bring.borrow_mut().push_back(mirror);
-            domain.changed.notify();
-            Ok(Reply::Done)
-        }
+        Call::Bring(mirror) => bring(&domain, mirror),
         Call::Close => close(&shared, &domain).await,
     };
     answer.give(reply.unwrap_or_else(Reply::Failed), &shared.wakers);
+}
+
+/// A disk that has come gets what there is, as long as the domain serves.
+fn bring(domain: &Domain, mirror: Arc<MirrorDisk>) -> Result<Reply, StoreError> {
+    match &*domain.health.borrow() {
+        Health::Stopped(reason) => return Err(StoreError::ReadOnly { reason: Arc::clone(reason) }),
+        Health::Closed => return Err(StoreError::Closing),
+        Health::Serving | Health::Aborting => {}
+    }
+    domain.to_bring.borrow_mut().push_back(mirror);
+    domain.changed.notify();
+    Ok(Reply::Done)
 }
 
 /// Counts from the table what the allocator counts by itself.

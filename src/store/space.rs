@@ -5,7 +5,9 @@
 //! necessary; a block that is freed belongs to nobody before the flush that made it free.
 //!
 //! Each request goes to one disk where one has room for it. Disks take turns, each as often as its
-//! share of the free blocks: a new, empty disk gets more than the others and never all.
+//! share of the free blocks: a new, empty disk gets more than the others and never all. A turn is
+//! some blocks long, so that small requests of one batch are on few disks: its commit flushes each
+//! that it wrote to, and waits for the slowest.
 
 mod disk_space;
 mod unused;
@@ -18,6 +20,9 @@ use disk_space::DiskSpace;
 
 /// Blocks that data never gets: for the parents of new pages.
 const RESERVE_BLOCKS: u64 = 32;
+/// Blocks of a turn: 256 KiB, beyond which a batch gains more by several disks than their flushes
+/// cost.
+const TURN_BLOCKS: u32 = 64;
 
 /// A run of blocks that are neighbours on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,8 @@ pub(crate) struct Space {
     /// By slot.
     members: Vec<Member>,
     promised: u64,
+    /// Whose turn it is, and how many blocks it still has.
+    turn: (usize, u32),
     /// Where the next small requests that are to be neighbours go, while there is room.
     beside: usize,
     /// Whose freed blocks are looked at next.
@@ -84,7 +91,7 @@ impl Space {
             owed: 0,
         });
         let members = members.collect();
-        Space { domain, members, promised: 0, beside: 0, unused_next: 0 }
+        Space { domain, members, promised: 0, turn: (0, 0), beside: 0, unused_next: 0 }
     }
 
     fn sum(&self, of: impl Fn(&DiskSpace) -> u64) -> u64 {
@@ -131,12 +138,16 @@ impl Space {
             member.owed += free * i128::from(blocks);
             all += free;
         }
-        let most = self.members.iter().enumerate().max_by_key(|(slot, member)| {
-            // Of several the first.
-            (member.owed, std::cmp::Reverse(*slot))
-        });
-        let chosen = most.map_or(0, |(slot, _)| slot);
+        let (mut chosen, mut left) = self.turn;
+        if left < blocks {
+            let most = self.members.iter().enumerate().max_by_key(|(slot, member)| {
+                // Of several the first.
+                (member.owed, std::cmp::Reverse(*slot))
+            });
+            (chosen, left) = (most.map_or(0, |(slot, _)| slot), TURN_BLOCKS);
+        }
         self.members[chosen].owed -= all * i128::from(blocks);
+        self.turn = (chosen, left.saturating_sub(blocks));
         chosen
     }
 
@@ -299,7 +310,7 @@ mod tests {
     }
 
     /// Disks of 64, 128 and 256 MiB, the first of which is half full, get data by what is free of
-    /// each, request by request, and the last block of each is to be had.
+    /// each, turn by turn, and the last block of each is to be had.
     #[test]
     fn disks_are_filled_by_what_is_free_of_each() {
         let disks = [share(64 << 20), share(128 << 20), share(256 << 20)];
@@ -321,7 +332,8 @@ mod tests {
             let share = free(&space)[disk] as f64 / *before as f64;
             assert!((0.74..0.76).contains(&share), "disk {disk} has {share} left of what was free");
         }
-        assert!(longest < 8, "a disk got {longest} requests in a row");
+        let turn = TURN_BLOCKS / 10;
+        assert!(longest < 8 * turn, "a disk got {longest} requests in a row");
         let left = space.free_blocks() as u32;
         let rest = space.take(left).unwrap();
         assert_eq!(rest.iter().map(|run| run.blocks).sum::<u32>(), left);

@@ -12,4 +12,5 @@ mod mirrors;
 mod model;
 mod reading;
 mod sharers;
+mod show;
 mod world;

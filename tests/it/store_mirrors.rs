@@ -203,6 +203,13 @@ fn a_disk_comes_back_to_a_running_engine() {
     work(&engine, &mut models, 100, 2);
     let error = engine.attach_disk(disks.path(0), None, Overwrite::No).unwrap_err().to_string();
     assert!(error.contains("is there, and in use"), "{error}");
+    // What is too small, or was used apart, takes no place.
+    let small = disks.scratch.file("small", 8 << 20);
+    let place = Some(DiskPlace { slot: 0, mirror: 1 });
+    for _ in 0..3 {
+        let error = engine.attach_disk(&small, place, Overwrite::No).unwrap_err().to_string();
+        assert!(error.contains("and others of its slot"), "{error}");
+    }
     let stranger = disks.scratch.file("stranger", 64 << 20);
     let error = engine.attach_disk(&stranger, None, Overwrite::No).unwrap_err().to_string();
     assert!(error.contains("name the place"), "{error}");
@@ -224,6 +231,46 @@ fn a_disk_comes_back_to_a_running_engine() {
     let engine = StorageEngine::open_forced(disks.with(&[1, 2]), force).unwrap();
     models.iter().for_each(|model| model.check(&engine));
     close(&engine);
+}
+
+/// One that was used without the others has what they have not: it is not taken for one that was
+/// only away.
+#[test]
+fn a_disk_that_was_used_apart_is_not_written_over_unasked() {
+    let _alongside = alongside();
+    let disks = Mirrors::named("apart");
+    let engine = open(disks.config.clone());
+    let mut models = vec![Modelled::new(&engine, 100_000)];
+    work(&engine, &mut models, 1, 20);
+    close(&engine);
+    drop(engine);
+    let force = Force { missing: Missing::Accept, ..Force::default() };
+    let apart = StorageEngine::open_forced(disks.with(&[1, 3]), force).unwrap();
+    work(&apart, &mut models, 100, 5);
+    close(&apart);
+    drop(apart);
+    let before = std::fs::read(disks.path(1)).unwrap();
+    // As often as the other half, less often, and more often.
+    for openings in 0..3 {
+        let engine = StorageEngine::open_forced(disks.with(&[0, 2]), force).unwrap();
+        let (one, place) = (disks.path(1), Some(DiskPlace { slot: 0, mirror: 1 }));
+        let error = engine.attach_disk(&one, None, Overwrite::No).unwrap_err().to_string();
+        assert!(error.contains("opened without the disks that are here"), "{openings}: {error}");
+        let error = engine.attach_disk(&one, place, Overwrite::No).unwrap_err().to_string();
+        assert!(error.contains("dynamicfs"), "{openings}: {error}");
+        assert!(std::fs::read(&one).unwrap() == before, "{openings}");
+        close(&engine);
+    }
+    let engine = StorageEngine::open_forced(disks.with(&[0, 2]), force).unwrap();
+    for number in [1, 3] {
+        let place = Some(DiskPlace { slot: (number / 2) as u16, mirror: 1 });
+        engine.attach_disk(disks.path(number), place, Overwrite::Yes).unwrap();
+    }
+    until_in_sync(&engine);
+    close(&engine);
+    drop(engine);
+    let report = disks.report(&[0, 1, 2, 3]);
+    assert!(report.is_consistent() && report.notes == 0, "{:?}", report.inconsistencies);
 }
 
 /// Three devices hold the same; one vanishes while threads write, another takes its place while

@@ -11,8 +11,8 @@ use crate::engine::control::protocol::{
 
 /// How long an engine may take to answer: longer than it gives itself.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
-/// And until a disk that comes is one of the pool.
-const ATTACH_TIME: Duration = Duration::from_secs(180);
+/// And until a disk that comes is one of the pool: its journals are cleared, at its own speed.
+const ATTACH_TIME: Duration = Duration::from_secs(3600);
 
 /// A running engine was not reached, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]

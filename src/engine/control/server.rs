@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::concurrency::thread_wait::on_reactor_thread;
 use crate::engine::control::protocol::{
     Answer, REQUEST_BYTES_MAX, Refusal, RefusalKind, Request, read_request, write_answer,
 };
@@ -45,10 +44,32 @@ struct Shared {
     connections: Mutex<Option<Vec<Connection>>>,
 }
 
-/// A socket that is served. Dropped, it is served no longer: its threads have ended.
+/// A socket that is served; dropped, no longer.
 pub(crate) struct ControlServer {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+}
+
+/// Threads of a server that is served no longer. What they ask of the engine is answered, or
+/// refused when that closes.
+pub(crate) struct Leaving(Vec<JoinHandle<()>>);
+
+impl Leaving {
+    /// Waits for them until then; those that go on, as with a disk that does not answer, are left
+    /// to end by themselves.
+    pub(crate) fn wait_until(self, until: Instant) {
+        let mut left = self.0;
+        loop {
+            let (ended, going): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(JoinHandle::is_finished);
+            ended.into_iter().for_each(|thread| drop(thread.join()));
+            if going.is_empty() || Instant::now() >= until {
+                return;
+            }
+            left = going;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl ControlServer {
@@ -66,33 +87,27 @@ impl ControlServer {
             let path = path.to_owned();
             OwnerSocketError::System { doing: "start a thread for", path, reason }
         })?;
-        Ok(ControlServer { shared, thread: Some(thread) })
+        Ok(ControlServer { shared, thread })
     }
 
-    /// The socket.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.shared.socket.path().to_owned()
-    }
-}
-
-impl Drop for ControlServer {
-    fn drop(&mut self) {
-        self.shared.socket.shut();
-        let mut connections =
-            self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Serves no longer: nobody can connect, and who is connected hears nothing more.
+    pub(crate) fn end(self) -> Leaving {
+        let ControlServer { shared, thread } = self;
+        shared.socket.shut();
+        let mut connections = shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = connections.take().unwrap_or_default();
         drop(connections);
         for connection in &ended {
             // It fails where the other side has gone.
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
-        // What they ask of the engine has a deadline; a reactor's thread must not wait for it.
-        if on_reactor_thread() {
-            return;
-        }
-        let threads =
-            ended.into_iter().map(|connection| connection.thread).chain(self.thread.take());
-        threads.for_each(|thread| drop(thread.join()));
+        let threads = ended.into_iter().map(|connection| connection.thread);
+        Leaving(threads.chain([thread]).collect())
+    }
+
+    /// The socket.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.shared.socket.path().to_owned()
     }
 }
 
@@ -139,12 +154,17 @@ impl Shared {
 
     /// One request after another, until the other side goes or says what cannot be understood.
     fn converse(&self, mut stream: UnixStream) {
-        if stream.set_write_timeout(Some(WRITE_TIME)).is_err() {
-            return;
+        if stream.set_write_timeout(Some(WRITE_TIME)).is_ok() {
+            self.answer_all(&mut stream);
         }
+        // The server has it too, until it takes in another: the other side is to know now.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+
+    fn answer_all(&self, stream: &mut UnixStream) {
         let mut lines = Lines::default();
         loop {
-            let (answer, goes_on) = match lines.next(&mut stream) {
+            let (answer, goes_on) = match lines.next(stream) {
                 Ok(Some(line)) => (self.answer(&line), true),
                 Ok(None) => return,
                 Err(refusal) => (Err(refusal), false),

@@ -1,6 +1,7 @@
 //! All that is known of a storage engine at one moment, as it is written for people and programs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::engine::control::verdict::{self, Verdict};
 use crate::engine::status::Status;
 use crate::engine::storage_engine::{MirrorReport, PoolReport, StorageEngine};
 use crate::format::layout::BLOCK_BYTES;
+use crate::io::error::ErrorKind;
 use crate::io::metrics::{ClassSnapshot, DiskMetrics, Metrics, ReactorSnapshot};
 use crate::io::op::Priority;
 use crate::machine::mapping::Pages;
@@ -109,8 +111,10 @@ pub enum Health {
 /// A disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DiskView {
-    /// Its path.
+    /// Its path, as the engine was given it.
     pub path: String,
+    /// The same without links, from the root; none for a NOP disk.
+    pub resolved_path: Option<PathBuf>,
     /// What it is good for.
     pub health: Health,
     /// What it is in the pool.
@@ -195,7 +199,7 @@ pub struct MetricsView {
     pub group_commit_ops: u64,
     /// Requests that wait for a commit now.
     pub pending: u64,
-    /// Flushes and durable records of a commit.
+    /// Flushes and durable records of a commit, without those of seals and checkpoints.
     pub flushes_per_commit: f64,
     /// Bytes to the disk for each byte of callers, each slot counted once.
     pub write_amplification: f64,
@@ -267,6 +271,8 @@ fn sum(total: DomainCounters, domain: &DomainStatus) -> DomainCounters {
         group_commit_ops: total.group_commit_ops + of.group_commit_ops,
         commit_flushes: total.commit_flushes + of.commit_flushes,
         commit_dsyncs: total.commit_dsyncs + of.commit_dsyncs,
+        seals: total.seals + of.seals,
+        checkpoints: total.checkpoints + of.checkpoints,
         caller_bytes: total.caller_bytes + of.caller_bytes,
         journal_bytes: total.journal_bytes + of.journal_bytes,
         data_bytes: total.data_bytes + of.data_bytes,
@@ -302,7 +308,9 @@ fn metrics_of<'a>(
         group_commit_ops: counted.group_commit_ops,
         pending: domains.map(|domain| domain.pending).sum(),
         flushes_per_commit: ratio(
-            counted.commit_flushes + counted.commit_dsyncs,
+            // Records of other kinds have a flush each.
+            (counted.commit_flushes + counted.commit_dsyncs)
+                .saturating_sub(counted.seals + counted.checkpoints),
             counted.group_commits,
         ),
         write_amplification: ratio(written, counted.caller_bytes),
@@ -351,7 +359,8 @@ fn disks_of(status: &Status, io: &Metrics, members: Vec<MirrorReport>) -> Vec<Di
         let errors = counted.errors.iter().map(|(kind, count)| ((*kind).to_owned(), *count));
         DiskView {
             path: disk.facts.path.to_string(),
-            health: health(member.as_ref(), !counted.errors.is_empty(), median),
+            resolved_path: disk.device.as_ref().map(|device| device.resolved_path.clone()),
+            health: health(member.as_ref(), has_failed(counted), median),
             member,
             size_bytes: disk.facts.size_bytes,
             node: disk.device.as_ref().and_then(|device| device.numa_node),
@@ -366,6 +375,11 @@ fn disks_of(status: &Status, io: &Metrics, members: Vec<MirrorReport>) -> Vec<Di
         }
     };
     status.disks.iter().zip(&io.disks).enumerate().map(view).collect()
+}
+
+/// Whether requests failed there that should not. A disk may refuse what it does not know.
+fn has_failed(counted: &DiskMetrics) -> bool {
+    counted.errors.keys().any(|kind| *kind != ErrorKind::Unsupported.name())
 }
 
 fn health(member: Option<&MirrorReport>, has_failed: bool, median_ns: u64) -> Health {

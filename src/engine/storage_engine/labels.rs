@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::engine::storage_engine::EngineError;
-use crate::engine::storage_engine::replace::DiskPlace;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
 use crate::machine::device::{DeviceError, probe};
@@ -64,14 +63,6 @@ pub struct MemberReport {
     /// The four copies of the label: `whole`, or what was wrong with each when it was looked at,
     /// and what an opening for writing has done about it.
     pub labels: Vec<String>,
-}
-
-impl MemberReport {
-    /// Where it belongs.
-    #[must_use]
-    pub fn place(&self) -> DiskPlace {
-        DiskPlace { slot: self.slot, mirror: self.mirror }
-    }
 }
 
 /// A disk and what its label copies say.
@@ -163,7 +154,7 @@ impl PoolReport {
 }
 
 /// Looks at a disk without the engine.
-fn look_at(number: u16, path: &Path) -> Result<Labelled, EngineError> {
+pub(super) fn look_at(number: u16, path: &Path) -> Result<Labelled, EngineError> {
     let (copies, disk_bytes) = peek(path)?;
     Labelled::new((number, path), copies, disk_bytes)
 }

@@ -19,6 +19,7 @@ use crate::engine::storage_engine::{DomainHandle, EngineError, OpenPool, Storage
 use crate::format::disk_set::DiskSet;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::BLOCK_BYTES;
+use crate::io::backend::DiskFacts;
 use crate::io::op::DiskId;
 use crate::machine::device::DeviceKind;
 use crate::machine::random;
@@ -229,8 +230,8 @@ fn start(
     (paths, seen): (&[PathBuf], Vec<String>),
 ) -> Result<(Vec<DomainHandle>, PoolReport, Arc<Disks>), EngineError> {
     let Judged { mut disks, assembly } = judge_each(paths, force.missing, |number, path| {
-        let copies = labels(io, DiskId(number))?;
-        Labelled::new((number, path), copies, io.disks()[usize::from(number)].size_bytes)
+        let facts = &io.disks()[usize::from(number)];
+        Labelled::new((number, path), labels(io, facts)?, facts.size_bytes)
     })?;
     let members = Arc::new(members(io, config, (&disks, &assembly))?);
     if config.pool.read_only == ReadOnly::No {
@@ -296,9 +297,9 @@ fn raise(io: &IoScheduler, disks: &Arc<Disks>, in_sync: DiskSet) -> Result<(), E
 }
 
 /// Reads the labels of a disk through the engine that has it.
-fn labels(io: &IoScheduler, disk: DiskId) -> Result<LabelCopies, EngineError> {
-    let facts = &io.disks()[usize::from(disk.0)];
-    let (bytes, sector) = (facts.size_bytes, facts.logical_block_bytes as usize);
+pub(super) fn labels(io: &IoScheduler, facts: &DiskFacts) -> Result<LabelCopies, EngineError> {
+    let (disk, bytes) = (facts.id, facts.size_bytes);
+    let sector = facts.logical_block_bytes as usize;
     let work = move |port: std::rc::Rc<_>, arena: Arc<Arena>| -> LocalFuture<_> {
         Box::pin(async move { read_labels(&port, &arena, disk, bytes, sector).await })
     };

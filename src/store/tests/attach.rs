@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use crate::format::label::Label;
 use crate::io::op::{DiskId, OpKind};
+use crate::memory::DmaBuf;
 use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
 use crate::store::assembly::Missing;
 use crate::store::call::Call;
 use crate::store::errand::errand;
 use crate::store::member::{MirrorDisk, MirrorState};
-use crate::store::pool::{LabelCopies, PoolError, welcome};
+use crate::store::pool::{CopyFault, LabelCopies, PoolError, Preparation, prepare};
 use crate::store::tests::checked::consistent;
 use crate::store::tests::crashes::run_workload;
 use crate::store::tests::mirrors::mirrored;
@@ -19,67 +20,82 @@ use crate::store::tests::model::Model;
 use crate::store::tests::world::{Asked, Setup, World};
 
 /// A disk that is being prepared.
-struct Coming {
+pub(super) struct Coming {
     disk: DiskId,
     label: Label,
     is_blank: bool,
     done: Arc<Mutex<Option<Result<(), PoolError>>>>,
 }
 
+impl Coming {
+    fn mirror(&self, memory: DmaBuf) -> Arc<MirrorDisk> {
+        let absent = LabelCopies(std::array::from_fn(|_| Err(CopyFault::Absent)));
+        let (named, label) = ((self.disk, "spare".into()), (self.label, absent));
+        let mut mirror = MirrorDisk::new(named, label, MirrorState::Syncing, memory);
+        mirror.is_blank = self.is_blank;
+        Arc::new(mirror)
+    }
+}
+
+/// Takes it into the membership.
+fn admit(world: &mut World, mirror: &Arc<MirrorDisk>) -> Result<(), String> {
+    let (disks, mirror) = (world.shared(), Arc::clone(mirror));
+    let admitted = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&admitted);
+    let work = move |port: std::rc::Rc<_>| -> crate::store::errand::LocalFuture<_> {
+        Box::pin(async move { disks.admit(&port, mirror).await })
+    };
+    world.sim.spawn_seed(0, errand(work, move |result| *told.lock().unwrap() = Some(result)));
+    let until = world.sim.now_ns() + 60_000_000_000;
+    world.sim.run_until(until, |_| admitted.lock().unwrap().is_some());
+    let result = admitted.lock().unwrap().take();
+    result.expect("it ends")
+}
+
 /// Begins to make the first spare disk the one in a place of the pool.
-fn come(world: &mut World, place: usize, is_blank: bool) -> Coming {
+pub(super) fn come(world: &mut World, place: usize, is_blank: bool) -> Coming {
     let (setup, disks) = (world.setup.clone(), world.shared());
-    let (epoch, in_sync) = disks.membership.durable();
     let mut label = *disks.label();
     (label.slot, label.disk) = ((place / setup.mirrors) as u16, [77; 16]);
-    (label.epoch, label.mirror.in_sync) = (epoch, in_sync);
     label.mirror.number = (place % setup.mirrors) as u16;
     let disk = DiskId(setup.disk_count() as u16);
     let (arena, sector) = (world.sim.arena(), setup.disk.logical_block_bytes as usize);
     let done = Arc::new(Mutex::new(None));
     let told = Arc::clone(&done);
     let work = move |port: std::rc::Rc<_>| -> crate::store::errand::LocalFuture<_> {
-        Box::pin(async move { welcome(&port, &arena, (disk, sector), &label).await })
+        Box::pin(async move {
+            let of = (&label, &Preparation::default());
+            prepare(&port, &arena, (disk, sector), of).await
+        })
     };
     world.sim.spawn_seed(0, errand(work, move |result| *told.lock().unwrap() = Some(result)));
     Coming { disk, label, is_blank, done }
 }
 
 /// Adds the disk when it is ready, and has the domains bring it what there is.
-fn arrive(world: &mut World, coming: &Coming) -> Vec<Asked> {
+pub(super) fn arrive(world: &mut World, coming: &Coming) -> Vec<Asked> {
     let until = world.sim.now_ns() + 60_000_000_000;
     world.sim.run_until(until, |_| coming.done.lock().unwrap().is_some());
     coming.done.lock().unwrap().take().expect("it ends").expect("the new disk works");
     let sector = world.setup.disk.logical_block_bytes as usize;
     let memory = world.sim.arena().take(sector).expect("the arena has room");
-    let copies = LabelCopies(std::array::from_fn(|_| Ok(coming.label)));
-    let label = (coming.label, copies);
-    let mut mirror =
-        MirrorDisk::new((coming.disk, "spare".into()), label, MirrorState::Syncing, memory);
-    mirror.is_blank = coming.is_blank;
-    let mirror = Arc::new(mirror);
-    let disks = world.shared();
-    disks.add(Arc::clone(&mirror)).expect("its place is free");
-    let again = MirrorDisk::new(
-        (coming.disk, "again".into()),
-        (coming.label, LabelCopies(std::array::from_fn(|_| Ok(coming.label)))),
-        MirrorState::Syncing,
-        world.sim.arena().take(sector).expect("the arena has room"),
-    );
-    disks.add(Arc::new(again)).expect_err("one place has one disk");
+    let mirror = coming.mirror(memory);
+    assert_eq!(admit(world, &mirror), Ok(()));
+    let again = coming.mirror(world.sim.arena().take(sector).expect("the arena has room"));
+    assert!(admit(world, &again).is_err(), "one place has one disk");
     (0..usize::from(world.setup.domains))
         .map(|domain| world.ask(domain, Call::Bring(Arc::clone(&mirror))))
         .collect()
 }
 
 /// Which places of the pool have a disk in sync.
-fn in_sync(world: &World) -> usize {
+pub(super) fn in_sync(world: &World) -> usize {
     let disks = world.disks();
     let all = disks.members.iter().flat_map(|member| member.mirrors.iter());
     all.filter(|mirror| mirror.state() == MirrorState::InSync).count()
 }
 
-fn until_in_sync(world: &mut World) {
+pub(super) fn until_in_sync(world: &mut World) {
     let (disks, wanted) = (world.shared(), world.setup.disk_count());
     let until = world.sim.now_ns() + 60_000_000_000;
     world.sim.run_until(until, |_| {
@@ -124,8 +140,8 @@ fn stands_alone(
     world.audit();
 }
 
-/// A disk dies, or hangs; another comes in its place while all goes on, and gets everything, whether
-/// it crashes meanwhile or not. Then it alone is enough.
+/// A disk dies, or hangs; another comes in its place while all goes on, and gets everything, with
+/// crashes or without. Then it alone is enough.
 #[test]
 fn a_disk_that_comes_while_all_goes_on_gets_what_there_is() {
     let (joined, cut_short) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -208,7 +224,7 @@ fn a_rebuild_that_is_interrupted_at_any_step_ends_at_last() {
         let setup = world.setup.clone();
         let coming = come(&mut world, 1, seed % 3 == 0);
         let _asked = arrive(&mut world, &coming);
-        if seed / STEPS % 2 == 1 {
+        if !(seed / STEPS).is_multiple_of(2) {
             // Found by the opening.
             let disks = in_their_places(&setup, world.sim.crash(7), 1);
             world = World::open(&setup, 8, disks).expect("the other is enough");
@@ -222,7 +238,7 @@ fn a_rebuild_that_is_interrupted_at_any_step_ends_at_last() {
         let is_cut = in_sync(&world) < setup.disk_count();
         (if is_cut { &cut_short } else { &ended }).fetch_add(1, Ordering::Relaxed);
         let mut disks = world.sim.crash(random.next_u64());
-        if seed / STEPS % 2 == 0 {
+        if (seed / STEPS).is_multiple_of(2) {
             disks = in_their_places(&setup, disks, 1);
         }
         let mut world = World::open(&setup, random.next_u64(), disks).expect("enough are there");

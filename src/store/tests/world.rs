@@ -155,6 +155,8 @@ pub(super) struct World {
     doorsteps: Vec<Arc<Doorstep>>,
     opened: Opened,
     pub(super) reports: Vec<RecoveryReport>,
+    /// When the labels were judged, and the domains began to recover.
+    pub(super) judged_ns: u64,
     disks: Option<Arc<Disks>>,
 }
 
@@ -245,6 +247,7 @@ impl World {
 
     fn recover_here(&mut self, seed: u64) -> Result<(), OpenFailure> {
         let disks = self.shared_disks()?;
+        self.judged_ns = self.sim.now_ns();
         self.start_domains(seed, disks);
         self.wait_until_open().map_err(OpenFailure::Recovery)
     }
@@ -324,7 +327,8 @@ impl World {
     pub(super) fn boot(setup: &Setup, seed: u64, disks: Vec<SimDisk>) -> World {
         let sim = Simulation::with_disks(seed, &setup.sim_config(), disks);
         let (doorsteps, opened, reports) = (Vec::new(), Opened::default(), Vec::new());
-        World { sim, setup: setup.clone(), doorsteps, opened, reports, disks: None }
+        let (setup, judged_ns) = (setup.clone(), 0);
+        World { sim, setup, doorsteps, opened, reports, judged_ns, disks: None }
     }
 
     /// The same, to be kept.
