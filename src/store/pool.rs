@@ -108,7 +108,9 @@ impl From<LabelError> for CopyFault {
 }
 
 /// Bytes of a journal that are cleared at a time.
-const ZEROES_BYTES: u64 = 256 << 10;
+const ZEROES_BYTES: u64 = 128 << 10;
+/// How long to wait when there is no memory for even one of them.
+const NO_MEMORY_NS: u64 = 1_000_000;
 /// And of so many such pieces together.
 const ZEROES_AT_ONCE: usize = 8;
 
@@ -262,14 +264,13 @@ pub(crate) async fn prepare(
     let disk = Disk { port, arena, id };
     let step = || match preparation.given_up.load(Ordering::Relaxed) {
         true => Err(PoolError::NoMemory("the disk is not wanted any more".to_owned())),
-        false => {
-            preparation.answered.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        }
+        false => Ok(()),
     };
+    let answered = || preparation.answered.fetch_add(1, Ordering::Relaxed);
     for (copy, offset) in label_offsets(layout.disk_bytes()).into_iter().enumerate() {
         step()?;
         disk.write_label(copy, offset, None, sector).await?;
+        answered();
     }
     let of_slot = |domain: &u16| Members::home_of(*domain, label.slots.into()) == label.slot;
     for domain in (0..layout.domains()).filter(of_slot) {
@@ -278,14 +279,22 @@ pub(crate) async fn prepare(
         while places.peek().is_some() {
             step()?;
             let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
-            for at in places.by_ref().take(ZEROES_AT_ONCE) {
-                let mut zeroes = disk.buffer(ZEROES_BYTES.min(journal.end - at) as usize)?;
+            // As many as there is memory for.
+            while writes.len() < ZEROES_AT_ONCE
+                && let Some(at) = places.peek().copied()
+                && let Ok(mut zeroes) = arena.take(ZEROES_BYTES.min(journal.end - at) as usize)
+            {
+                places.next();
                 zeroes.fill(0);
                 let write = Request::write(id, at, zeroes).with_priority(Priority::Background);
                 writes.push(Box::pin(disk.submit(write)));
             }
+            if writes.is_empty() {
+                port.sleep_until(port.now_ns() + NO_MEMORY_NS).await;
+            }
             for written in join_all(writes).await {
                 written?;
+                answered();
             }
         }
     }

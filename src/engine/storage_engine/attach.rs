@@ -258,7 +258,8 @@ impl StorageEngine {
             if now != answered {
                 (answered, since) = (now, Instant::now());
             } else if since.elapsed() > SILENT_MAX {
-                let reason = "it does not answer; the pool goes on without it";
+                let reason = "it does not answer, or there is no memory for buffers; the pool goes \
+                              on without it";
                 return Err(unusable(path, reason.to_owned()).into());
             }
         }

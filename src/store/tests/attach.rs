@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::format::label::Label;
 use crate::io::op::{DiskId, OpKind};
-use crate::memory::DmaBuf;
+use crate::machine::mapping::PagePolicy;
+use crate::memory::{Arena, DmaBuf};
 use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
 use crate::store::assembly::Missing;
 use crate::store::call::Call;
@@ -148,7 +149,9 @@ fn a_disk_that_comes_while_all_goes_on_gets_what_there_is() {
     for_each_seed("a_disk_that_comes_while_all_goes_on", 80, |seed| {
         let mut random = Random::new(seed ^ 0xc0e);
         let setup = mirrored(seed).varied(&mut random);
-        let setup = Setup { spares: 1, missing: Missing::Accept, ..setup };
+        // What hangs keeps its memory.
+        let arena = Arena::new(16 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
+        let setup = Setup { spares: 1, missing: Missing::Accept, arena, ..setup };
         let mut model = Model::default();
         let mut world = World::new(&setup, seed);
         run_workload(&mut world, &mut model, &mut random, 30);
