@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,7 @@ pub struct OwnerSocket {
     path: PathBuf,
     /// Held as long as the socket is served.
     _served: Flock<std::fs::File>,
+    lock_path: PathBuf,
 }
 
 impl OwnerSocket {
@@ -83,7 +84,7 @@ impl OwnerSocket {
                 made => made.map_err(failed("make the folder", folder))?,
             }
         }
-        let served = lock_of(path)?;
+        let (served, lock_path) = lock_of(path)?;
         match std::fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("look at", path)(error)),
@@ -93,7 +94,7 @@ impl OwnerSocket {
             Ok(_) => return Err(OwnerSocketError::NoSocket(path.to_owned())),
         }
         let listener = listening(path).map_err(|e| failed("listen on", path)(e.into()))?;
-        Ok(OwnerSocket { listener, path: path.to_owned(), _served: served })
+        Ok(OwnerSocket { listener, path: path.to_owned(), _served: served, lock_path })
     }
 
     /// Its file.
@@ -125,14 +126,15 @@ impl OwnerSocket {
 
 impl Drop for OwnerSocket {
     fn drop(&mut self) {
-        // Ours, by the lock. Left behind it is removed by the next one.
+        // Ours, by the lock. Left behind they are taken over by the next one.
         let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.lock_path);
     }
 }
 
-/// Takes the lock beside a socket. Its file stays: whoever removed it could remove one that
-/// another has just locked.
-fn lock_of(path: &Path) -> Result<Flock<std::fs::File>, OwnerSocketError> {
+/// Takes the lock beside a socket. Whoever has it removes its file at last, so that it counts only
+/// while the file that was locked is still the one at the path.
+fn lock_of(path: &Path) -> Result<(Flock<std::fs::File>, PathBuf), OwnerSocketError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");
     let beside = PathBuf::from(beside);
@@ -141,14 +143,28 @@ fn lock_of(path: &Path) -> Result<Flock<std::fs::File>, OwnerSocketError> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
     let failed = |reason| OwnerSocketError::System { doing: "lock", path: beside.clone(), reason };
-    let file = options.open(&beside).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("it is no file")));
-    }
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => Err(OwnerSocketError::Served(path.to_owned())),
-        Err((_, errno)) => Err(failed(errno.into())),
+    loop {
+        let file = options.open(&beside).map_err(failed)?;
+        let opened = file.metadata().map_err(failed)?;
+        if !opened.is_file() {
+            return Err(failed(io::Error::other("it is no file")));
+        }
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(OwnerSocketError::Served(path.to_owned()));
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        match std::fs::symlink_metadata(&beside) {
+            Ok(there) if (there.dev(), there.ino()) == (opened.dev(), opened.ino()) => {
+                return Ok((lock, beside));
+            }
+            // Whoever had it has removed it between our opening and locking.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
 }
 
@@ -184,6 +200,11 @@ mod tests {
         assert!(socket.accept().is_err(), "nobody waits on a socket that is shut");
         drop(socket);
         assert!(!path.exists());
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            0,
+            "nothing is left"
+        );
         // What a killed process leaves is taken over.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists() && UnixStream::connect(&path).is_err());
