@@ -119,6 +119,7 @@ impl From<EngineError> for Failure {
             EngineError::Topology(error) => return error.into(),
             EngineError::Config(_) | EngineError::Unfit { .. } => Exit::Usage,
             EngineError::Layout { .. }
+            | EngineError::NotAttached { .. }
             | EngineError::Pool(
                 PoolError::NoPool { .. } | PoolError::Unusable { .. } | PoolError::Incomplete(_),
             ) => Exit::Device,

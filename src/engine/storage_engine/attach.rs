@@ -84,7 +84,7 @@ impl StorageEngine {
             return Err(EngineError::Reactor(reason.into()));
         }
         let _alone = self.open.attaching.lock().unwrap_or_else(PoisonError::into_inner);
-        let unusable = |reason: String| EngineError::Pool(unusable(path, reason));
+        let unusable = |reason: String| unusable(path, reason);
         if self.open.closed.load(Ordering::Acquire) {
             return Err(unusable(StoreError::Closing.to_string()));
         }
@@ -156,7 +156,7 @@ impl StorageEngine {
     ) -> Result<(DiskPlace, Brings), EngineError> {
         let own = look_at(0, path).ok().map(|found| found.label);
         let own = own.filter(|label| label.pool == *self.open.pool.pool.as_bytes());
-        let refused = |reason: &str| Err(unusable(path, reason.to_owned()).into());
+        let refused = |reason: &str| Err(unusable(path, reason.to_owned()));
         let Some(label) = own else {
             return match wanted {
                 Some(place) => Ok((place, Brings::Nothing)),
@@ -252,7 +252,7 @@ impl StorageEngine {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if self.open.closed.load(Ordering::Acquire) {
-                return Err(unusable(path, StoreError::Closing.to_string()).into());
+                return Err(unusable(path, StoreError::Closing.to_string()));
             }
             let now = preparation.answered.load(Ordering::Relaxed);
             if now != answered {
@@ -260,7 +260,7 @@ impl StorageEngine {
             } else if since.elapsed() > SILENT_MAX {
                 let reason = "it does not answer, or there is no memory for buffers; the pool goes \
                               on without it";
-                return Err(unusable(path, reason.to_owned()).into());
+                return Err(unusable(path, reason.to_owned()));
             }
         }
     }
@@ -302,6 +302,6 @@ impl StorageEngine {
     }
 }
 
-fn unusable(path: &Path, reason: String) -> PoolError {
-    PoolError::Unusable { path: path_of(path), reason }
+fn unusable(path: &Path, reason: String) -> EngineError {
+    EngineError::NotAttached { path: path.to_path_buf(), reason }
 }

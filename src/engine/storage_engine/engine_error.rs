@@ -59,6 +59,14 @@ pub enum EngineError {
     /// Domains that could not be recovered: each with its reason. Nothing was opened.
     #[error("the pool cannot be opened: {}", join(.0))]
     Recovery(Vec<RecoveryError>),
+    /// A disk is not taken into the pool, which goes on without it.
+    #[error("{} cannot come to the pool: {reason}", path.display())]
+    NotAttached {
+        /// The disk.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The control socket that the configuration names cannot be served. Another path, or `"off"`
     /// in `control.socket`, opens the pool.
     #[error("{0}; name another path in control.socket, or \"off\"")]
