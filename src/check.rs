@@ -12,7 +12,8 @@
 //! 4. [State](state): what the pages hold, then every record after `through`, one after another,
 //!    each replacing what it names. Pages are copied while commits go on, so what contradicts
 //!    itself on them is an error only if no record says it again.
-//! 5. [Blocks](blocks): each has one owner, in its domain's space; with [`Depth::Data`] each is
+//! 5. [Blocks](blocks): each has one owner, in an allocation group that its domain has: its own, or
+//!    one that another domain has given and it has taken; with [`Depth::Data`] each is
 //!    read, and is right if it, or a copy that a needed record holds, sums to what its extent says.
 //!
 //! Where slots have several disks in sync, all this is done once for each: every disk of a slot
@@ -33,6 +34,8 @@ pub mod state;
 pub(crate) mod tests;
 pub mod tree;
 
+use std::collections::BTreeMap;
+
 pub use self::image::Image;
 pub use self::report::{Depth, Finding, Report, Severity, Site};
 
@@ -41,6 +44,7 @@ use crate::check::domain::DomainView;
 use crate::check::label::LabelView;
 use crate::check::members::Members;
 use crate::check::report::{Findings, LabelFacts};
+use crate::format::deed::{Deed, GroupId};
 
 /// Checks the pool on disks or in files.
 ///
@@ -85,17 +89,39 @@ fn view(
     findings.on_mirrors(members.numbers(mirror));
     let (mut report, mut digest) = (Report::default(), PoolDigest::default());
     let label = members.label();
+    let mut deeds = Vec::new();
     for domain in 0..label.layout.domains() {
         let view = DomainView::read(image, members, domain, findings);
         let facts = view.check(image, depth, findings, &mut digest);
+        deeds.push(view.state.deeds());
         report.inodes += facts.inodes;
         report.extents += facts.extents;
         report.domains.push(facts);
     }
+    judge_deeds(&deeds, members, findings);
     report.label = Some(LabelFacts::of(label));
     report.digest = digest.sum();
     findings.on_mirrors(Vec::new());
     report
+}
+
+/// A domain has taken what was given to it, of groups that there are.
+fn judge_deeds(deeds: &[BTreeMap<GroupId, Deed>], members: &Members, findings: &mut Findings) {
+    for (domain, deeds_of) in (0..).zip(deeds) {
+        for (group, deed) in deeds_of {
+            let site = || Site::of_domain(domain, format!("a deed of {group}"));
+            let groups = members.layout(group.slot).map(|layout| layout.groups());
+            if let Some(groups) = groups.filter(|groups| u64::from(group.group) >= *groups) {
+                findings.error(site(), format!("one of {groups} groups"), group.group.to_string());
+            }
+            let Deed::TakenFrom(from) = deed else { continue };
+            let other = deeds.get(usize::from(*from)).and_then(|other| other.get(group));
+            if other != Some(&Deed::GivenTo(domain)) {
+                let expected = format!("domain {from} to have given it to domain {domain}");
+                findings.error(site(), expected, format!("{other:?}"));
+            }
+        }
+    }
 }
 
 /// Reads the labels of all disks, and puts the disks in the order of their slots.

@@ -36,6 +36,7 @@ pub mod scrub;
 pub mod service;
 mod space;
 mod table;
+mod transfers;
 mod verify;
 mod write_back;
 mod write_batcher;

@@ -9,6 +9,7 @@ use crate::check::report::{Depth, DomainFacts, Findings, Site};
 use crate::check::state::State;
 use crate::check::tree::Tree;
 use crate::format::checksum::block_checksum;
+use crate::format::deed::{Deed, GroupId};
 use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 
@@ -78,11 +79,16 @@ impl Claims {
         Claims { list, domain }
     }
 
-    /// Every block has one owner, in the domain's space.
-    pub fn judge(&self, members: &Members, findings: &mut Findings, facts: &mut DomainFacts) {
+    /// Every block has one owner, in a group that the domain has.
+    pub fn judge(
+        &self,
+        (members, deeds): (&Members, &BTreeMap<GroupId, Deed>),
+        findings: &mut Findings,
+        facts: &mut DomainFacts,
+    ) {
         for claim in &self.list {
-            if !members.is_inside(self.domain, claim.place) {
-                let expected = format!("a block of domain {}'s space", self.domain);
+            if !members.is_inside(self.domain, claim.place, deeds) {
+                let expected = format!("a block in a group of domain {}", self.domain);
                 findings.error(claim.site(self.domain), expected, format!("{:?}", claim.place));
             }
             match claim.owner {
@@ -94,7 +100,7 @@ impl Claims {
             let site = pair[0].site(self.domain);
             findings.error(site, "one owner", pair[1].site(self.domain).what);
         }
-        facts.blocks = members.space_blocks();
+        facts.blocks = members.space_blocks(deeds);
         let owned = facts.page_blocks + facts.data_blocks;
         facts.free_blocks = facts.blocks.saturating_sub(owned);
     }

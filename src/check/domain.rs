@@ -8,6 +8,7 @@ use crate::check::members::Members;
 use crate::check::report::{Depth, DomainFacts, Findings, Site};
 use crate::check::state::State;
 use crate::check::tree::Tree;
+use crate::format::deed::is_deed;
 use crate::format::extent::Place;
 use crate::format::layout::EXTENT_BLOCKS;
 use crate::format::record::{Body, CheckpointBody, RecordHead};
@@ -97,12 +98,13 @@ impl DomainView {
             replayed: self.replayed,
             dropped: self.journal.dropped.map(|head| head.sequence),
             pages: self.tree.pages.len() as u64,
-            inodes: self.state.inodes.len() as u64,
+            inodes: self.state.inode_count(),
             extents: self.state.extents.len() as u64,
             ..DomainFacts::default()
         };
         let claims = Claims::gather(self.domain, &self.tree, &self.state);
-        claims.judge(&self.members, findings, &mut facts);
+        let deeds = self.state.deeds();
+        claims.judge((&self.members, &deeds), findings, &mut facts);
         if let (Some((head, body)), Some(last)) = (&self.checkpoint, &self.journal.last) {
             (facts.checkpoint_sequence, facts.through) = (head.sequence, body.through);
             self.state.judge(self.members.label(), body, last, findings);
@@ -124,7 +126,8 @@ impl DomainView {
     }
 
     fn add_to(&self, digest: &mut PoolDigest) {
-        for (id, held) in &self.state.inodes {
+        // Who has which group is no content.
+        for (id, held) in self.state.inodes.iter().filter(|(id, _)| !is_deed(**id)) {
             let mut inode = InodeDigest::new(*id, held.record.size_bytes, &held.record.tag);
             for ((_, index), held) in self.state.extents.range((*id, 0)..=(*id, u64::MAX)) {
                 let first = index.saturating_mul(EXTENT_BLOCKS as u64);

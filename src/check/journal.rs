@@ -467,7 +467,7 @@ impl Journal {
     fn judge_batches(&self, members: &Members, findings: &mut Findings) {
         for Record { head, body } in &self.needed {
             let Some(Body::Changes(changes)) = body else { continue };
-            for wrong in batch_faults(members, self.id.domain, head, changes) {
+            for wrong in batch_faults(members, head, changes) {
                 findings.error(self.site(head), "a batch that makes sense", wrong);
             }
         }
@@ -538,13 +538,8 @@ impl Journal {
 }
 
 /// An inode is of the batch that puts it, an extent comes with its inode, nothing comes twice, and
-/// every block is of the domain.
-fn batch_faults(
-    members: &Members,
-    domain: u16,
-    head: &RecordHead,
-    changes: &Changes,
-) -> Vec<String> {
+/// every block is in an allocation group.
+fn batch_faults(members: &Members, head: &RecordHead, changes: &Changes) -> Vec<String> {
     let mut wrong = Vec::new();
     let (mut inodes, mut extents) = (BTreeSet::new(), BTreeSet::new());
     for InodeRecord { id, generation, .. } in &changes.inodes {
@@ -563,9 +558,9 @@ fn batch_faults(
         if !extents.insert((inode, index)) {
             wrong.push(format!("extent {index} of inode {inode} twice"));
         }
-        if let Some(place) = put.extent.existing().find(|place| !members.is_inside(domain, *place))
-        {
-            wrong.push(format!("{place:?}, outside the domain's space"));
+        // Whose the group was then is not known any more.
+        if let Some(place) = put.extent.existing().find(|place| !members.is_data(*place)) {
+            wrong.push(format!("{place:?}, in no allocation group"));
         }
     }
     wrong

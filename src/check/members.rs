@@ -1,6 +1,9 @@
 //! The disks of a pool, by what their labels say together.
 
+use std::collections::BTreeMap;
+
 use crate::check::report::{Findings, Site};
+use crate::format::deed::{Deed, GroupId};
 use crate::format::extent::Place;
 use crate::format::label::Label;
 use crate::format::layout::Layout;
@@ -128,16 +131,39 @@ impl Members {
         domain % self.any.slots.max(1)
     }
 
-    /// Whether a block is in a domain's space.
-    pub fn is_inside(&self, domain: u16, place: Place) -> bool {
-        let layout = self.layout(place.disk());
-        let found = layout.and_then(|layout| layout.space_block(place.block()));
-        found.is_some_and(|(owner, _)| owner == domain)
+    /// Whether a block is in an allocation group.
+    pub fn is_data(&self, place: Place) -> bool {
+        self.layout(place.disk()).is_some_and(|layout| layout.group_of(place.block()).is_some())
     }
 
-    /// Blocks of a domain's space, on all disks.
-    pub fn space_blocks(&self) -> u64 {
-        self.by_slot.iter().flatten().map(|label| label.layout.space_blocks()).sum()
+    /// Blocks of all groups, on all disks.
+    pub fn data_blocks(&self) -> u64 {
+        self.by_slot.iter().flatten().map(|label| label.layout.data_blocks()).sum()
+    }
+
+    /// Whether a block is in a group that a domain has, which has these deeds.
+    pub fn is_inside(&self, domain: u16, place: Place, deeds: &BTreeMap<GroupId, Deed>) -> bool {
+        let layout = self.layout(place.disk());
+        let Some((group, _)) = layout.and_then(|layout| layout.group_of(place.block())) else {
+            return false;
+        };
+        // A group has 1 MiB at least, and a disk 2^48 bytes at most.
+        let id = GroupId { slot: place.disk(), group: group as u32 };
+        match deeds.get(&id) {
+            Some(Deed::GivenTo(_)) => false,
+            Some(Deed::TakenFrom(_)) => true,
+            None => id.domain(self.any.layout.domains()) == domain,
+        }
+    }
+
+    /// Blocks of the groups that a domain has, on all disks.
+    pub fn space_blocks(&self, deeds: &BTreeMap<GroupId, Deed>) -> u64 {
+        let own = self.by_slot.iter().flatten().map(|label| label.layout.space_blocks());
+        let blocks = |id: &GroupId| self.layout(id.slot).map_or(0, |layout| layout.group_blocks());
+        deeds.iter().fold(own.sum(), |sum: u64, (id, deed)| match deed {
+            Deed::GivenTo(_) => sum.saturating_sub(blocks(id)),
+            Deed::TakenFrom(_) => sum.saturating_add(blocks(id)),
+        })
     }
 }
 

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 use crate::check::report::{Findings, Site};
 use crate::check::tree::{Group, Slots, Tree};
+use crate::format::deed::{self, Deed, GroupId, is_deed};
 use crate::format::extent::Extent;
 use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
@@ -112,7 +113,7 @@ impl State {
         for (page, record) in &tree.inodes {
             let held = HeldInode { record: *record, source: Source::Page(*page) };
             let (id, least) = (record.id, record.generation);
-            if id >= body.next_inode {
+            if id >= body.next_inode && !is_deed(id) {
                 let site = state.site(format!("inode {id}, on page {page}"));
                 findings.error(site, format!("an id below {}", body.next_inode), id.to_string());
             }
@@ -330,6 +331,17 @@ fn join(slot: &FirstSlot, rest: Option<&SecondSlot>) -> (Option<Extent>, Option<
 
 /// What must hold when the last record was applied.
 impl State {
+    /// What it says of allocation groups.
+    pub fn deeds(&self) -> BTreeMap<GroupId, Deed> {
+        let held = self.inodes.range(INODE_IDS_END..);
+        held.filter_map(|(_, held)| deed::decode(&held.record).ok()).collect()
+    }
+
+    /// Inodes that there are.
+    pub fn inode_count(&self) -> u64 {
+        self.inodes.range(..INODE_IDS_END).count() as u64
+    }
+
     /// Judges everything but where blocks are.
     pub fn judge(
         &self,
@@ -347,7 +359,10 @@ impl State {
             findings.error(site, "an inode of the checkpoint, or said again by a record", what);
         }
         for (id, held) in &self.inodes {
-            let wrong = inode_fault(label, self.domain, held, checkpoint, last);
+            let wrong = match is_deed(*id) {
+                true => deed_fault(label, self.domain, held, checkpoint, last),
+                false => inode_fault(label, self.domain, held, checkpoint, last),
+            };
             if let Some((expected, found)) = wrong {
                 findings.error(
                     self.site(format!("inode {id}, {:?}", held.source)),
@@ -405,18 +420,51 @@ fn inode_fault(
     checkpoint: &CheckpointBody,
     last: &RecordHead,
 ) -> Option<(String, String)> {
-    let InodeRecord { id, generation, size_bytes, created, .. } = held.record;
-    let newest = newest(held.source, checkpoint, last);
+    let InodeRecord { id, size_bytes, .. } = held.record;
     if id == 0 || id % u64::from(label.layout.domains()) != u64::from(domain) {
         Some((format!("an id of domain {domain}"), id.to_string()))
-    } else if id >= INODE_IDS_END {
-        Some((format!("an id below {INODE_IDS_END}"), id.to_string()))
-    } else if generation == 0 || generation > newest {
+    } else if size_bytes > INODE_BYTES_MAX {
+        Some((format!("at most {INODE_BYTES_MAX} bytes"), size_bytes.to_string()))
+    } else {
+        sequence_fault(held, checkpoint, last)
+    }
+}
+
+/// A deed says what can be of the domain that has it.
+fn deed_fault(
+    label: &Label,
+    domain: u16,
+    held: &HeldInode,
+    checkpoint: &CheckpointBody,
+    last: &RecordHead,
+) -> Option<(String, String)> {
+    let domains = label.layout.domains();
+    let (group, deed) = match deed::decode(&held.record) {
+        Ok(found) => found,
+        Err(what) => return Some(("a deed".into(), what.into())),
+    };
+    let of = group.domain(domains);
+    let fits = match deed {
+        Deed::GivenTo(to) => of == domain && to != domain && to < domains,
+        Deed::TakenFrom(from) => of == from && from != domain,
+    };
+    if !fits {
+        return Some((format!("a deed of {group}, which is of domain {of}"), format!("{deed:?}")));
+    }
+    sequence_fault(held, checkpoint, last)
+}
+
+fn sequence_fault(
+    held: &HeldInode,
+    checkpoint: &CheckpointBody,
+    last: &RecordHead,
+) -> Option<(String, String)> {
+    let InodeRecord { generation, created, .. } = held.record;
+    let newest = newest(held.source, checkpoint, last);
+    if generation == 0 || generation > newest {
         Some((format!("generation 1 to {newest}"), generation.to_string()))
     } else if created == 0 || created > generation {
         Some((format!("creation by commit 1 to {generation}"), created.to_string()))
-    } else if size_bytes > INODE_BYTES_MAX {
-        Some((format!("at most {INODE_BYTES_MAX} bytes"), size_bytes.to_string()))
     } else {
         None
     }

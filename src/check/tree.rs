@@ -129,7 +129,7 @@ impl Reader<'_, '_> {
             self.findings.error(site, expected, levels.to_string());
             return None;
         }
-        let blocks = self.members.space_blocks();
+        let blocks = self.members.data_blocks();
         if u64::from(pages) > blocks {
             let site = Site::of_domain(self.domain, "checkpoint record");
             self.findings.error(site, format!("at most {blocks} pages"), pages.to_string());

@@ -13,9 +13,10 @@
 //! Every disk of a pool has room for the journals of all domains; that of domain `d` is on the disk
 //! in slot `d % disks`, and the rings of the other disks are not read.
 //!
-//! Allocation group `g` of each disk belongs to domain `g % domains`. A domain numbers the blocks
-//! of its groups on a disk from 0 on, its **space** there: that is what its allocator counts.
-//! Blocks that are neighbours in the space are neighbours on the disk but at the end of a group.
+//! Allocation group `g` of each disk is of domain `g % domains`, which has it as long as no
+//! [deed](crate::format::deed) says otherwise. The blocks of a domain's own groups on a disk have
+//! numbers from 0 on, its **space** there. Blocks that are neighbours in the space are neighbours
+//! on the disk but at the end of a group.
 
 use std::ops::Range;
 
@@ -216,22 +217,42 @@ impl Layout {
         self.groups_per_domain() * self.group_blocks
     }
 
-    /// The block of the disk that is block `number` of a domain's space.
-    pub fn disk_block(&self, domain: u16, number: u64) -> u64 {
-        let (group, within) = (number / self.group_blocks, number % self.group_blocks);
-        let group = group * u64::from(self.domains) + u64::from(domain);
-        self.data_start() / BLOCK_BYTES + group * self.group_blocks + within
+    /// Allocation groups of the disk.
+    pub fn groups(&self) -> u64 {
+        self.groups_per_domain() * u64::from(self.domains)
     }
 
-    /// Whose space a block of the disk is in, and its number there; none outside the data zone.
-    pub fn space_block(&self, disk_block: u64) -> Option<(u16, u64)> {
+    /// Blocks of all groups.
+    pub fn data_blocks(&self) -> u64 {
+        self.groups() * self.group_blocks
+    }
+
+    /// The first block of a group.
+    pub fn group_start(&self, group: u64) -> u64 {
+        self.data_start() / BLOCK_BYTES + group * self.group_blocks
+    }
+
+    /// The group that a block of the disk is in, and its number there; none outside the data zone.
+    pub fn group_of(&self, disk_block: u64) -> Option<(u64, u64)> {
         let data = self.zone(Zone::Data);
         let at = disk_block.checked_mul(BLOCK_BYTES)?;
         if !data.contains(&at) {
             return None;
         }
         let number = (at - data.start) / BLOCK_BYTES;
+        Some((number / self.group_blocks, number % self.group_blocks))
+    }
+
+    /// The block of the disk that is block `number` of a domain's space.
+    pub fn disk_block(&self, domain: u16, number: u64) -> u64 {
         let (group, within) = (number / self.group_blocks, number % self.group_blocks);
+        let group = group * u64::from(self.domains) + u64::from(domain);
+        self.group_start(group) + within
+    }
+
+    /// Whose space a block of the disk is in, and its number there; none outside the data zone.
+    pub fn space_block(&self, disk_block: u64) -> Option<(u16, u64)> {
+        let (group, within) = self.group_of(disk_block)?;
         let domains = u64::from(self.domains);
         Some(((group % domains) as u16, group / domains * self.group_blocks + within))
     }

@@ -189,6 +189,32 @@ impl Allocator {
         }
     }
 
+    /// There are `blocks` more, behind all others. They are used.
+    ///
+    /// ```
+    /// use dynamicfs::store::allocator::{Allocator, Run};
+    ///
+    /// let mut space = Allocator::new_free(100);
+    /// space.extend(1000);
+    /// assert_eq!((space.blocks(), space.free_blocks()), (1100, 100));
+    /// space.give(Run { start: 100, blocks: 1000 })?;
+    /// assert_eq!(space.free_blocks(), 1100);
+    /// # Ok::<(), dynamicfs::store::allocator::RunError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`Allocator::new_free`].
+    pub fn extend(&mut self, blocks: u64) {
+        let blocks = self.blocks.saturating_add(blocks);
+        assert!(blocks <= BLOCKS_MAX, "{blocks} blocks, more than {BLOCKS_MAX}");
+        let count = word_of(blocks.next_multiple_of(WORD_BLOCKS));
+        self.blocks = blocks;
+        self.words.extend(count);
+        for summary in [&mut self.mixed, &mut self.quarter, &mut self.whole] {
+            summary.extend(count);
+        }
+    }
+
     /// Takes one run of exactly `blocks` blocks, or nothing.
     ///
     /// One block is found whenever one is free; up to 16 whenever 16 free ones begin at a multiple
@@ -313,6 +339,12 @@ impl Allocator {
     #[must_use]
     pub fn is_free(&self, block: u64) -> bool {
         block < self.blocks && self.words.get(word_of(block)) & ones(block % WORD_BLOCKS, 1) != 0
+    }
+
+    /// Whether all blocks of a run are free; one that ends outside is not.
+    #[must_use]
+    pub fn is_run_free(&self, run: Run) -> bool {
+        matches!(self.first_not(run, State::Free), Ok(None))
     }
 
     /// All free blocks in their order, as the longest runs there are; a stretch of more than

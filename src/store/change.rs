@@ -451,15 +451,12 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
         draft.blocks().map(|content| block_checksum(content.bytes())).collect();
     let blocks = checksums.len() as u64;
     let promised = draft.promise();
+    // What only makes room is never refused: its pages exist, or it makes none.
+    if blocks > 0 {
+        domain.has_space(blocks + promised).await?;
+    }
     {
         let mut space = domain.space.borrow_mut();
-        let available = space.available(domain.table.borrow().pages.blocks_wanted());
-        // What only makes room is never refused: its pages exist, or it makes none.
-        let wanted = if blocks == 0 { 0 } else { blocks + promised };
-        if available < wanted {
-            let (wanted_bytes, free_bytes) = (blocks * BLOCK_BYTES, available * BLOCK_BYTES);
-            return Err(StoreError::Full { wanted_bytes, free_bytes });
-        }
         let missing = if blocks == 0 { 0 } else { draft.missing_groups(domain) };
         // What is promised already may need as many, two blocks each.
         let room = domain.table.borrow().room(domain.config.table_pages_max);
@@ -488,6 +485,17 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
 }
 
 impl Domain {
+    /// Refuses what there is no space for, here or in another domain. What it finds is there until
+    /// its caller waits for something else.
+    pub(crate) async fn has_space(&self, blocks: u64) -> Result<(), StoreError> {
+        if self.available() >= blocks || self.gets_space(blocks).await {
+            return Ok(());
+        }
+        let (wanted_bytes, free_bytes) = (blocks * BLOCK_BYTES, self.available() * BLOCK_BYTES);
+        self.check_writable()?;
+        Err(StoreError::Full { wanted_bytes, free_bytes })
+    }
+
     /// Refuses what no record can hold.
     fn check_fits(&self, draft: &Draft) -> Result<(), StoreError> {
         let extents = draft.extents.len() * ExtentPut::ENCODED_BYTES_MAX;

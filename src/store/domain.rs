@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::concurrency::extent_locks::ExtentLockManager;
 use crate::concurrency::lock::metrics::LockMetrics;
 use crate::concurrency::metadata_locks::InodeLocks;
+use crate::format::deed::is_deed;
 use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
 use crate::format::layout::EXTENT_BYTES;
@@ -38,6 +39,7 @@ use crate::store::reserve::Reserves;
 use crate::store::scrub::Scrub;
 use crate::store::space::{DiskRun, Space};
 use crate::store::table::Table;
+use crate::store::transfers::Transfers;
 use crate::store::write_batcher::WriteBatcher;
 
 /// Most bytes of an inode: 2^32 extents in groups of four.
@@ -218,6 +220,8 @@ pub struct DomainCounters {
     pub closed_late: u64,
     /// Batches closed because nothing was under way.
     pub closed_idle: u64,
+    /// Allocation groups that came from other domains.
+    pub groups_gained: u64,
     /// Reads that were done again because the extent changed meanwhile.
     pub reads_again: u64,
     /// Reads that took the lock in the end.
@@ -340,6 +344,8 @@ pub(crate) struct Domain {
     pub(crate) scrub: RefCell<Scrub>,
     /// Changes that are under way.
     pub(crate) phases: Phases,
+    /// How far it is with asking other domains for space.
+    pub(crate) transfers: RefCell<Transfers>,
     /// Disks that have come, and are to get what there is.
     pub(crate) to_bring: RefCell<VecDeque<Arc<MirrorDisk>>>,
     pub(crate) mechanisms: MechanismChooser,
@@ -361,6 +367,9 @@ impl Domain {
 
     /// An inode as the next change will find it.
     pub(crate) fn newest_inode(&self, id: u64) -> Result<InodeRecord, StoreError> {
+        if is_deed(id) {
+            return Err(StoreError::NoSuchInode { inode: id });
+        }
         let found = match self.pipe.borrow().inode(id) {
             Pending::Is(record) => Some(record),
             Pending::Gone => None,

@@ -22,6 +22,7 @@ use crate::store::mirror::ReadTimes;
 use crate::store::mirror_list::MirrorList;
 use crate::store::pool::LabelCopies;
 use crate::store::port::Port;
+use crate::store::transfers::Board;
 
 /// How long to wait before looking again whether another domain's flush has ended.
 const LOOK_AGAIN_NS: u64 = 20_000;
@@ -194,6 +195,8 @@ pub struct Disks {
     pub hung_after_ns: u64,
     /// How disks are brought into sync.
     pub sync: SyncOrders,
+    /// What the domains tell each other of their space.
+    pub(crate) board: Board,
     /// Whether a read that is slow is sent to another disk too.
     pub hedged_reads: bool,
 }
@@ -236,8 +239,9 @@ impl Disks {
         let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
         let members = members.into_iter().flatten().collect();
         let membership = Membership::new(epoch, in_sync);
-        let sync = SyncOrders::default();
-        Ok(Disks { members, membership, hung_after_ns: HUNG_AFTER_NS, sync, hedged_reads: true })
+        let (sync, board) = (SyncOrders::default(), Board::new(assembly.label.layout.domains()));
+        let hung_after_ns = HUNG_AFTER_NS;
+        Ok(Disks { members, membership, hung_after_ns, sync, board, hedged_reads: true })
     }
 
     /// Why a disk cannot come to a place, if so.

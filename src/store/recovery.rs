@@ -10,7 +10,7 @@
 //! 3. Read the tree of the newest durable checkpoint, and apply the records after it. What pages
 //!    say that cannot be so is a doubt until a record says it again; when the last one was applied
 //!    none may be left (`table/loading`), and everything must fit (`judge`).
-//! 4. Count the blocks: each has at most one owner.
+//! 4. Count the blocks: each has at most one owner, in an allocation group that the domain has.
 //! 5. Write home what is in records only and still referred to, and flush.
 //! 6. Write an `Open` and flush it: the verdict is durable, and stays what it is whatever happens
 //!    next.
@@ -239,6 +239,7 @@ pub(crate) async fn recover(
     recovery.judge_table(&table, scan.last.sequence)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
     let mut space = Space::new(seed.domain, &shares(&seed.members));
+    recovery.obey_deeds(&table, &mut space)?;
     recovery.claim(&table, &mut space)?;
     let mut ram = RamBlocks::default();
     report.written_home = recovery.write_home(&inline, &table, &mut ram).await?;
@@ -347,6 +348,7 @@ fn assemble(
         mending: Cell::new(false),
         scrub: RefCell::default(),
         phases: Phases::default(),
+        transfers: RefCell::default(),
         to_bring: RefCell::default(),
         mechanisms: MechanismChooser::new(seed.config.mechanism),
     })
@@ -589,7 +591,7 @@ impl Recovery<'_> {
             };
             let mut judged = rules::judge_changes(head, &changes);
             if let Some(place) = self.elsewhere(&changes) {
-                judged = Err(format!("{place:?} is not in the domain's space"));
+                judged = Err(format!("{place:?} is in no allocation group"));
             }
             judged.map_err(|what| self.broken(head, &what))?;
             note_inline(head, &changes, &mut inline);
@@ -603,15 +605,15 @@ impl Recovery<'_> {
         Ok(inline)
     }
 
-    /// A block of a batch that is not this domain's.
+    /// A block of a batch that is in no allocation group. Whose the group was then nobody knows
+    /// any more; what is left in the end is looked at when it is claimed.
     fn elsewhere(&self, changes: &Changes) -> Option<Place> {
-        let own = |place: &Place| {
+        let is_data = |place: &Place| {
             let member = self.seed.members.get(place.disk());
-            let owner = member.and_then(|member| member.layout.space_block(place.block()));
-            owner.is_some_and(|(domain, _)| domain == self.seed.domain)
+            member.is_some_and(|member| member.layout.group_of(place.block()).is_some())
         };
         let mut places = changes.extents.iter().flat_map(|put| put.extent.existing());
-        places.find(|place| !own(place))
+        places.find(|place| !is_data(place))
     }
 
     fn table_error(&self, position: u64, error: &TableError) -> RecoveryError {

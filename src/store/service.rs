@@ -28,6 +28,7 @@ use crate::store::read::{no_lock, read};
 use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover};
 use crate::store::resync::{behind, resyncs};
 use crate::store::scrub::scrubs;
+use crate::store::transfers::transfers;
 use crate::store::write_back::write_home;
 
 /// Calls to domains, on their way there and back.
@@ -107,19 +108,39 @@ fn make<F: Future<Output = ()> + 'static>(
     });
     let mut executor = Executor::new(seed.config.requests_max);
     let opening = Rc::clone(&shared);
+    seed.members.disks().board.register(seed.domain, shared.doorstep.bell.clone());
     executor.reside(Box::pin(async move {
-        match recover(Rc::clone(&opening.port), &seed).await {
+        match open(&opening, &seed).await {
             Ok((domain, report)) => {
                 *opening.domain.borrow_mut() = Some(domain);
                 opened(Ok(report));
             }
             Err(error) => {
+                seed.members.disks().board.leave(seed.domain);
                 *opening.failed.borrow_mut() = Some(error.clone());
                 opened(Err(error));
             }
         }
     }));
     Box::new(Service { held: 0, shared, executor, serve })
+}
+
+/// Recovers, and agrees with the other domains who has which allocation group.
+async fn open(
+    shared: &Shared,
+    seed: &DomainSeed,
+) -> Result<(Rc<Domain>, RecoveryReport), RecoveryError> {
+    let (domain, report) = recover(Rc::clone(&shared.port), seed).await?;
+    if seed.config.access == Access::ReadWrite {
+        let agreed = domain.agree_with_others().await;
+        agreed.map_err(|what| RecoveryError::Corrupt {
+            domain: seed.domain,
+            path: seed.members.home().path(),
+            offset: 0,
+            what,
+        })?;
+    }
+    Ok((domain, report))
 }
 
 impl<F> Service<F> {
@@ -140,6 +161,11 @@ impl<F: Future<Output = ()>> Service<F> {
     fn turn(&mut self, io: &mut LocalIo<'_>, released: bool) -> TaskState {
         self.shared.port.begin(io);
         self.shared.port.take_handed_over();
+        if let Some(domain) = &*self.shared.domain.borrow()
+            && domain.has_letters()
+        {
+            domain.changed.notify();
+        }
         // A commit that has ended, and the next one, before all who wait for it: the device works
         // while they are answered.
         self.executor.run_residents();
@@ -192,6 +218,9 @@ impl<F: Future<Output = ()>> Service<F> {
         let behind = behind(&domain);
         self.executor.reside(Box::pin(resyncs(Rc::clone(&domain), behind)));
         self.executor.reside(Box::pin(scrubs(Rc::clone(&domain))));
+        if domain.members.domains() > 1 {
+            self.executor.reside(Box::pin(transfers(Rc::clone(&domain))));
+        }
         self.executor.reside(Box::pin(write_home(domain)));
         self.take_mail();
         self.executor.run(|| {});
@@ -368,15 +397,9 @@ const CREATE_PROMISE: u64 = 2;
 
 async fn create(domain: &Domain, tag: [u8; 64]) -> Result<Reply, StoreError> {
     domain.check_writable()?;
-    {
-        let mut space = domain.space.borrow_mut();
-        let available = space.available(domain.table.borrow().pages.blocks_wanted());
-        if available < CREATE_PROMISE {
-            let free_bytes = available * 4096;
-            return Err(StoreError::Full { wanted_bytes: CREATE_PROMISE * 4096, free_bytes });
-        }
-        space.promise(CREATE_PROMISE);
-    }
+    domain.has_space(CREATE_PROMISE).await?;
+    domain.check_writable()?;
+    domain.space.borrow_mut().promise(CREATE_PROMISE);
     let inode = domain.new_inode_id();
     let record = InodeRecord { id: inode, tag, ..bytemuck::Zeroable::zeroed() };
     let change = Change { inode: Some(record), promised: CREATE_PROMISE, ..Change::default() };

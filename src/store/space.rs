@@ -10,8 +10,10 @@
 //! that it wrote to, and waits for the slowest.
 
 mod disk_space;
+mod numbering;
 mod unused;
 
+use crate::format::deed::GroupId;
 use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
 use crate::format::layout::Layout;
@@ -46,7 +48,7 @@ pub(crate) struct HeldRun {
 /// A block that two owners claim, or none has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SpaceError {
-    #[error("block {block} of disk {disk} is not in the data zone of domain {domain}")]
+    #[error("block {block} of disk {disk} is in no allocation group of domain {domain}")]
     Elsewhere { disk: u16, block: u64, domain: u16 },
     #[error("block {block} of disk {disk} has two owners")]
     TwoOwners { disk: u16, block: u64 },
@@ -233,6 +235,33 @@ impl Space {
         if let Some(member) = self.members.get_mut(usize::from(disk)) {
             member.space.stop_telling();
         }
+    }
+
+    /// A group that it has and of which every block is free, on the disk with most free blocks that
+    /// has one.
+    pub(crate) fn find_free_group(&mut self) -> Option<GroupId> {
+        let mut slots: Vec<u16> = (0..self.members.len() as u16).collect();
+        let free = |slot: &u16| self.members[usize::from(*slot)].space.free_blocks();
+        slots.sort_by_key(|slot| std::cmp::Reverse(free(slot)));
+        slots.into_iter().find_map(|slot| {
+            let found = self.members[usize::from(slot)].space.find_free_group();
+            found.map(|group| GroupId { slot, group })
+        })
+    }
+
+    /// Blocks of a group.
+    pub(crate) fn group_blocks(&self, slot: u16) -> u64 {
+        self.members.get(usize::from(slot)).map_or(0, |member| member.space.group_blocks())
+    }
+
+    /// Another domain has a group. Nothing when this one has not, or not all of it is free.
+    pub(crate) fn part_with(&mut self, id: GroupId) -> Option<()> {
+        self.members.get_mut(usize::from(id.slot))?.space.part_with(id.group)
+    }
+
+    /// The domain has a group, of which every block is free. Nothing when it had it.
+    pub(crate) fn gain(&mut self, id: GroupId) -> Option<()> {
+        self.members.get_mut(usize::from(id.slot))?.space.gain(id.group)
     }
 
     /// A block has an owner, as recovery finds.

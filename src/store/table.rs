@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use bytemuck::Zeroable;
 
 use crate::concurrency::generation::{CellIndex, GenerationTable};
+use crate::format::deed::is_deed;
 use crate::format::extent::Extent;
 use crate::format::page::{
     EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, GroupHeader, INODES_PER_PAGE, InodeRecord,
     PageBytes, PageKind, SecondSlot,
 };
-use crate::format::record::{Changes, Cut};
+use crate::format::record::{Changes, Cut, INODE_IDS_END};
 use crate::machine::mapping::{MappingError, PagePolicy};
 use crate::store::table::loading::Loading;
 use crate::store::table::pages::{Page, Pages};
@@ -133,12 +134,18 @@ impl Table {
 
     /// An inode.
     pub(crate) fn inode(&self, id: u64) -> Option<&InodeRecord> {
-        self.inodes.get(&id).map(|inode| &inode.record)
+        self.inodes.get(&id).filter(|_| !is_deed(id)).map(|inode| &inode.record)
     }
 
     /// Up to `max` inodes from `from` on, by id.
     pub(crate) fn inodes(&self, from: u64, max: usize) -> Vec<InodeRecord> {
-        self.inodes.range(from..).take(max).map(|(_, inode)| inode.record).collect()
+        let inodes = self.inodes.range(from.min(INODE_IDS_END)..INODE_IDS_END);
+        inodes.take(max).map(|(_, inode)| inode.record).collect()
+    }
+
+    /// Its deeds, which lie among the inodes.
+    pub(crate) fn deeds(&self) -> impl Iterator<Item = &InodeRecord> {
+        self.inodes.range(INODE_IDS_END..).map(|(_, inode)| &inode.record)
     }
 
     /// Groups of four extents that it has memory for while it has no more than so many pages.
@@ -157,7 +164,14 @@ impl Table {
 
     /// All inodes.
     pub(crate) fn inode_count(&self) -> u64 {
-        self.inodes.len() as u64
+        self.inodes.len() as u64 - self.deeds().count() as u64
+    }
+
+    /// An inode of this id is there, or was: the next one gets a larger one.
+    fn note_id(&mut self, id: u64) {
+        if !is_deed(id) {
+            self.next_inode = self.next_inode.max(id + 1);
+        }
     }
 
     fn cell(&self, group: u32, slot: u32) -> (usize, CellIndex) {
@@ -317,7 +331,7 @@ impl Table {
     fn put_inode(&mut self, record: &InodeRecord) -> Result<(), TableError> {
         self.judge_same_inode(record)?;
         self.settle_inode(record.generation, record.id);
-        self.next_inode = self.next_inode.max(record.id.saturating_add(1));
+        self.note_id(record.id);
         let place = match self.inodes.get_mut(&record.id) {
             Some(inode) if record.generation >= inode.record.generation => {
                 inode.record = *record;

@@ -13,4 +13,5 @@ mod model;
 mod reading;
 mod sharers;
 mod show;
+mod transfers;
 mod world;

@@ -23,6 +23,11 @@ impl Words {
         self.differences.len()
     }
 
+    /// There are so many words; new ones are zeroes.
+    pub(super) fn extend(&mut self, count: usize) {
+        self.differences.resize(count, self.beginning);
+    }
+
     #[inline]
     pub(super) fn get(&self, index: usize) -> u64 {
         self.differences[index] ^ self.beginning
@@ -58,6 +63,24 @@ impl Summary {
             if bits <= 1 {
                 return Summary { levels };
             }
+        }
+    }
+
+    /// The bound rises; nothing is a member beyond the old one.
+    pub(super) fn extend(&mut self, bound: usize) {
+        let mut bits = bound;
+        for words in &mut self.levels {
+            words.extend(bits.div_ceil(BITS));
+            bits = words.len();
+        }
+        while bits > 1 {
+            let mut above = Words::new(bits.div_ceil(BITS), State::Used);
+            let Some(top) = self.levels.last() else { return };
+            for index in (0..bits).filter(|index| top.get(*index) != 0) {
+                above.put(index / BITS, above.get(index / BITS) | 1 << (index % BITS));
+            }
+            bits = above.len();
+            self.levels.push(above);
         }
     }
 
@@ -165,6 +188,24 @@ mod tests {
                     assert_eq!(summary.next(from), next, "from {from} of {bound}");
                     assert_eq!(summary.next_around(from), next.or(set.first().copied()));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bound_that_rises_keeps_its_members() {
+        for (from, to) in [(0, 1), (1, 64), (63, 65), (64, 4096), (70, 5000), (4096, 300_000)] {
+            for state in [State::Free, State::Used] {
+                let mut summary = Summary::new(from, state);
+                summary.extend(to);
+                let members = if state == State::Free { from } else { 0 };
+                let found: Vec<usize> =
+                    std::iter::successors(summary.next(0), |last| summary.next(last + 1)).collect();
+                assert_eq!(found, (0..members).collect::<Vec<_>>(), "{from} to {to}");
+                summary.set(to - 1);
+                assert_eq!(summary.next(members.min(to - 1)), Some(to - 1), "{from} to {to}");
+                summary.clear(to - 1);
+                assert_eq!(summary.next(members), None, "{from} to {to}");
             }
         }
     }

@@ -134,6 +134,11 @@ impl Pair {
         assert_eq!(self.space.claim(run), expected);
     }
 
+    fn extend(&mut self, blocks: u64) {
+        self.space.extend(blocks);
+        self.model.0.resize(self.model.0.len() + blocks as usize, false);
+    }
+
     /// Everything that can be asked, and every summary, against the model.
     fn check(&self) {
         assert_eq!(self.space.free_blocks(), self.model.free());
@@ -190,6 +195,12 @@ fn storm(seed: u64, blocks: u64) {
                 }
             }
         }
+        if step % 150 == 149 {
+            pair.extend(random.below(9000));
+        }
+        let run = pair.any_run(&mut random);
+        let fits = run.end() <= pair.space.blocks();
+        assert_eq!(pair.space.is_run_free(run), fits && pair.model.first(run, false).is_none());
         if step % 40 == 0 {
             pair.check();
         }

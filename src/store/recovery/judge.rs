@@ -1,6 +1,7 @@
 //! What must hold of a table when the last record was applied: of every inode, of every extent,
 //! and of the blocks that they have.
 
+use crate::format::deed::{Deed, GroupId, decode};
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::page::InodeRecord;
 use crate::format::record::INODE_IDS_END;
@@ -29,6 +30,9 @@ impl Recovery<'_> {
 
     /// Judges all inodes and extents, of records up to `last`.
     pub(super) fn judge_table(&self, table: &Table, last: u64) -> Result<(), RecoveryError> {
+        for deed in table.deeds() {
+            judge_sequences(deed, last).map_err(|what| self.corrupt(self.id.start, what))?;
+        }
         for inode in table.inodes(0, usize::MAX) {
             self.judge_inode(&inode, last).map_err(|what| self.corrupt(self.id.start, what))?;
             for (index, held) in table.snapshots_of(inode.id, 0, u64::MAX, usize::MAX) {
@@ -42,24 +46,47 @@ impl Recovery<'_> {
     }
 
     fn judge_inode(&self, inode: &InodeRecord, last: u64) -> Result<(), String> {
-        let InodeRecord { id, generation, created, size_bytes, .. } = *inode;
+        let InodeRecord { id, size_bytes, .. } = *inode;
         let (domains, own) = (u64::from(self.seed.members.domains()), u64::from(self.seed.domain));
         // One of another domain could not be asked for by its id.
         if id == 0 || id >= INODE_IDS_END || id % domains != own {
             return Err(format!("inode {id} is not of this domain"));
         }
-        if generation == 0 || generation > last {
-            return Err(format!(
-                "inode {id} is of generation {generation}, and {last} is the last"
-            ));
-        }
-        if created == 0 || created > generation {
-            return Err(format!("inode {id} of generation {generation} was made by {created}"));
-        }
+        judge_sequences(inode, last)?;
         if size_bytes > INODE_BYTES_MAX {
             return Err(format!("inode {id} has {size_bytes} bytes, more than any"));
         }
         Ok(())
+    }
+
+    /// Gives and takes the groups that deeds say.
+    pub(super) fn obey_deeds(&self, table: &Table, space: &mut Space) -> Result<(), RecoveryError> {
+        for record in table.deeds() {
+            let wrong = |what: String| self.corrupt(self.id.start, what);
+            let (group, deed) = self.judge_deed(record).map_err(wrong)?;
+            let done = match deed {
+                Deed::GivenTo(_) => space.part_with(group),
+                Deed::TakenFrom(_) => space.gain(group),
+            };
+            done.ok_or_else(|| wrong(format!("a deed of {group} changes nothing")))?;
+        }
+        Ok(())
+    }
+
+    fn judge_deed(&self, record: &InodeRecord) -> Result<(GroupId, Deed), String> {
+        let said = |what: &str| format!("the deed with id {:#x}: {what}", record.id);
+        let (group, deed) = decode(record).map_err(said)?;
+        let (own, domains) = (self.seed.domain, self.seed.members.domains());
+        let member = self.seed.members.get(group.slot);
+        if member.is_none_or(|member| u64::from(group.group) >= member.layout.groups()) {
+            return Err(said("the pool has no such group"));
+        }
+        let of = group.domain(domains);
+        match deed {
+            Deed::GivenTo(to) if of == own && to != own && to < domains => Ok((group, deed)),
+            Deed::TakenFrom(from) if of == from && from != own => Ok((group, deed)),
+            _ => Err(said(&format!("{group} is of domain {of}, and it says {deed:?}"))),
+        }
     }
 
     /// Gives every block that something refers to its owner.
@@ -79,6 +106,17 @@ impl Recovery<'_> {
         }
         Ok(())
     }
+}
+
+fn judge_sequences(inode: &InodeRecord, last: u64) -> Result<(), String> {
+    let InodeRecord { id, generation, created, .. } = *inode;
+    if generation == 0 || generation > last {
+        return Err(format!("inode {id} is of generation {generation}, and {last} is the last"));
+    }
+    if created == 0 || created > generation {
+        return Err(format!("inode {id} of generation {generation} was made by {created}"));
+    }
+    Ok(())
 }
 
 /// An inode is of the newest record that changed it or an extent of it, and its size covers all of

@@ -1,18 +1,29 @@
 //! The blocks that a domain has on one disk.
 
+use std::collections::BTreeSet;
+
 use crate::format::extent::Place;
 use crate::format::layout::Layout;
 use crate::store::allocator::{Allocator, Run};
+use crate::store::space::numbering::Numbering;
 use crate::store::space::unused::Unused;
 use crate::store::space::{DiskRun, HeldRun, SpaceError};
+
+/// Groups that are looked at in one search for one that is free.
+const GROUPS_TRIED: u64 = 1024;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct DiskSpace {
     allocator: Allocator,
-    layout: Layout,
+    numbering: Numbering,
     domain: u16,
     disk: u16,
+    /// Groups that have numbers and that another domain has, by their place; their blocks are used
+    /// as far as the allocator knows.
+    away: BTreeSet<u64>,
+    /// Where the search for a group to give goes on.
+    give_next: u64,
     /// Free blocks for the next small requests that are to be neighbours.
     stretch: Option<Run>,
     /// Free blocks that the disk is being told of.
@@ -29,9 +40,11 @@ impl DiskSpace {
         let unused = Unused::new(layout.space_blocks(), part_blocks);
         DiskSpace {
             allocator,
-            layout,
+            numbering: Numbering::new(layout, domain),
             domain,
             disk,
+            away: BTreeSet::new(),
+            give_next: 0,
             stretch: None,
             held: 0,
             unused,
@@ -45,9 +58,69 @@ impl DiskSpace {
         self.allocator.free_blocks() + kept + self.held
     }
 
-    /// All blocks.
+    /// All blocks that it has.
     pub(super) fn blocks(&self) -> u64 {
-        self.allocator.blocks()
+        self.allocator.blocks() - self.away.len() as u64 * self.numbering.group_blocks()
+    }
+
+    /// Blocks of a group.
+    pub(super) fn group_blocks(&self) -> u64 {
+        self.numbering.group_blocks()
+    }
+
+    /// A group that it has and of which every block is free, if one is found among the next that
+    /// are looked at.
+    pub(super) fn find_free_group(&mut self) -> Option<u32> {
+        let groups = self.numbering.groups();
+        for _ in 0..groups.min(GROUPS_TRIED) {
+            // From behind: what is full is in front.
+            self.give_next = self.give_next.checked_sub(1).unwrap_or(groups - 1).min(groups - 1);
+            let place = self.give_next;
+            if !self.away.contains(&place) && self.allocator.is_run_free(self.run_of(place)) {
+                return self.numbering.group_at(place).map(|group| group as u32);
+            }
+        }
+        None
+    }
+
+    fn run_of(&self, place: u64) -> Run {
+        let blocks = self.numbering.group_blocks();
+        // A group has at most 2^18 blocks.
+        Run { start: place * blocks, blocks: blocks as u32 }
+    }
+
+    /// Another domain has a group; nothing when not all of it is free, or it is not here.
+    pub(super) fn part_with(&mut self, group: u32) -> Option<()> {
+        let place = self.numbering.place_of(group.into())?;
+        let run = self.run_of(place);
+        if self.away.contains(&place) || self.allocator.claim(run).is_err() {
+            return None;
+        }
+        self.away.insert(place);
+        self.numbering.remove(group.into());
+        Some(())
+    }
+
+    /// It has a group, of which every block is free; nothing when it had it.
+    pub(super) fn gain(&mut self, group: u32) -> Option<()> {
+        let place = match self.numbering.place_of(group.into()) {
+            Some(place) => self.away.remove(&place).then_some(place)?,
+            None => {
+                let (place, is_new) = self.numbering.add(group.into());
+                match is_new {
+                    true => {
+                        let end = (place + 1) * self.numbering.group_blocks();
+                        self.allocator.extend(end - self.allocator.blocks());
+                    }
+                    false => drop(self.away.remove(&place)),
+                }
+                place
+            }
+        };
+        let run = self.run_of(place);
+        let given = self.allocator.give(run);
+        assert!(given.is_ok(), "{run:?} was another domain's: {given:?}");
+        Some(())
     }
 
     /// Free blocks that the disk is being told of.
@@ -102,8 +175,8 @@ impl DiskSpace {
         for run in &self.scratch {
             let (mut start, mut left) = (run.start, run.blocks);
             while left > 0 {
-                let blocks = u64::from(left).min(self.layout.contiguous_from(start)) as u32;
-                let disk = self.layout.disk_block(self.domain, start);
+                let blocks = u64::from(left).min(self.numbering.contiguous_from(start)) as u32;
+                let disk = self.numbering.disk_block(start);
                 match runs.last_mut() {
                     Some(last) if last.start + u64::from(last.blocks) == disk => {
                         last.blocks += blocks;
@@ -136,7 +209,7 @@ impl DiskSpace {
         let part = self.unused.part_blocks();
         let is_free = |space: &DiskSpace, start: u64| {
             (start..start + part).all(|block| space.allocator.is_free(block))
-                && space.layout.contiguous_from(start) >= part
+                && space.numbering.contiguous_from(start) >= part
         };
         if part == 0 || part > most {
             return None;
@@ -147,7 +220,7 @@ impl DiskSpace {
                 continue;
             }
             let mut end = start + part;
-            let most = most.min(self.layout.contiguous_from(start));
+            let most = most.min(self.numbering.contiguous_from(start));
             while end + part <= start + most && is_free(self, end) && self.unused.take(end / part) {
                 end += part;
             }
@@ -155,7 +228,7 @@ impl DiskSpace {
             let claimed = self.allocator.claim(run);
             assert!(claimed.is_ok(), "{run:?} is free: {claimed:?}");
             self.held += end - start;
-            let disk_block = self.layout.disk_block(self.domain, start);
+            let disk_block = self.numbering.disk_block(start);
             return Some(HeldRun { disk: self.disk, run, disk_block, blocks: end - start });
         }
     }
@@ -182,9 +255,9 @@ impl DiskSpace {
 
     fn number(&self, place: Place) -> Result<u64, SpaceError> {
         let (disk, block, domain) = (place.disk(), place.block(), self.domain);
-        match self.layout.space_block(block) {
-            Some((found, number)) if found == domain && disk == self.disk => Ok(number),
-            _ => Err(SpaceError::Elsewhere { disk, block, domain }),
-        }
+        let number = self.numbering.number(block).filter(|_| disk == self.disk);
+        let is_away = |number: &u64| self.away.contains(&(number / self.numbering.group_blocks()));
+        let number = number.filter(|number| !is_away(number));
+        number.ok_or(SpaceError::Elsewhere { disk, block, domain })
     }
 }

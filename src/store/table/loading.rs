@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 
+use crate::format::deed::is_deed;
 use crate::format::extent::Extent;
 use crate::format::page as format;
 use crate::format::page::{
@@ -114,7 +115,7 @@ impl Table {
                 self.free_inodes.push(place);
                 continue;
             }
-            if id >= written.next_inode {
+            if id >= written.next_inode && !is_deed(id) {
                 let next = written.next_inode;
                 return Err(TableError::NextInode { inode: id, next });
             }
@@ -130,7 +131,7 @@ impl Table {
                 return Err(TableError::TwiceInode { inode: id });
             }
             self.pages.set_inode(place, id);
-            self.next_inode = self.next_inode.max(id.saturating_add(1));
+            self.note_id(id);
         }
         Ok(())
     }

@@ -71,6 +71,10 @@ pub(super) struct Model {
     pub(super) failed: u64,
     /// Nothing may fail that has room.
     pub(super) refuses_nothing: bool,
+    /// Most inodes; none: 12.
+    pub(super) inodes_max: Option<usize>,
+    /// Where most inodes are made.
+    pub(super) favourite: Option<usize>,
 }
 
 /// An operation on its way.
@@ -92,7 +96,7 @@ impl Model {
         let idle = self.idle();
         let act = match random.below(20) {
             _ if idle.is_empty() => Act::Create,
-            0..=2 if self.inodes.len() < 12 => Act::Create,
+            0..=2 if self.inodes.len() < self.inodes_max.unwrap_or(12) => Act::Create,
             3 => Act::Delete(*random.pick(&idle)),
             _ => {
                 let inode = *random.pick(&idle);
@@ -104,7 +108,8 @@ impl Model {
         let (domain, call) = match &act {
             Act::Create => {
                 self.creating += 1;
-                let domain = random.below(u64::from(world.setup.domains)) as usize;
+                let any = random.below(u64::from(world.setup.domains)) as usize;
+                let domain = self.favourite.filter(|_| random.below(8) > 0).unwrap_or(any);
                 (domain, Call::Create { tag: [0; 64] })
             }
             Act::Delete(inode) => (world.domain_of(*inode), Call::Delete { inode: *inode }),
