@@ -34,6 +34,7 @@ mod reserve;
 mod resync;
 pub mod scrub;
 pub mod service;
+pub mod slot_list;
 mod space;
 mod table;
 mod transfers;

@@ -187,6 +187,66 @@ fn disks_come_to_a_running_engine() {
     good(&["check", "--data", &disk, &new]);
 }
 
+/// Space comes to a pool that is full, while it is open and while it is not.
+#[test]
+fn slots_come_to_a_running_engine_and_to_a_pool_at_rest() {
+    let pool = Pool::new("slots");
+    let (disk, socket) = (pool.path("a"), format!("--socket={}", pool.path("socket")));
+    let new: Vec<String> = ["c", "d", "e", "f"].map(|name| pool.path(name)).into();
+    for path in &new {
+        std::fs::write(path, vec![0; 64 << 20]).unwrap();
+    }
+    let with: Vec<String> = new.iter().map(|path| format!("--with={path}")).collect();
+    let engine = StorageEngine::open(pool.config.clone()).unwrap();
+    let inode = engine.create_inode(InodeOptions::default()).wait().unwrap();
+    let fill = |from: u64| {
+        let mut size = from;
+        while engine.write(inode, size, &[size as u8 >> 4; 1 << 20]).wait().is_ok() {
+            size += 1 << 20;
+        }
+        size
+    };
+    let full = fill(0);
+    let add = |more: &[&str], code: i32, words: &str| {
+        bad(&[&["disk", "add", &disk, &socket, "--yes"], more].concat(), code, words);
+    };
+    add(&[&with[0]], 1, "each slot of this pool has 2");
+    add(&[&with[0], &with[0]], 1, "named twice");
+    add(&[&with[0], "--with=/nonexistent"], 1, "no such device");
+    add(&[&with[0], &format!("--with={disk}")], 1, "");
+    let text = good(&["disk", "add", &disk, &socket, "--yes", &with[0], &with[1]]);
+    assert!(text.contains(&format!("--disk {} --disk {}", new[0], new[1])), "{text}");
+    assert_eq!(text.matches("in sync").count(), 2, "{text}");
+    let wider = fill(full);
+    assert!(wider - full > 40 << 20, "{full} bytes, then {wider}");
+    let json: Value =
+        serde_json::from_str(&good(&["status", "--metrics", "--json", &socket, &disk])).unwrap();
+    assert_eq!(
+        (json["pool"]["members"].as_u64(), json["disks"].as_array().map(Vec::len)),
+        (Some(4), Some(4))
+    );
+    engine.close(Duration::from_secs(30)).unwrap();
+
+    let others = [&pool.path("b"), &new[0], &new[1]].map(|path| format!("--disk={path}"));
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    bad(&["ls", &disk, others[0]], 3, "slot 1");
+    let rest = [&["disk", "add", &disk, "--yes", &with[2], &with[3]], &others[..]].concat();
+    let text = good(&rest);
+    assert!(text.contains("2     1       in sync"), "{text}");
+    let all = [&disk, &pool.path("b"), &new[0], &new[1], &new[2], &new[3]];
+    let all: Vec<&str> = all.iter().map(|path| path.as_str()).collect();
+    good(&[&["check", "--data"], &all[..]].concat());
+    let mut config = EngineConfig::on_disks(&all);
+    config.io.reactors.count = Some(1);
+    config.control.socket = ControlSocket::Off;
+    let engine = StorageEngine::open(config).unwrap();
+    for offset in (0..wider).step_by(1 << 20) {
+        let bytes = engine.read(inode, offset..offset + (1 << 20)).wait().unwrap();
+        assert!(bytes.iter().all(|byte| *byte == offset as u8 >> 4), "at {offset}");
+    }
+    engine.close(Duration::from_secs(30)).unwrap();
+}
+
 #[test]
 fn it_is_watched_as_long_as_it_runs() {
     let pool = Pool::new("watched");

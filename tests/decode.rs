@@ -137,14 +137,16 @@ proptest! {
         size in number(),
         whole in any::<bool>(),
         mirrored in any::<bool>(),
+        home_slots in 1u16..3,
     ) {
         let layout = Layout::plan(DISK_BYTES, 2, 1 << 20).unwrap();
+        let epoch = 3;
         let mirror = match mirrored {
             true => Mirror { number: 1, count: 2, in_sync: DiskSet::first(3) },
             false => Mirror::ALONE,
         };
-        let label =
-            Label { pool: POOL, disk: [9; 16], slot: 0, slots: 2, mirror, epoch: 3, layout };
+        let (pool, disk, slot, slots) = (POOL, [9; 16], 0, 2);
+        let label = Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout };
         let mut bytes = label.encode(copy.min(3));
         for (at, width, number) in &patches {
             put(&mut bytes, 10 + at % 94, &number.to_le_bytes()[..*width]);

@@ -128,7 +128,7 @@ impl Members {
 
     /// The slot of the disk with a domain's journal.
     pub fn home(&self, domain: u16) -> u16 {
-        domain % self.any.slots.max(1)
+        domain % self.any.home_slots.max(1)
     }
 
     /// Whether a block is in an allocation group.
@@ -183,10 +183,13 @@ fn disagreement(any: &Label, label: &Label) -> Option<(String, String)> {
     }
     let geometry = |label: &Label| {
         let (domains, journal) = (label.layout.domains(), label.layout.journal_bytes());
-        let (slots, mirrors) = (label.slots, label.mirror.count);
+        // One of an older epoch may say that there are fewer.
+        let is_before = label.epoch < any.epoch && label.slots < any.slots;
+        let slots = if is_before { any.slots } else { label.slots };
+        let (homes, mirrors) = (label.home_slots, label.mirror.count);
         format!(
-            "{slots} slots of {mirrors} disks, {domains} domains with {journal} bytes of journal \
-             each"
+            "{slots} slots of {mirrors} disks, {homes} of them with journals, {domains} domains \
+             with {journal} bytes of journal each"
         )
     };
     let (expected, found) = (geometry(any), geometry(label));

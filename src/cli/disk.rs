@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dynamicfs::engine::control::{Answer, AttachRequest, Request, Snapshot, SyncRequest};
+use dynamicfs::engine::control::{
+    AddRequest, Answer, AttachRequest, Request, Snapshot, SyncRequest,
+};
 use dynamicfs::engine::storage_engine::{
     DiskPlace, MemberReport, MirrorReport, Overwrite, PoolReport, StorageEngine,
 };
@@ -26,6 +28,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 pub(crate) enum DiskCommand {
     /// Show which disk is what in a pool, and which of them have everything. Nothing is written.
     List(ListArguments),
+    /// Add new disks to a pool: as many as each of its slots has. All that they hold is lost.
+    ///
+    /// Their space is the pool's at once, while it is used, and new data goes there the more, the
+    /// emptier they are; what is on the others stays there. Where no engine has the pool open, it
+    /// is opened for this. From then on name them with the others.
+    Add(AddArguments),
     /// Put a new disk in the place of one that is missing or has failed. All that it holds is lost.
     ///
     /// An engine that has the pool open takes it while it works. Where none has, name the disks
@@ -43,6 +51,22 @@ pub(crate) enum DiskCommand {
 pub(crate) struct ListArguments {
     #[command(flatten)]
     pool: PoolArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// A new disk; once for each disk that a slot has.
+    #[arg(long, value_name = "DEV|FILE", required = true)]
+    with: Vec<PathBuf>,
+    #[command(flatten)]
+    destroys: DestroyArguments,
+    #[command(flatten)]
+    live: LiveArguments,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -107,6 +131,7 @@ pub(crate) struct SyncArguments {
 pub(crate) fn run(command: &DiskCommand) -> Result<Report, Failure> {
     match command {
         DiskCommand::List(arguments) => list(arguments),
+        DiskCommand::Add(arguments) => add(arguments),
         DiskCommand::Replace(arguments) => replace(arguments),
         DiskCommand::Attach(arguments) => attach(arguments),
         DiskCommand::Sync(arguments) => sync(arguments),
@@ -159,6 +184,35 @@ fn replace(arguments: &ReplaceArguments) -> Result<Report, Failure> {
     let config = arguments.pool.engine_config()?;
     let pool = StorageEngine::replace_disk(&config, place, &arguments.with, overwrite)?;
     shown(&pool, arguments.json)
+}
+
+fn add(arguments: &AddArguments) -> Result<Report, Failure> {
+    if !arguments.destroys.yes {
+        for disk in &arguments.with {
+            super::pool::ask(&disk.display().to_string(), "it holds")?;
+        }
+    }
+    let overwrite = arguments.destroys.overwrite();
+    let paths: Vec<PathBuf> =
+        arguments.with.iter().map(|path| whole(path)).collect::<Result<_, _>>()?;
+    let disks = match arguments.live.connect(&arguments.pool)? {
+        Some(mut live) => {
+            let (paths, overwrite) = (paths.clone(), overwrite == Overwrite::Yes);
+            let request = AddRequest { paths, overwrite };
+            let answer = live.ask(&Request::Add(request))?;
+            let Answer::Added(disks) = answer else { return Err(unexpected(&answer)) };
+            disks
+        }
+        None => arguments.pool.with_engine(|engine| Ok(engine.add_disks(&paths, overwrite)?))?,
+    };
+    if arguments.json {
+        return super::json(&json!({ "disks": disks })).map(Report::from);
+    }
+    let mut text = describe_disks(&disks);
+    text.push_str("from now on the pool is opened with these too:");
+    paths.iter().for_each(|path| text.push_str(&format!(" --disk {}", path.display())));
+    text.push('\n');
+    Ok(text.into())
 }
 
 /// A path as a process with another folder understands it.

@@ -43,7 +43,10 @@ pub(crate) struct StatusArguments {
 
 pub(crate) fn status(arguments: &StatusArguments) -> Result<Report, Failure> {
     if !arguments.metrics {
-        let pool = StorageEngine::inspect(arguments.pool.path())?;
+        let pool = match arguments.pool.paths()?.as_slice() {
+            [only] => StorageEngine::inspect(only)?,
+            all => StorageEngine::inspect_disks(all)?,
+        };
         return match arguments.json {
             true => super::json(&json!({ "pool": pool })).map(Report::from),
             false => Ok(describe_pool(&pool).into()),

@@ -14,6 +14,7 @@ pub mod verdict;
 
 pub use client::{ControlClient, ControlError};
 pub use protocol::{
-    Answer, AttachRequest, Refusal, RefusalKind, Request, ScrubRequest, ScrubVerb, SyncRequest,
+    AddRequest, Answer, AttachRequest, Refusal, RefusalKind, Request, ScrubRequest, ScrubVerb,
+    SyncRequest,
 };
 pub use snapshot::Snapshot;

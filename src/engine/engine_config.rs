@@ -81,8 +81,8 @@ pub struct PoolConfig {
     /// MiB a second that all domains together read at most of a disk that is brought into sync, 0
     /// to 1,048,576; 0: as fast as the background goes. It can be changed while that goes on.
     pub sync_mib_per_second: u32,
-    /// How many disks can come while a pool of mirrors is open, in the place of others or of those
-    /// that were away, 0 to 64. Each takes some MiB of memory on every reactor.
+    /// How many disks can come while a pool is open, in new slots, in the place of others, or of
+    /// those that were away, 0 to 64. Each takes some MiB of memory on every reactor.
     pub vacant_places: u32,
 }
 

@@ -9,6 +9,7 @@
 //! What can fail at the pool as a whole is an [`EngineError`]; an operation fails with a
 //! [`StoreError`], which says what is certain. Full is a value: see [`StoreTicket::taken`].
 
+mod add;
 mod attach;
 #[cfg(feature = "control")]
 mod controlled;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 use crate::concurrency::thread_wait::on_reactor_thread;
 #[cfg(feature = "control")]
 use crate::engine::control::server::ControlServer;
-use crate::engine::engine_config::EngineConfig;
+use crate::engine::engine_config::{DiscardWhen, EngineConfig};
 use crate::engine::io_scheduler::IoScheduler;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::call::Call;
@@ -73,6 +74,8 @@ pub(crate) struct OpenPool {
     creations: AtomicUsize,
     closed: AtomicBool,
     is_read_only: bool,
+    /// When disks are told of what became free.
+    discard: DiscardWhen,
     /// One disk at a time comes.
     attaching: Mutex<()>,
     /// By which other processes reach it.
@@ -92,6 +95,18 @@ impl Drop for OpenPool {
 }
 
 impl OpenPool {
+    /// What the pool is, with the slots that have come.
+    fn pool_report(&self) -> PoolReport {
+        let mut report = self.pool.clone();
+        let known = usize::from(report.members / report.mirrors.max(1));
+        for member in self.disks.members.iter().skip(known) {
+            report.members += report.mirrors;
+            let disks = member.mirrors.iter();
+            report.disks.extend(disks.map(|mirror| MemberReport::that_came(mirror)));
+        }
+        report
+    }
+
     #[cfg(feature = "control")]
     fn with_control<T>(&self, of: impl FnOnce(&mut Option<ControlServer>) -> T) -> T {
         of(&mut self.control.lock().unwrap_or_else(PoisonError::into_inner))

@@ -18,6 +18,7 @@ use crate::engine::open::{limits_of, open_disk};
 use crate::engine::status::DiskStatus;
 use crate::io::backend::DiskFacts;
 use crate::io::op::DiskId;
+use crate::machine::device::DeviceInfo;
 use crate::reactor::shared::Control;
 
 /// How long a reactor may take to begin driving a disk, or to let go of it.
@@ -96,6 +97,12 @@ impl IoScheduler {
             *place = Some(device);
         }
         Ok(facts)
+    }
+
+    /// The device of a disk that came, as it was probed.
+    pub(crate) fn attached_info(&self, disk: DiskId) -> Option<DeviceInfo> {
+        let attached = self.vacancies.attached();
+        attached.into_iter().find(|status| status.facts.id == disk)?.device
     }
 
     /// Lets go of a disk that failed, so that others may have it, or it may come back. What it has

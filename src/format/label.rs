@@ -44,8 +44,12 @@
 //! | 8, 8, 8 | bytes of the disk; of a journal; blocks of an allocation group |
 //! | 8 | checksum of the rest, in the context (pool, slot, zone, offset of the copy, epoch) |
 //! | 32 | only with incompatible feature 1: the disks in sync, a bit each |
+//! | 2, 6 | only with incompatible feature 2: slots that have journals; zero |
 //!
-//! Incompatible feature 1 is set when a slot has more than one mirror.
+//! Incompatible feature 1 is set when a slot has more than one mirror, feature 2 when slots were
+//! added: those have no journals. With either the checksum is of what follows it too. Slots are
+//! added by a label of the next epoch, which is durable on the new disks before another disk gets
+//! it: so a disk of one epoch less may say that there are fewer slots.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -67,7 +71,9 @@ pub const LABEL_BYTES: usize = 512;
 const MAGIC: u64 = u64::from_le_bytes(*b"dynfsLBL");
 /// Slots have several mirrors.
 const MIRRORED: u64 = 1;
-const INCOMPATIBLE_KNOWN: u64 = MIRRORED;
+/// There are slots without journals.
+const WIDENED: u64 = 2;
+const INCOMPATIBLE_KNOWN: u64 = MIRRORED | WIDENED;
 /// Most mirrors of a slot.
 pub const MIRROR_MAX: u16 = 4;
 
@@ -82,6 +88,8 @@ pub struct Label {
     pub slot: u16,
     /// Slots of the pool.
     pub slots: u16,
+    /// Slots that it had when it was made: journals are in those.
+    pub home_slots: u16,
     /// Which mirror of its slot the disk is.
     pub mirror: Mirror,
     /// Rises with every opening for writing and every change of the membership.
@@ -130,12 +138,16 @@ struct LabelBytes {
     group_blocks: u64,
     checksum: u64,
     in_sync: DiskSet,
+    home_slots: u16,
+    zero: [u16; 3],
 }
 
 /// Bytes before the checksum.
 const CHECKED_BYTES: usize = std::mem::offset_of!(LabelBytes, checksum);
 /// Bytes of a label without the set of disks.
 const HEAD_BYTES: usize = CHECKED_BYTES + 8;
+/// Bytes of one with it, and without the slots that have journals.
+const MIRRORED_BYTES: usize = std::mem::offset_of!(LabelBytes, home_slots);
 const _: () = assert!(size_of::<LabelBytes>() <= LABEL_BYTES);
 const _: () = assert!(cfg!(target_endian = "little"), "the format is written as memory lies");
 
@@ -206,13 +218,15 @@ impl Label {
     /// When there is no copy of that number.
     pub fn encode(&self, copy: usize) -> [u8; LABEL_BYTES] {
         assert!(copy < LABEL_COPIES);
+        let is_widened = self.home_slots != self.slots;
         let mut bytes = LabelBytes {
             magic: MAGIC,
             version: FORMAT_VERSION,
             copy: copy as u16,
             mirror: self.mirror.number,
             mirrors: if self.mirror.count == 1 { 0 } else { self.mirror.count },
-            incompatible: if self.mirror.count == 1 { 0 } else { MIRRORED },
+            incompatible: if self.mirror.count == 1 { 0 } else { MIRRORED }
+                | if is_widened { WIDENED } else { 0 },
             compatible: 0,
             pool: self.pool,
             disk: self.disk,
@@ -227,6 +241,8 @@ impl Label {
             group_blocks: self.layout.group_blocks(),
             checksum: 0,
             in_sync: self.mirror.in_sync,
+            home_slots: if is_widened { self.home_slots } else { 0 },
+            zero: [0; 3],
         };
         let offset = label_offsets(bytes.disk_bytes)[copy];
         bytes.checksum = checksum(&bytes, copy, offset);
@@ -270,9 +286,19 @@ impl Label {
         let domains = u16::try_from(bytes.domains).unwrap_or(u16::MAX);
         let (journal, group) = (bytes.journal_bytes, bytes.group_blocks);
         let layout = Layout::new(bytes.disk_bytes, domains, journal, group)?;
-        let (pool, disk, slot) = (bytes.pool, bytes.disk, bytes.slot);
-        Ok(Label { pool, disk, slot, slots: bytes.slots, mirror, epoch: bytes.epoch, layout })
+        let (pool, disk, epoch) = (bytes.pool, bytes.disk, bytes.epoch);
+        let (slot, slots, home_slots) = (bytes.slot, bytes.slots, home_slots_of(&bytes)?);
+        Ok(Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout })
     }
+}
+
+fn home_slots_of(bytes: &LabelBytes) -> Result<u16, LabelError> {
+    if bytes.incompatible & WIDENED == 0 {
+        return Ok(bytes.slots);
+    }
+    let fits = (1..bytes.slots).contains(&bytes.home_slots) && bytes.zero == [0; 3];
+    let wrong = LabelError::Impossible("slots with journals that it has not");
+    if fits { Ok(bytes.home_slots) } else { Err(wrong) }
 }
 
 fn mirror_of(bytes: &LabelBytes) -> Result<Mirror, LabelError> {
@@ -298,10 +324,12 @@ fn checksum(bytes: &LabelBytes, copy: usize, address: u64) -> u64 {
     let (pool, disk) = (bytes.pool, bytes.slot);
     let context = Context { pool, disk, zone: zone.number(), address, incarnation: bytes.epoch };
     let all = bytemuck::bytes_of(bytes);
-    match bytes.incompatible & MIRRORED {
-        0 => metadata_checksum(&context, &[&all[..CHECKED_BYTES]]),
-        _ => metadata_checksum(&context, &[&all[..CHECKED_BYTES], &all[HEAD_BYTES..]]),
-    }
+    let end = match (bytes.incompatible & WIDENED, bytes.incompatible & MIRRORED) {
+        (0, 0) => return metadata_checksum(&context, &[&all[..CHECKED_BYTES]]),
+        (0, _) => MIRRORED_BYTES,
+        _ => all.len(),
+    };
+    metadata_checksum(&context, &[&all[..CHECKED_BYTES], &all[HEAD_BYTES..end]])
 }
 
 #[cfg(test)]
@@ -312,20 +340,28 @@ mod tests {
 
     fn label() -> Label {
         let layout = Layout::plan(DISK, 2, 1 << 20).unwrap();
-        let mirror = Mirror::ALONE;
-        Label { pool: [7; 16], disk: [9; 16], slot: 0, slots: 1, mirror, epoch: 3, layout }
+        let (slot, slots, home_slots, mirror) = (0, 1, 1, Mirror::ALONE);
+        let (pool, disk, epoch) = ([7; 16], [9; 16], 3);
+        Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout }
     }
 
     fn mirrored() -> Label {
         let mirror = Mirror { number: 1, count: 3, in_sync: DiskSet::first(6) };
-        Label { slots: 2, mirror, ..label() }
+        Label { slots: 2, home_slots: 2, mirror, ..label() }
+    }
+
+    fn widened() -> Label {
+        Label { slot: 4, slots: 5, home_slots: 3, ..label() }
     }
 
     #[test]
     fn every_copy_comes_back_and_only_from_its_place() {
         for copy in 0..LABEL_COPIES {
-            let bytes = mirrored().encode(copy);
-            assert_eq!(Label::decode(copy, DISK, &bytes), Ok(mirrored()));
+            let both = Label { slots: 3, ..mirrored() };
+            for label in [mirrored(), widened(), both] {
+                let bytes = label.encode(copy);
+                assert_eq!(Label::decode(copy, DISK, &bytes), Ok(label));
+            }
             let bytes = label().encode(copy);
             assert_eq!(Label::decode(copy, DISK, &bytes), Ok(label()));
             for other in (0..LABEL_COPIES).filter(|other| *other != copy) {
@@ -337,7 +373,9 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_it_is_seen() {
-        for (label, checked) in [(label(), HEAD_BYTES), (mirrored(), size_of::<LabelBytes>())] {
+        let all = size_of::<LabelBytes>();
+        let checked = [(label(), HEAD_BYTES), (mirrored(), MIRRORED_BYTES), (widened(), all)];
+        for (label, checked) in checked {
             let bytes = label.encode(1);
             for bit in 0..checked * 8 {
                 let mut rotten = bytes;
@@ -367,7 +405,12 @@ mod tests {
         let units = reseal(|label| label.block_bytes = 8192);
         assert!(matches!(units, LabelError::Units { block_bytes: 8192, .. }));
         assert!(matches!(reseal(|label| label.domains = 0), LabelError::Geometry(_)));
-        let impossible: [fn(&mut LabelBytes); 6] = [
+        let impossible: [fn(&mut LabelBytes); 9] = [
+            |label| (label.incompatible, label.home_slots) = (2, 0),
+            |label| (label.incompatible, label.home_slots) = (2, 1),
+            |label| {
+                (label.incompatible, label.slots, label.home_slots, label.zero[2]) = (2, 2, 1, 1)
+            },
             |label| label.mirrors = 2,
             |label| label.mirror = 1,
             |label| (label.incompatible, label.mirrors) = (1, 5),

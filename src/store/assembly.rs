@@ -88,10 +88,17 @@ fn newest(disks: &[(Arc<str>, Label)]) -> Option<&Label> {
     own.max_by_key(|label| label.epoch)
 }
 
-/// What all labels of a pool say alike.
-fn geometry(label: &Label) -> (u16, u64, u16, u16) {
-    let layout = &label.layout;
-    (layout.domains(), layout.journal_bytes(), label.slots, label.mirror.count)
+/// What all labels of a pool say alike; those of an older epoch may say that there are fewer slots.
+fn is_alike(label: &Label, newest: &Label) -> bool {
+    let geometry = |label: &Label| {
+        let (layout, count) = (&label.layout, label.mirror.count);
+        (layout.domains(), layout.journal_bytes(), label.home_slots, count)
+    };
+    let slots = match label.epoch < newest.epoch {
+        true => label.slots <= newest.slots,
+        false => label.slots == newest.slots,
+    };
+    slots && geometry(label) == geometry(newest)
 }
 
 impl Judge<'_> {
@@ -102,7 +109,7 @@ impl Judge<'_> {
             let text = |bytes: [u8; 16]| uuid::Uuid::from_bytes(bytes);
             let (found, wanted) = (text(label.pool), text(newest.pool));
             self.wrong.push(format!("{path} is of pool {found}, not {wanted}"));
-        } else if geometry(label) != geometry(newest) {
+        } else if !is_alike(label, newest) {
             self.wrong.push(format!("{path} says another geometry of the pool than the others"));
         } else if number >= newest.disks() {
             let (slot, count) = (label.slot, newest.slots);

@@ -115,6 +115,8 @@ pub enum Call {
     Scrub(ScrubOrder),
     /// A disk has come, and is to get what the domain has.
     Bring(Arc<MirrorDisk>),
+    /// The pool has one more slot, and the domain its groups of it.
+    Widen(u16),
     /// Everything is made durable, a checkpoint written; the domain takes no more.
     Close,
 }
@@ -170,7 +172,7 @@ pub enum Reply {
     List(Vec<InodeRecord>),
     /// To a read; shorter than asked for where the inode ends.
     Read(ReadBytes),
-    /// To a sync or close, and when a disk has come.
+    /// To a sync or close, and when a disk or slot has come.
     Done,
     /// To an audit.
     Audit(Audit),

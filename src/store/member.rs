@@ -22,6 +22,7 @@ use crate::store::mirror::ReadTimes;
 use crate::store::mirror_list::MirrorList;
 use crate::store::pool::LabelCopies;
 use crate::store::port::Port;
+use crate::store::slot_list::SlotList;
 use crate::store::transfers::Board;
 
 /// How long to wait before looking again whether another domain's flush has ended.
@@ -188,7 +189,7 @@ impl SyncOrders {
 #[derive(Debug)]
 pub struct Disks {
     /// By slot.
-    pub members: Vec<Member>,
+    pub members: SlotList,
     /// Which of them are in sync.
     pub membership: Membership,
     /// How long a disk may take to answer a write, when another of its slot has answered.
@@ -237,7 +238,7 @@ impl Disks {
             }
         }
         let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
-        let members = members.into_iter().flatten().collect();
+        let members = SlotList::new(members.into_iter().flatten().collect());
         let membership = Membership::new(epoch, in_sync);
         let (sync, board) = (SyncOrders::default(), Board::new(assembly.label.layout.domains()));
         let hung_after_ns = HUNG_AFTER_NS;
@@ -247,7 +248,7 @@ impl Disks {
     /// Why a disk cannot come to a place, if so.
     pub(crate) fn refusal(&self, slot: u16, number: u16) -> Option<String> {
         let label = self.label();
-        let (slots, count) = (label.slots, label.mirror.count);
+        let (slots, count) = (self.members.len() as u16, label.mirror.count);
         if count == 1 {
             let reason = "nothing else has what the other disk had: the pool has no mirrors";
             return Some(reason.to_owned());
@@ -292,7 +293,7 @@ impl Members {
     }
 
     /// All of them, by slot.
-    pub(crate) fn all(&self) -> &[Member] {
+    pub(crate) fn all(&self) -> &SlotList {
         &self.disks.members
     }
 

@@ -6,12 +6,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::format::disk_set::DiskSet;
+use crate::format::disk_set::{DISKS_MAX, DiskSet};
 use crate::format::label::{Label, WRITE_QUORUM};
 use crate::format::layout::{LABEL_COPIES, label_offsets};
 use crate::io::op::{OpKind, Request};
-use crate::store::member::{Disks, Members, MirrorDisk, MirrorState};
-use crate::store::mirror_list::MIRRORS_MAX;
+use crate::store::member::{Disks, Member, Members, MirrorDisk, MirrorState};
+use crate::store::mirror_list::{MIRRORS_MAX, MirrorList};
 use crate::store::pool::CopyFault;
 use crate::store::port::{Port, join_enough};
 
@@ -129,13 +129,16 @@ impl Disks {
         // could leave no two copies that agree, were one of those that do written over.
         let own = |mirror: &MirrorDisk| {
             let is_whole = mirror.label_copies.are_all(&mirror.label);
-            (!is_whole).then_some((mirror.label.epoch, mirror.label.mirror.in_sync))
+            let Label { epoch, slots, .. } = mirror.label;
+            let in_sync = mirror.label.mirror.in_sync;
+            (!is_whole).then_some(Content { epoch, slots, in_sync })
         };
         self.write_each(port, own).await;
         // A stale disk must not have a label that calls it in sync, as the newest may.
         let behind = |mirror: &MirrorDisk| {
             let is_behind = mirror.is_in_sync() && mirror.label.epoch != newest;
-            is_behind.then_some((newest, of_newest))
+            let slots = self.members.len() as u16;
+            is_behind.then_some(Content { epoch: newest, slots, in_sync: of_newest })
         };
         self.write_each(port, behind).await;
         // Fewer than half were accepted by who opens it: then these are all that count.
@@ -175,13 +178,90 @@ impl Disks {
         })
     }
 
+    /// Adds a slot with these disks, which have nothing yet: it is there, durably, before anything
+    /// goes to it. They get the label of the next epoch first, the others when they have it: cut
+    /// short, it is a pool with the slot, or one without for which the new disks are none of its
+    /// own. Gives the number of the slot.
+    pub(crate) async fn widen(
+        &self,
+        port: &Port,
+        disks: Vec<Arc<MirrorDisk>>,
+        part_bytes: u64,
+    ) -> Result<u16, String> {
+        let _change = self.membership.begin_change(port).await;
+        if let Some(NotDurable(why)) = self.membership.broken() {
+            return Err(format!("no label can be written any more: {why}"));
+        }
+        let slot = self.members.len();
+        let Some(first) = disks.first().map(|disk| disk.label) else {
+            return Err("a slot has a disk".to_owned());
+        };
+        let number = (slot + 1) * usize::from(first.mirror.count);
+        if number > DISKS_MAX || usize::from(first.slot) != slot {
+            return Err(format!("slot {slot} is the next one, and a pool has {DISKS_MAX} disks"));
+        }
+        if !self.members.has_room() {
+            return Err("no more slots can come before the pool is opened again".to_owned());
+        }
+        let (epoch, mut in_sync) = self.membership.durable();
+        let base = in_sync;
+        if first.mirror.count > 1 {
+            disks.iter().for_each(|disk| in_sync.insert(disk.number()));
+        }
+        let content = Content { epoch: epoch + 1, slots: slot as u16 + 1, in_sync };
+        if let Err(why) = self.write_all(port, &disks, Some(content)).await {
+            // The next epoch is another change's, of which these are to say nothing.
+            let _ = self.write_all(port, &disks, None).await;
+            return Err(why);
+        }
+        disks.iter().for_each(|disk| disk.set_state(MirrorState::InSync));
+        let member = Member {
+            mirrors: MirrorList::default(),
+            layout: first.layout,
+            flushes: Arc::default(),
+            discard_part_bytes: part_bytes,
+        };
+        for disk in disks {
+            if member.mirrors.push(disk).is_err() {
+                unreachable!("a slot has at most four disks")
+            }
+        }
+        self.members.push(member);
+        let published = self.publish(port, (in_sync, base), &[]).await;
+        published.map(|()| slot as u16).map_err(|NotDurable(why)| why)
+    }
+
+    /// Writes the labels of all these disks, or destroys them.
+    async fn write_all(
+        &self,
+        port: &Port,
+        disks: &[Arc<MirrorDisk>],
+        content: Option<Content>,
+    ) -> Result<(), String> {
+        let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+        for disk in disks {
+            writes.push(Box::pin(write_label(port, disk, content)));
+        }
+        let written = join_enough(port, writes, self.label_time_ns(), |_| true).await;
+        for (disk, written) in disks.iter().zip(written) {
+            match written {
+                Some(Ok(())) => {}
+                Some(Err(NotDurable(why))) => {
+                    return Err(format!("the label of {} cannot be written: {why}", disk.path));
+                }
+                None => return Err(format!("{} does not answer", disk.path)),
+            }
+        }
+        Ok(())
+    }
+
     /// Writes labels of this epoch and set to disks. One that cannot take it will not take the next
     /// one.
-    async fn write_each(&self, port: &Port, which: impl Fn(&MirrorDisk) -> Option<(u64, DiskSet)>) {
+    async fn write_each(&self, port: &Port, which: impl Fn(&MirrorDisk) -> Option<Content>) {
         let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
         for mirror in self.written() {
-            if let Some((epoch, set)) = which(mirror) {
-                writes.push(Box::pin(write_label(port, mirror, epoch, set)));
+            if let Some(content) = which(mirror) {
+                writes.push(Box::pin(write_label(port, mirror, Some(content))));
             }
         }
         join_enough(port, writes, self.label_time_ns(), |_| true).await;
@@ -233,8 +313,9 @@ impl Disks {
             let to = self.written().filter(|mirror| !out.contains(&mirror.number()));
             let to: Vec<&Arc<MirrorDisk>> = to.collect();
             let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+            let content = Content { epoch, slots: self.members.len() as u16, in_sync };
             for mirror in &to {
-                writes.push(Box::pin(write_label(port, mirror, epoch, in_sync)));
+                writes.push(Box::pin(write_label(port, mirror, Some(content))));
             }
             // One that does not answer has failed as well: everybody waits for this.
             let written = join_enough(port, writes, self.label_time_ns(), |_| true).await;
@@ -279,17 +360,26 @@ impl Disks {
     }
 }
 
-/// Writes a disk's label, copy by copy.
+/// What changes in labels.
+#[derive(Clone, Copy)]
+struct Content {
+    epoch: u64,
+    slots: u16,
+    in_sync: DiskSet,
+}
+
+/// Writes a disk's label, copy by copy; without content none is left.
 async fn write_label(
     port: &Port,
     mirror: &MirrorDisk,
-    epoch: u64,
-    in_sync: DiskSet,
+    content: Option<Content>,
 ) -> Result<(), NotDurable> {
     let mut label: Label = mirror.label;
-    label.epoch = epoch;
-    if label.mirror.count > 1 {
-        label.mirror.in_sync = in_sync;
+    if let Some(Content { epoch, slots, in_sync }) = content {
+        (label.epoch, label.slots) = (epoch, slots);
+        if label.mirror.count > 1 {
+            label.mirror.in_sync = in_sync;
+        }
     }
     let take = || mirror.label_buffer.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = take().take();
@@ -299,7 +389,7 @@ async fn write_label(
             // A copy of a newer format is a newer program's.
             Err(CopyFault::Newer(_)) => continue,
             // What is there is not touched: a write that is cut short may leave nothing.
-            Ok(there) if *there == label => {
+            Ok(there) if *there == label && content.is_some() => {
                 durable += 1;
                 continue;
             }
@@ -307,8 +397,10 @@ async fn write_label(
         }
         let Some(mut bytes) = buffer.take() else { break };
         bytes.fill(0);
-        let encoded = label.encode(copy);
-        bytes[..encoded.len()].copy_from_slice(&encoded);
+        if content.is_some() {
+            let encoded = label.encode(copy);
+            bytes[..encoded.len()].copy_from_slice(&encoded);
+        }
         let request = Request::write_flush(mirror.disk, offset, bytes);
         let (result, back) = port.submit(request).await.into_parts();
         buffer = back;

@@ -212,7 +212,8 @@ pub(crate) async fn format(
         let (pool, disk, layout) = (plan.pool, planned.id, planned.layout);
         let mirror = Mirror { number: number % plan.mirrors, count: plan.mirrors, in_sync };
         let slot = number / plan.mirrors;
-        let label = Label { pool, disk, slot, slots, mirror, epoch: 1, layout };
+        let (home_slots, epoch) = (slots, 1);
+        let label = Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout };
         for (copy, offset) in label_offsets(layout.disk_bytes()).into_iter().enumerate() {
             disk_of(planned).write_label(copy, offset, Some(&label), planned.sector).await?;
         }
@@ -272,7 +273,7 @@ pub(crate) async fn prepare(
         disk.write_label(copy, offset, None, sector).await?;
         answered();
     }
-    let of_slot = |domain: &u16| Members::home_of(*domain, label.slots.into()) == label.slot;
+    let of_slot = |domain: &u16| Members::home_of(*domain, label.home_slots.into()) == label.slot;
     for domain in (0..layout.domains()).filter(of_slot) {
         let journal = layout.zone(Zone::Journal(domain));
         let mut places = journal.clone().step_by(ZEROES_BYTES as usize).peekable();

@@ -238,7 +238,8 @@ pub(crate) async fn recover(
     left.map_err(|doubted| recovery.unsettled(&table, &doubted))?;
     recovery.judge_table(&table, scan.last.sequence)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
-    let mut space = Space::new(seed.domain, &shares(&seed.members));
+    let shares: Vec<Share> = seed.members.all().iter().map(share).collect();
+    let mut space = Space::new(seed.domain, &shares);
     recovery.obey_deeds(&table, &mut space)?;
     recovery.claim(&table, &mut space)?;
     let mut ram = RamBlocks::default();
@@ -292,13 +293,9 @@ pub(crate) fn journal_id(seed: &DomainSeed) -> JournalId {
     }
 }
 
-/// What a domain has of each disk.
-fn shares(members: &Members) -> Vec<Share> {
-    let share = |member: &Member| Share {
-        layout: member.layout,
-        part_blocks: member.discard_part_bytes / BLOCK_BYTES,
-    };
-    members.all().iter().map(share).collect()
+/// What a domain has of a slot.
+pub(crate) fn share(member: &Member) -> Share {
+    Share { layout: member.layout, part_blocks: member.discard_part_bytes / BLOCK_BYTES }
 }
 
 fn assemble(

@@ -25,7 +25,7 @@ use crate::store::member::MirrorDisk;
 use crate::store::mend::mending;
 use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
-use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover};
+use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover, share};
 use crate::store::resync::{behind, resyncs};
 use crate::store::scrub::scrubs;
 use crate::store::transfers::transfers;
@@ -353,6 +353,7 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         Call::Scrub(order) => Ok(Reply::Scrub(Box::new(domain.scrub_order(order)))),
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
         Call::Bring(mirror) => bring(&domain, mirror),
+        Call::Widen(slot) => widen(&domain, slot),
         Call::Close => close(&shared, &domain).await,
     };
     answer.give(reply.unwrap_or_else(Reply::Failed), &shared.wakers);
@@ -366,6 +367,17 @@ fn bring(domain: &Domain, mirror: Arc<MirrorDisk>) -> Result<Reply, StoreError> 
         Health::Serving | Health::Aborting => {}
     }
     domain.to_bring.borrow_mut().push_back(mirror);
+    domain.changed.notify();
+    Ok(Reply::Done)
+}
+
+/// A slot that has come has blocks for the domain.
+fn widen(domain: &Domain, slot: u16) -> Result<Reply, StoreError> {
+    let mut space = domain.space.borrow_mut();
+    if let Some(member) = domain.members.get(slot) {
+        space.add_disk(slot, &share(member));
+    }
+    drop(space);
     domain.changed.notify();
     Ok(Reply::Done)
 }

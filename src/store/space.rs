@@ -88,12 +88,19 @@ pub(crate) struct Space {
 impl Space {
     /// All of it is free. The disks are by slot.
     pub(crate) fn new(domain: u16, disks: &[Share]) -> Space {
-        let members = disks.iter().enumerate().map(|(slot, share)| Member {
-            space: DiskSpace::new(share.layout, domain, slot as u16, share.part_blocks),
-            owed: 0,
-        });
-        let members = members.collect();
-        Space { domain, members, promised: 0, turn: (0, 0), beside: 0, unused_next: 0 }
+        let members = Vec::new();
+        let mut space =
+            Space { domain, members, promised: 0, turn: (0, 0), beside: 0, unused_next: 0 };
+        (0..).zip(disks).for_each(|(slot, share)| space.add_disk(slot, share));
+        space
+    }
+
+    /// A disk has come, in the next slot; nothing changes when it was here.
+    pub(crate) fn add_disk(&mut self, slot: u16, share: &Share) {
+        if usize::from(slot) == self.members.len() {
+            let space = DiskSpace::new(share.layout, self.domain, slot, share.part_blocks);
+            self.members.push(Member { space, owed: 0 });
+        }
     }
 
     fn sum(&self, of: impl Fn(&DiskSpace) -> u64) -> u64 {

@@ -14,4 +14,5 @@ mod reading;
 mod sharers;
 mod show;
 mod transfers;
+mod widen;
 mod world;

@@ -58,6 +58,7 @@ pub(super) fn labels(view: &LabelView) -> Shown {
             ("disk", bytes_hex(&label.disk)),
             ("slot", json!(label.slot)),
             ("slots", json!(label.slots)),
+            ("home_slots", json!(label.home_slots)),
             ("mirror", json!(label.mirror.number)),
             ("mirrors", json!(label.mirror.count)),
             ("in_sync", json!(label.mirror.in_sync.iter().collect::<Vec<_>>())),

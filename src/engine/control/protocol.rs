@@ -33,6 +33,8 @@ pub enum Request {
     Sync(SyncRequest),
     /// A disk comes.
     Attach(AttachRequest),
+    /// A slot comes.
+    Add(AddRequest),
 }
 
 /// What a scrub is to do.
@@ -108,6 +110,17 @@ pub struct AttachRequest {
     pub overwrite: bool,
 }
 
+/// Which disks are the pool's next slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddRequest {
+    /// The disks, by their absolute paths: as many as each slot has.
+    pub paths: Vec<PathBuf>,
+    /// Whether what they carry may be destroyed.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
 /// What it answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -118,6 +131,8 @@ pub enum Answer {
     Scrub(Vec<ScrubReport>),
     /// To a disk that came.
     Attached(MirrorReport),
+    /// To a slot that came: its disks.
+    Added(Vec<MirrorReport>),
     /// To whatever is only done.
     Done,
 }

@@ -216,20 +216,33 @@ fn carry_out(engine: &StorageEngine, request: &Request) -> Result<Answer, Refusa
             Ok(Answer::Scrub(reports.map_err(failed)?))
         }
         Request::Attach(wish) => {
-            if !wish.path.is_absolute() {
-                let message = "the disk's path has to be absolute: the engine has another folder";
-                return Err(Refusal::new(RefusalKind::BadRequest, message));
-            }
-            let overwrite = if wish.overwrite { Overwrite::Yes } else { Overwrite::No };
+            let overwrite = may_come(std::slice::from_ref(&wish.path), wish.overwrite)?;
             let attached = engine.attach_disk(&wish.path, wish.place, overwrite);
-            let failed = |error: EngineError| Refusal::new(RefusalKind::Failed, error.to_string());
-            Ok(Answer::Attached(attached.map_err(failed)?))
+            Ok(Answer::Attached(attached.map_err(did_not_come)?))
+        }
+        Request::Add(wish) => {
+            let overwrite = may_come(&wish.paths, wish.overwrite)?;
+            let added = engine.add_disks(&wish.paths, overwrite);
+            Ok(Answer::Added(added.map_err(did_not_come)?))
         }
         Request::Sync(wish) => {
             engine.sync_order(wish.paused, wish.mib_per_second);
             Ok(Answer::Done)
         }
     }
+}
+
+fn did_not_come(error: EngineError) -> Refusal {
+    Refusal::new(RefusalKind::Failed, error.to_string())
+}
+
+/// Refuses paths that mean something else to the engine.
+fn may_come(paths: &[PathBuf], overwrite: bool) -> Result<Overwrite, Refusal> {
+    if paths.iter().any(|path| !path.is_absolute()) {
+        let message = "a disk's path has to be absolute: the engine has another folder";
+        return Err(Refusal::new(RefusalKind::BadRequest, message));
+    }
+    Ok(if overwrite { Overwrite::Yes } else { Overwrite::No })
 }
 
 fn refuse(mut stream: UnixStream, refusal: Refusal) {

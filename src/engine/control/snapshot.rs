@@ -237,7 +237,7 @@ impl Snapshot {
                 pid: std::process::id(),
                 uptime_ns: engine.uptime_ns(),
             },
-            pool: engine.pool_report().clone(),
+            pool: engine.pool_report(),
             epoch,
             labels_failed,
             capacity_bytes: now().map(|domain| domain.blocks).sum::<u64>() * BLOCK_BYTES,

@@ -14,18 +14,18 @@ use crate::engine::storage_engine::engine_status::MirrorReport;
 use crate::engine::storage_engine::format::cleared;
 use crate::engine::storage_engine::labels::look_at;
 use crate::engine::storage_engine::opening::{arena_of, labels};
-use crate::engine::storage_engine::replace::{DiskPlace, path_of};
+use crate::engine::storage_engine::replace::{DiskPlace, new_disk_id, path_of};
 use crate::engine::storage_engine::store_ticket::StoreTicket;
 use crate::engine::storage_engine::{EngineError, Overwrite, StorageEngine, operations};
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::io::backend::DiskFacts;
 use crate::io::op::DiskId;
-use crate::machine::random;
 use crate::store::call::Call;
 use crate::store::errand::{LocalFuture, errand};
 use crate::store::error::StoreError;
 use crate::store::member::{MirrorDisk, MirrorState};
 use crate::store::pool::{CopyFault, LabelCopies, PoolError, Preparation, prepare};
+use crate::store::port::Port;
 
 /// How long a disk that is prepared may go without answering.
 const SILENT_MAX: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a disk brings that comes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Brings {
+pub(super) enum Brings {
     /// Nothing of the pool.
     Nothing,
     /// What it had when it went away, under this label.
@@ -42,12 +42,12 @@ enum Brings {
 }
 
 /// Lets go of a disk that did not come after all.
-struct Guest<'a> {
-    io: &'a IoScheduler,
-    disk: DiskId,
-    stays: bool,
+pub(super) struct Guest<'a> {
+    pub(super) io: &'a IoScheduler,
+    pub(super) disk: DiskId,
+    pub(super) stays: bool,
     /// It may still have requests, which must not reach another disk: its place is lost with it.
-    is_busy: bool,
+    pub(super) is_busy: bool,
 }
 
 impl Drop for Guest<'_> {
@@ -192,17 +192,14 @@ impl StorageEngine {
         label.mirror.number = place.mirror;
         label.disk = match brings {
             Brings::Own(own) => own.disk,
-            Brings::Nothing => {
-                let id = random::bytes::<16>().map_err(EngineError::Random)?;
-                *uuid::Builder::from_random_bytes(id).into_uuid().as_bytes()
-            }
+            Brings::Nothing => new_disk_id()?,
         };
         Ok(label)
     }
 
     /// A disk without label and journal, ready to be admitted; or why it failed. The other error is
     /// that it has not answered.
-    fn prepared(
+    pub(super) fn prepared(
         &self,
         path: &Path,
         facts: &DiskFacts,
@@ -267,13 +264,22 @@ impl StorageEngine {
 
     /// Takes a disk into the membership: from then on it is written.
     fn admit(&self, mirror: &Arc<MirrorDisk>) -> Result<(), String> {
-        let io = &self.open.io;
         let (disks, admitted) = (Arc::clone(&self.open.disks), Arc::clone(mirror));
-        let (told, result) = channel();
         let work = move |port: std::rc::Rc<_>| -> LocalFuture<_> {
             Box::pin(async move { disks.admit(&port, admitted).await })
         };
-        let reactor = io.reactors_of(mirror.disk)[0];
+        self.membership_work(mirror.disk, work)
+    }
+
+    /// Has the membership changed on a reactor that drives a disk.
+    pub(super) fn membership_work<T: Send + 'static>(
+        &self,
+        disk: DiskId,
+        work: impl FnOnce(std::rc::Rc<Port>) -> LocalFuture<Result<T, String>> + Send + 'static,
+    ) -> Result<T, String> {
+        let io = &self.open.io;
+        let (told, result) = channel();
+        let reactor = io.reactors_of(disk)[0];
         io.spawn_seed(reactor, errand(work, move |outcome| drop(told.send(outcome))));
         loop {
             // Labels are written within a time of their own, after which disks are taken out.
@@ -289,7 +295,11 @@ impl StorageEngine {
     fn bring(&self, mirror: &Arc<MirrorDisk>) -> Result<(), StoreError> {
         let doorsteps = self.open.domains.iter().map(|domain| &domain.doorstep);
         let bring = || Call::Bring(Arc::clone(mirror));
-        let mut told = StoreTicket::all(doorsteps, bring, (operations::done, 0));
+        self.told(StoreTicket::all(doorsteps, bring, (operations::done, 0)))
+    }
+
+    /// Waits until all domains have obeyed.
+    pub(super) fn told(&self, mut told: StoreTicket<()>) -> Result<(), StoreError> {
         loop {
             told = match told.wait_until(Instant::now() + LOOK_EVERY) {
                 Ok(answer) => return answer,
@@ -302,6 +312,6 @@ impl StorageEngine {
     }
 }
 
-fn unusable(path: &Path, reason: String) -> EngineError {
+pub(super) fn unusable(path: &Path, reason: String) -> EngineError {
     EngineError::NotAttached { path: path.to_path_buf(), reason }
 }

@@ -49,8 +49,8 @@ impl StorageEngine {
         self.open.io.metrics()
     }
 
-    pub(crate) fn pool_report(&self) -> &PoolReport {
-        &self.open.pool
+    pub(crate) fn pool_report(&self) -> PoolReport {
+        self.open.pool_report()
     }
 
     /// The epoch, and why no label can be written any more, if so.

@@ -209,7 +209,7 @@ impl StorageEngine {
             now,
         });
         Ok(EngineStatus {
-            pool: self.open.pool.clone(),
+            pool: self.open.pool_report(),
             disks: self.disks(),
             epoch: self.open.disks.membership.durable().0,
             labels_failed: self.open.disks.membership.broken().map(|why| why.to_string()),

@@ -14,7 +14,7 @@ use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
 use crate::machine::device::{DeviceError, probe};
 use crate::store::assembly::{Assembly, Missing, assemble};
-use crate::store::member::MirrorState;
+use crate::store::member::{MirrorDisk, MirrorState};
 use crate::store::pool::{CopyFault, LabelCopies, made_for};
 
 /// Least bytes of a disk that has four copies at four places.
@@ -102,8 +102,26 @@ impl Labelled {
             in_sync: self.in_sync,
             disk_bytes: layout.disk_bytes(),
             group_bytes: layout.group_blocks() * BLOCK_BYTES,
-            data_bytes: u64::from(layout.domains()) * layout.space_blocks() * BLOCK_BYTES,
+            data_bytes: layout.data_blocks() * BLOCK_BYTES,
             labels: self.described.clone(),
+        }
+    }
+}
+
+impl MemberReport {
+    /// Of a disk whose slot came while the pool was open.
+    pub(super) fn that_came(mirror: &MirrorDisk) -> MemberReport {
+        let Label { disk, slot, layout, .. } = mirror.label;
+        MemberReport {
+            path: PathBuf::from(&*mirror.path),
+            disk: Uuid::from_bytes(disk),
+            slot,
+            mirror: mirror.label.mirror.number,
+            in_sync: mirror.state() == MirrorState::InSync,
+            disk_bytes: layout.disk_bytes(),
+            group_bytes: layout.group_blocks() * BLOCK_BYTES,
+            data_bytes: layout.data_blocks() * BLOCK_BYTES,
+            labels: vec!["whole".to_owned(); LABEL_COPIES],
         }
     }
 }
@@ -249,7 +267,8 @@ mod tests {
         let layout = Layout::plan(disk_bytes, 1, 1 << 20).unwrap();
         let (pool, disk) = ([0xab; 16], [2; 16]);
         let mirror = Mirror::ALONE;
-        let label = Label { pool, disk, slot: 0, slots: 1, mirror, epoch: 1, layout };
+        let (slot, slots, home_slots, epoch) = (0, 1, 1, 1);
+        let label = Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout };
         assert_eq!(label.encode(0)[..LABEL_MAGIC.len()], LABEL_MAGIC);
         let scratch = ScratchDir::new();
         for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {

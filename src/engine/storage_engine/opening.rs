@@ -21,7 +21,7 @@ use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::BLOCK_BYTES;
 use crate::io::backend::DiskFacts;
 use crate::io::op::DiskId;
-use crate::machine::device::DeviceKind;
+use crate::machine::device::{DeviceInfo, DeviceKind};
 use crate::machine::random;
 use crate::machine::topology::Topology;
 use crate::memory::Arena;
@@ -120,8 +120,7 @@ fn domain_config(config: &EngineConfig, force: Force) -> DomainConfig {
 }
 
 /// In parts of how many bytes a disk is told of what became free; 0: it is not.
-fn discard_part_bytes(io: &IoScheduler, disk: usize, when: DiscardWhen) -> u64 {
-    let info = io.devices[disk].as_ref();
+pub(super) fn discard_part_bytes(info: Option<&DeviceInfo>, when: DiscardWhen) -> u64 {
     let queue = info.and_then(|info| info.queue.as_ref());
     let takes_it = queue.is_some_and(|queue| queue.discard_max_bytes > 0);
     let is_file = info.is_some_and(|info| info.kind == DeviceKind::File);
@@ -175,10 +174,9 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
     let mut config = config.clone();
     config.io.disks.retain(|disk| seen.disks.iter().any(|seen| seen.path == disk.path));
     let paths: Vec<PathBuf> = config.io.disks.iter().map(|disk| disk.path.clone()).collect();
-    // Without mirrors nothing has what a disk had.
-    let places = match (seen.assembly.label.mirror.count, config.pool.read_only) {
-        (1, _) | (_, ReadOnly::Yes) => 0,
-        _ => config.pool.vacant_places as u16,
+    let places = match config.pool.read_only {
+        ReadOnly::Yes => 0,
+        ReadOnly::No => config.pool.vacant_places as u16,
     };
     let io = IoScheduler::open_with_places(&io_config(&config, &seen.assembly.label)?, places)?;
     match start(&io, (&config, force), (&paths, seen.assembly.notes)) {
@@ -191,6 +189,7 @@ pub(super) fn open(config: &EngineConfig, force: Force) -> Result<StorageEngine,
                 creations: AtomicUsize::new(0),
                 closed: AtomicBool::new(false),
                 is_read_only: config.pool.read_only == ReadOnly::Yes,
+                discard: config.pool.discard,
                 attaching: Mutex::default(),
                 #[cfg(feature = "control")]
                 control: Mutex::default(),
@@ -274,7 +273,7 @@ fn members(
         let memory = arena.take(sector.max(LABEL_BYTES));
         let memory = memory.map_err(|error| PoolError::NoMemory(error.to_string()))?;
         let named = (disk, Arc::clone(&labelled.name));
-        let part_bytes = discard_part_bytes(io, number, config.pool.discard);
+        let part_bytes = discard_part_bytes(io.devices[number].as_ref(), config.pool.discard);
         let label = (labelled.label, labelled.copies.clone());
         Ok::<_, EngineError>((MirrorDisk::new(named, label, state, memory), part_bytes))
     })?;
@@ -355,7 +354,7 @@ fn start_domain(
     (pool, domain, members): ([u8; 16], u16, &Arc<Disks>),
     (others, told): (&[DomainHandle], Sender<Told>),
 ) -> Result<DomainHandle, EngineError> {
-    let home = Members::home_of(domain, members.members.len());
+    let home = Members::home_of(domain, members.label().home_slots.into());
     let reactors = io.reactors_of(members.members[usize::from(home)].first_disk());
     let taken: Vec<usize> = others.iter().map(|other| other.reactor).collect();
     let reactor = least_taken(&reactors, &taken);

@@ -53,8 +53,7 @@ pub(super) fn replace(
         let reason = format!("the disk that is mirror {mirror} of slot {slot} has everything");
         return Err(PoolError::Unusable { path: path_of(with), reason }.into());
     }
-    let id = random::bytes::<16>().map_err(EngineError::Random)?;
-    label.disk = *uuid::Builder::from_random_bytes(id).into_uuid().as_bytes();
+    label.disk = new_disk_id()?;
     let mut alone = config.clone();
     alone.io.disks = vec![DiskConfig {
         path: with.to_path_buf(),
@@ -69,6 +68,12 @@ pub(super) fn replace(
     let mut all = paths;
     all.push(with.to_path_buf());
     labels::inspect_all(&all)
+}
+
+/// An id that no other disk has.
+pub(super) fn new_disk_id() -> Result<[u8; 16], EngineError> {
+    let id = random::bytes::<16>().map_err(EngineError::Random)?;
+    Ok(*uuid::Builder::from_random_bytes(id).into_uuid().as_bytes())
 }
 
 pub(super) fn path_of(path: &Path) -> Arc<str> {

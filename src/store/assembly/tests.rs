@@ -11,7 +11,7 @@ fn disk((slot, mirror): (u16, u16), slots: u16, epoch: u64, in_sync: &[usize]) -
     in_sync.iter().for_each(|number| set.insert(*number));
     let mirror = Mirror { number: mirror, count: 2, in_sync: set };
     let disk = [1 + slot as u8 * 2 + mirror.number as u8; 16];
-    Label { pool: [1; 16], disk, slot, slots, mirror, epoch, layout }
+    Label { pool: [1; 16], disk, slot, slots, home_slots: slots, mirror, epoch, layout }
 }
 
 fn named(labels: &[Label]) -> Vec<(Arc<str>, Label)> {
@@ -83,9 +83,9 @@ fn an_old_image_of_a_disk_in_sync_is_stale() {
     let (a, b) = (disk((0, 0), 1, 9, &[0, 1]), disk((0, 1), 1, 7, &[0, 1]));
     let c = disk((0, 1), 1, 9, &[0, 1]);
     let three = [disk((1, 0), 2, 9, &[0, 1, 2, 3]), disk((1, 1), 2, 9, &[0, 1, 2, 3])];
-    let all = [Label { slots: 2, ..a }, Label { slots: 2, ..b }].map(|label| {
+    let all = [a, b].map(|label| {
         let mirror = Mirror { in_sync: DiskSet::first(4), ..label.mirror };
-        Label { mirror, ..label }
+        Label { slots: 2, home_slots: 2, mirror, ..label }
     });
     let judged = judged(&[all[0], all[1], three[0], three[1]]).unwrap();
     assert_eq!(used(&judged), [(0, InSync), (1, Syncing), (2, InSync), (3, InSync)]);
@@ -94,6 +94,31 @@ fn an_old_image_of_a_disk_in_sync_is_stale() {
     let beside = assemble(&named(&[a, b, c]), Missing::Refuse).unwrap();
     assert_eq!(used(&beside), [(0, InSync), (2, InSync)]);
     assert!(beside.notes.iter().any(|note| note.contains("not used")), "{:?}", beside.notes);
+}
+
+/// A slot was coming: the new disks have the newest label, the others that or the one before.
+#[test]
+fn a_slot_that_was_coming_is_there_when_its_disks_are_named() {
+    let before = |mirror| disk((0, mirror), 1, 8, &[0, 1]);
+    let widened = |label: Label| Label { slots: 2, ..label };
+    let after = |slot, mirror| {
+        widened(Label { home_slots: 1, ..disk((slot, mirror), 1, 9, &[0, 1, 2, 3]) })
+    };
+    let new = [after(1, 0), after(1, 1)];
+    for old in [[before(0), before(1)], [after(0, 0), before(1)], [after(0, 0), after(0, 1)]] {
+        let judged = judged(&[old[0], new[0], old[1], new[1]]).unwrap();
+        let all = [(0, InSync), (2, InSync), (1, InSync), (3, InSync)];
+        assert_eq!(used(&judged), all);
+        assert_eq!((judged.label.slots, judged.label.home_slots), (2, 1));
+    }
+    // Nobody needs them as long as none of the others has heard of them.
+    assert_eq!(used(&judged(&[before(0), before(1)]).unwrap()), [(0, InSync), (1, InSync)]);
+    assert!(refusal(&[after(0, 0), before(1)]).contains("no disk of slot 1"));
+    // Two of one epoch say one thing, and a newer one never less.
+    let same = Label { epoch: 9, ..before(1) };
+    assert!(refusal(&[after(0, 0), same, new[0], new[1]]).contains("another geometry"));
+    let later = Label { epoch: 10, ..before(0) };
+    assert!(refusal(&[later, before(1), new[0], new[1]]).contains("another geometry"));
 }
 
 #[test]

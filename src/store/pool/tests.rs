@@ -27,6 +27,7 @@ fn label_of(copy: Copy) -> Option<Label> {
         disk: [2; 16],
         slot: 0,
         slots: 1,
+        home_slots: 1,
         mirror: Mirror::ALONE,
         epoch: 4,
         layout,

@@ -413,7 +413,7 @@ impl World {
             let seed = DomainSeed {
                 members: Members::new(
                     Arc::clone(&disks),
-                    Members::home_of(domain, self.setup.disks),
+                    Members::home_of(domain, disks.label().home_slots.into()),
                 ),
                 pool: [7; 16],
                 domain,
