@@ -26,7 +26,7 @@ use std::task::Waker;
 use crate::concurrency::call_table::ServerKey;
 use crate::io::backend::{Backend, DiskFacts, REAP_MAX, Reaped, Wait};
 use crate::io::error::ErrorKind;
-use crate::io::op::Request;
+use crate::io::op::{DiskId, Request};
 use crate::io::op_table::{OpTable, Origin, State};
 use crate::reactor::bell::BellTable;
 use crate::reactor::drain::StuckDisk;
@@ -589,6 +589,12 @@ impl ReactorState {
                     done(attached);
                 }
                 Control::Detach { disk, done } => done(backend.detach(disk)),
+                Control::Resize { disk, size_bytes, done } => {
+                    if let Some(lane) = self.lane_of(disk) {
+                        lane.resize(size_bytes);
+                    }
+                    done(Ok(()));
+                }
                 Control::Drain => {
                     self.draining = true;
                     self.return_queued();
@@ -604,10 +610,14 @@ impl ReactorState {
 
     /// The lane of a place that was vacant drives a disk.
     fn attach(&mut self, facts: &DiskFacts, limits: &Limits) {
-        let lane = self.lane_of_disk.get(usize::from(facts.id.0)).copied().flatten();
-        if let Some(index) = lane {
-            self.lanes[usize::from(index)].attach(facts.clone(), limits.clone());
+        if let Some(lane) = self.lane_of(facts.id) {
+            lane.attach(facts.clone(), limits.clone());
         }
+    }
+
+    fn lane_of(&mut self, disk: DiskId) -> Option<&mut Lane> {
+        let index = self.lane_of_disk.get(usize::from(disk.0)).copied().flatten()?;
+        self.lanes.get_mut(usize::from(index))
     }
 
     /// Puts a task in a free slot, to be polled in this turn.

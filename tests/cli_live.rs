@@ -248,6 +248,53 @@ fn slots_come_to_a_running_engine_and_to_a_pool_at_rest() {
 }
 
 #[test]
+fn disks_grow_under_a_running_engine_and_at_rest() {
+    let pool = Pool::new("grown");
+    let (disk, socket) = (pool.path("a"), format!("--socket={}", pool.path("socket")));
+    let enlarge = |name: &str, mib: u64| {
+        let mut file = std::fs::File::options().append(true).open(pool.path(name)).unwrap();
+        let more = (mib << 20) - file.metadata().unwrap().len();
+        std::io::Write::write_all(&mut file, &vec![0; more as usize]).unwrap();
+    };
+    let engine = StorageEngine::open(pool.config.clone()).unwrap();
+    let inode = engine.create_inode(InodeOptions::default()).wait().unwrap();
+    let mut size = 0;
+    let mut fill = |engine: &StorageEngine| {
+        while engine.write(inode, size, &[size as u8 >> 4; 1 << 20]).wait().is_ok() {
+            size += 1 << 20;
+        }
+        size
+    };
+    let full = fill(&engine);
+    enlarge("a", 96);
+    assert!(good(&["disk", "grow", &disk, &socket]).contains("no disk has grown"), "b has not");
+    enlarge("b", 100);
+    let grown: Value =
+        serde_json::from_str(&good(&["disk", "grow", &disk, &socket, "--json"])).unwrap();
+    let more = |field: &str| grown["slots"][0][field].as_u64().unwrap();
+    let came = more("data_bytes") - more("data_bytes_before");
+    assert!((24 << 20..=32 << 20).contains(&came), "{grown}");
+    let larger = fill(&engine);
+    assert!(larger - full > came / 10 * 8, "{full} bytes, then {larger}");
+    engine.close(Duration::from_secs(30)).unwrap();
+
+    enlarge("a", 128);
+    enlarge("b", 128);
+    let other = format!("--disk={}", pool.path("b"));
+    assert!(good(&["disk", "grow", &disk, &other]).contains("DATA NOW"));
+    good(&["check", "--data", &disk, &pool.path("b")]);
+    let engine = StorageEngine::open(pool.config.clone()).unwrap();
+    let last = fill(&engine);
+    assert!(last - larger > 20 << 20, "{larger} bytes, then {last}");
+    for offset in (0..last).step_by(1 << 20) {
+        let bytes = engine.read(inode, offset..offset + (1 << 20)).wait().unwrap();
+        assert!(bytes.iter().all(|byte| *byte == offset as u8 >> 4), "at {offset}");
+    }
+    engine.close(Duration::from_secs(30)).unwrap();
+    good(&["check", "--data", &disk, &pool.path("b")]);
+}
+
+#[test]
 fn it_is_watched_as_long_as_it_runs() {
     let pool = Pool::new("watched");
     let (disk, socket) = (pool.path("a"), format!("--socket={}", pool.path("socket")));

@@ -9,7 +9,7 @@ use dynamicfs::engine::control::{
     AddRequest, Answer, AttachRequest, Request, Snapshot, SyncRequest,
 };
 use dynamicfs::engine::storage_engine::{
-    DiskPlace, MemberReport, MirrorReport, Overwrite, PoolReport, StorageEngine,
+    DiskPlace, GrownSlot, MemberReport, MirrorReport, Overwrite, PoolReport, StorageEngine,
 };
 use dynamicfs::format::layout::BLOCK_BYTES;
 use dynamicfs::store::member::MirrorState;
@@ -34,6 +34,9 @@ pub(crate) enum DiskCommand {
     /// emptier they are; what is on the others stays there. Where no engine has the pool open, it
     /// is opened for this. From then on name them with the others.
     Add(AddArguments),
+    /// Use what the disks of a pool have grown by, while it is used. Where no engine has the pool
+    /// open, it is opened for this.
+    Grow(GrowArguments),
     /// Put a new disk in the place of one that is missing or has failed. All that it holds is lost.
     ///
     /// An engine that has the pool open takes it while it works. Where none has, name the disks
@@ -65,6 +68,17 @@ pub(crate) struct AddArguments {
     with: Vec<PathBuf>,
     #[command(flatten)]
     destroys: DestroyArguments,
+    #[command(flatten)]
+    live: LiveArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GrowArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
     #[command(flatten)]
     live: LiveArguments,
     /// Print JSON.
@@ -132,6 +146,7 @@ pub(crate) fn run(command: &DiskCommand) -> Result<Report, Failure> {
     match command {
         DiskCommand::List(arguments) => list(arguments),
         DiskCommand::Add(arguments) => add(arguments),
+        DiskCommand::Grow(arguments) => grow(arguments),
         DiskCommand::Replace(arguments) => replace(arguments),
         DiskCommand::Attach(arguments) => attach(arguments),
         DiskCommand::Sync(arguments) => sync(arguments),
@@ -213,6 +228,30 @@ fn add(arguments: &AddArguments) -> Result<Report, Failure> {
     paths.iter().for_each(|path| text.push_str(&format!(" --disk {}", path.display())));
     text.push('\n');
     Ok(text.into())
+}
+
+fn grow(arguments: &GrowArguments) -> Result<Report, Failure> {
+    let grown = match arguments.live.connect(&arguments.pool)? {
+        Some(mut live) => {
+            let answer = live.ask(&Request::Grow)?;
+            let Answer::Grown(grown) = answer else { return Err(unexpected(&answer)) };
+            grown
+        }
+        None => arguments.pool.with_engine(|engine| Ok(engine.grow()?))?,
+    };
+    if arguments.json {
+        return super::json(&json!({ "slots": grown })).map(Report::from);
+    }
+    let row = |slot: &GrownSlot| {
+        vec![slot.slot.to_string(), size(slot.data_bytes_before), size(slot.data_bytes)]
+    };
+    match grown.as_slice() {
+        [] => Ok("no disk has grown by a round of allocation groups\n".to_owned().into()),
+        some => {
+            let rows: Vec<_> = some.iter().map(row).collect();
+            Ok(table(&["SLOT", "DATA BEFORE", "DATA NOW"], &rows).into())
+        }
+    }
 }
 
 /// A path as a process with another folder understands it.

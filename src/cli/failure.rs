@@ -131,6 +131,7 @@ impl From<EngineError> for Failure {
             | EngineError::Open(_)
             | EngineError::Random(_)
             | EngineError::Pool(PoolError::NoMemory(_))
+            | EngineError::NotGrown { .. }
             | EngineError::Reactor(_) => Exit::Runtime,
         };
         Failure::new(exit, message)

@@ -16,6 +16,7 @@ mod controlled;
 mod engine_error;
 mod engine_status;
 mod format;
+mod grow;
 mod labels;
 mod opening;
 mod operations;
@@ -33,6 +34,7 @@ use crate::concurrency::thread_wait::on_reactor_thread;
 use crate::engine::control::server::ControlServer;
 use crate::engine::engine_config::{DiscardWhen, EngineConfig};
 use crate::engine::io_scheduler::IoScheduler;
+use crate::format::layout::BLOCK_BYTES;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::call::Call;
 use crate::store::error::StoreError;
@@ -43,6 +45,7 @@ use crate::store::service::Doorstep;
 pub use engine_error::{CloseReport, EngineError};
 pub use engine_status::{DomainReport, EngineMetrics, EngineStatus, MirrorReport};
 pub use format::{DiskFormatPlan, Fill, FormatOptions, FormatPlan, Overwrite};
+pub use grow::GrownSlot;
 pub use labels::{MemberReport, PoolReport};
 pub use opening::Force;
 pub use operations::{Acknowledged, InodeId, InodeInfo, InodeOptions, ReadOptions};
@@ -98,6 +101,14 @@ impl OpenPool {
     /// What the pool is, with the slots that have come.
     fn pool_report(&self) -> PoolReport {
         let mut report = self.pool.clone();
+        // Those that have grown say so.
+        for disk in &mut report.disks {
+            if let Some(member) = self.disks.members.get(usize::from(disk.slot)) {
+                let layout = member.layout();
+                disk.disk_bytes = layout.disk_bytes();
+                disk.data_bytes = layout.data_blocks() * BLOCK_BYTES;
+            }
+        }
         let known = usize::from(report.members / report.mirrors.max(1));
         for member in self.disks.members.iter().skip(known) {
             report.members += report.mirrors;

@@ -18,7 +18,7 @@ use crate::engine::open::{limits_of, open_disk};
 use crate::engine::status::DiskStatus;
 use crate::io::backend::DiskFacts;
 use crate::io::op::DiskId;
-use crate::machine::device::DeviceInfo;
+use crate::machine::device::{DeviceError, DeviceInfo};
 use crate::reactor::shared::Control;
 
 /// How long a reactor may take to begin driving a disk, or to let go of it.
@@ -103,6 +103,25 @@ impl IoScheduler {
     pub(crate) fn attached_info(&self, disk: DiskId) -> Option<DeviceInfo> {
         let attached = self.vacancies.attached();
         attached.into_iter().find(|status| status.facts.id == disk)?.device
+    }
+
+    /// How many whole blocks of bytes a disk has now: a device may have been resized.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub(crate) fn measure(&self, disk: DiskId) -> Result<u64, DeviceError> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Some(device)) = held.get(usize::from(disk.0)) else { return Ok(0) };
+        let block = u64::from(device.info().logical_block_bytes).max(1);
+        Ok(device.current_size()? / block * block)
+    }
+
+    /// Requests of local tasks may go to so many bytes of a disk from here on.
+    ///
+    /// # Errors
+    /// A reactor does not obey.
+    pub(crate) fn resize(&self, disk: DiskId, size_bytes: u64) -> io::Result<()> {
+        self.order_all(disk, |done| Control::Resize { disk, size_bytes, done })
     }
 
     /// Lets go of a disk that failed, so that others may have it, or it may come back. What it has

@@ -16,6 +16,10 @@
 //! An older label with two copies leaves two for the newer, less than the three that make it
 //! hold; so whatever held is seen by two copies, and two that rot at once are not taken for an
 //! older pool.
+//! On a disk that grows the copies at its end move with it. A label for more bytes is written there
+//! first, then at the start: as long as the start says the old size the old copies are read, and
+//! from then on the new ones.
+//!
 //! A pool is made by destroying all copies on all its disks, one after another, and writing the new
 //! labels last, in epoch 1. Disks are one pool when their labels have the same pool, number of
 //! slots, domains and journals: paths say nothing.

@@ -162,6 +162,15 @@ impl Layout {
         Ok(layout)
     }
 
+    /// The same on a disk that is larger: what was there stays where it is, the labels at the end
+    /// move, and groups come before them.
+    ///
+    /// # Errors
+    /// As [`Layout::plan`].
+    pub fn for_disk(&self, disk_bytes: u64) -> Result<Layout, LayoutError> {
+        Layout::new(disk_bytes, self.domains, self.journal_bytes, self.group_blocks)
+    }
+
     /// Bytes of the disk that the layout was made for.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes

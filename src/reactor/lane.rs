@@ -66,6 +66,11 @@ impl Lane {
         self.facts = facts;
     }
 
+    /// The disk has another size.
+    pub(crate) fn resize(&mut self, size_bytes: u64) {
+        self.facts.size_bytes = size_bytes;
+    }
+
     pub(crate) fn facts(&self) -> &DiskFacts {
         &self.facts
     }

@@ -44,6 +44,12 @@ pub(crate) enum Control {
         file: Arc<OwnedFd>,
         done: Box<dyn FnOnce(std::io::Result<()>) + Send>,
     },
+    /// A disk has another size, and what is inside may be sent; say so.
+    Resize {
+        disk: DiskId,
+        size_bytes: u64,
+        done: Box<dyn FnOnce(std::io::Result<()>) + Send>,
+    },
     /// Let go of a disk that nothing is sent to any more, and say so.
     Detach {
         disk: DiskId,

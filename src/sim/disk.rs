@@ -127,6 +127,13 @@ pub struct SimDisk {
 }
 
 impl SimDisk {
+    /// Has more sectors from now on, which nobody has written. A simulation learns of it when it is
+    /// made of the disk.
+    pub fn grow(&mut self, size_bytes: u64) {
+        assert!(size_bytes >= self.config.size_bytes, "a disk does not shrink");
+        self.config.size_bytes = size_bytes;
+    }
+
     /// A disk of zeroes.
     ///
     /// # Panics

@@ -117,6 +117,8 @@ pub enum Call {
     Bring(Arc<MirrorDisk>),
     /// The pool has one more slot, and the domain its groups of it.
     Widen(u16),
+    /// The disks of a slot have grown, and the domain has its groups of that.
+    Grow(u16),
     /// Everything is made durable, a checkpoint written; the domain takes no more.
     Close,
 }

@@ -55,6 +55,9 @@ pub struct MirrorDisk {
     /// Bytes of its logical sectors.
     pub sector: usize,
     state: AtomicU8,
+    /// Bytes of the disk that its label is made for: more than when the pool was opened, if it has
+    /// grown.
+    pub(crate) made_for: AtomicU64,
     /// How fast it reads.
     pub(crate) times: ReadTimes,
     /// Domains that have brought it all that they have.
@@ -86,6 +89,7 @@ impl MirrorDisk {
             label_copies,
             sector: label_buffer.len(),
             state: AtomicU8::new(state as u8),
+            made_for: AtomicU64::new(label.layout.disk_bytes()),
             times: ReadTimes::default(),
             synced_domains: AtomicU64::new(0),
             sync_looked_at: AtomicU64::new(0),
@@ -94,6 +98,13 @@ impl MirrorDisk {
             is_blank: false,
             label_buffer: Mutex::new(Some(label_buffer)),
         }
+    }
+
+    /// Zones of it.
+    pub(crate) fn layout(&self) -> Layout {
+        let layout = self.label.layout;
+        // It was made for as many bytes before, or is judged before it is.
+        layout.for_disk(self.made_for.load(Ordering::Acquire)).unwrap_or(layout)
     }
 
     /// Its number in the pool.
@@ -125,8 +136,6 @@ impl MirrorDisk {
 pub struct Member {
     /// Its disks that are there, at least one of them in sync.
     pub mirrors: MirrorList,
-    /// Zones of each of them.
-    pub layout: Layout,
     /// What the domains tell each other of its flushes.
     pub flushes: Arc<DiskFlushes>,
     /// In parts of how many bytes it is told of what became free; 0: never.
@@ -139,15 +148,23 @@ impl Member {
         self.mirrors.iter().filter(|mirror| mirror.is_in_sync())
     }
 
+    fn first(&self) -> &Arc<MirrorDisk> {
+        self.mirrors.first().unwrap_or_else(|| unreachable!("a slot has a disk"))
+    }
+
     /// What all labels of the slot say, as its first one does.
     pub(crate) fn label(&self) -> Label {
-        self.mirrors.first().unwrap_or_else(|| unreachable!("a slot has a disk")).label
+        Label { layout: self.layout(), ..self.first().label }
+    }
+
+    /// Zones of each of its disks.
+    pub(crate) fn layout(&self) -> Layout {
+        self.first().layout()
     }
 
     /// The first of its disks, by number.
     pub(crate) fn first_disk(&self) -> DiskId {
-        let first = self.mirrors.first();
-        first.unwrap_or_else(|| unreachable!("a slot has a disk")).disk
+        self.first().disk
     }
 
     /// For messages: the path of its disk, or of the first that may be read.
@@ -228,7 +245,6 @@ impl Disks {
             let slot = &mut members[usize::from(mirror.label.slot)];
             let member = slot.get_or_insert_with(|| Member {
                 mirrors: MirrorList::default(),
-                layout: mirror.label.layout,
                 flushes: Arc::default(),
                 discard_part_bytes: 0,
             });
@@ -236,6 +252,13 @@ impl Disks {
             if member.mirrors.push(Arc::new(mirror)).is_err() {
                 unreachable!("a slot has at most four disks")
             }
+        }
+        for member in members.iter().flatten() {
+            // One that was cut short while the slot grew has the label from before.
+            let in_sync = member.in_sync().max_by_key(|mirror| mirror.label.epoch);
+            let bytes = in_sync.map_or(0, |mirror| mirror.label.layout.disk_bytes());
+            let all = member.mirrors.iter().filter(|_| bytes > 0);
+            all.for_each(|mirror| mirror.made_for.store(bytes, Ordering::Release));
         }
         let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
         let members = SlotList::new(members.into_iter().flatten().collect());
@@ -330,7 +353,7 @@ impl Members {
 
     /// Commit domains of the pool.
     pub(crate) fn domains(&self) -> u16 {
-        self.home().layout.domains()
+        self.home().layout().domains()
     }
 
     /// Flushes a slot for a domain, and counts it if it fails: what has completed and no flush has

@@ -131,14 +131,14 @@ impl Disks {
             let is_whole = mirror.label_copies.are_all(&mirror.label);
             let Label { epoch, slots, .. } = mirror.label;
             let in_sync = mirror.label.mirror.in_sync;
-            (!is_whole).then_some(Content { epoch, slots, in_sync })
+            (!is_whole).then_some(Content { epoch, slots, in_sync, is_own: true })
         };
         self.write_each(port, own).await;
         // A stale disk must not have a label that calls it in sync, as the newest may.
         let behind = |mirror: &MirrorDisk| {
             let is_behind = mirror.is_in_sync() && mirror.label.epoch != newest;
             let slots = self.members.len() as u16;
-            is_behind.then_some(Content { epoch: newest, slots, in_sync: of_newest })
+            is_behind.then_some(Content { epoch: newest, slots, in_sync: of_newest, is_own: false })
         };
         self.write_each(port, behind).await;
         // Fewer than half were accepted by who opens it: then these are all that count.
@@ -208,7 +208,8 @@ impl Disks {
         if first.mirror.count > 1 {
             disks.iter().for_each(|disk| in_sync.insert(disk.number()));
         }
-        let content = Content { epoch: epoch + 1, slots: slot as u16 + 1, in_sync };
+        let (epoch, slots) = (epoch + 1, slot as u16 + 1);
+        let content = Content { epoch, slots, in_sync, is_own: false };
         if let Err(why) = self.write_all(port, &disks, Some(content)).await {
             // The next epoch is another change's, of which these are to say nothing.
             let _ = self.write_all(port, &disks, None).await;
@@ -217,7 +218,6 @@ impl Disks {
         disks.iter().for_each(|disk| disk.set_state(MirrorState::InSync));
         let member = Member {
             mirrors: MirrorList::default(),
-            layout: first.layout,
             flushes: Arc::default(),
             discard_part_bytes: part_bytes,
         };
@@ -229,6 +229,30 @@ impl Disks {
         self.members.push(member);
         let published = self.publish(port, (in_sync, base), &[]).await;
         published.map(|()| slot as u16).map_err(|NotDurable(why)| why)
+    }
+
+    /// The disks of a slot have grown to so many bytes: so their labels say, durably, before any of
+    /// it is used.
+    pub(crate) async fn grow(&self, port: &Port, slot: u16, bytes: u64) -> Result<(), String> {
+        let _change = self.membership.begin_change(port).await;
+        let Some(member) = self.members.get(usize::from(slot)) else {
+            return Err(format!("there is no slot {slot}"));
+        };
+        let layout = member.layout();
+        if bytes < layout.disk_bytes() {
+            return Err(format!("slot {slot} was made for {} bytes", layout.disk_bytes()));
+        }
+        layout.for_disk(bytes).map_err(|error| error.to_string())?;
+        let set = |bytes: u64| {
+            member
+                .mirrors
+                .iter()
+                .for_each(|mirror| mirror.made_for.store(bytes, Ordering::Release));
+        };
+        set(bytes);
+        let (_, in_sync) = self.membership.durable();
+        let published = self.publish(port, (in_sync, in_sync), &[]).await;
+        published.map_err(|NotDurable(why)| why)
     }
 
     /// Writes the labels of all these disks, or destroys them.
@@ -313,7 +337,8 @@ impl Disks {
             let to = self.written().filter(|mirror| !out.contains(&mirror.number()));
             let to: Vec<&Arc<MirrorDisk>> = to.collect();
             let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
-            let content = Content { epoch, slots: self.members.len() as u16, in_sync };
+            let slots = self.members.len() as u16;
+            let content = Content { epoch, slots, in_sync, is_own: false };
             for mirror in &to {
                 writes.push(Box::pin(write_label(port, mirror, Some(content))));
             }
@@ -366,6 +391,8 @@ struct Content {
     epoch: u64,
     slots: u16,
     in_sync: DiskSet,
+    /// It is what the disk said already, also of its size.
+    is_own: bool,
 }
 
 /// Writes a disk's label, copy by copy; without content none is left.
@@ -375,8 +402,11 @@ async fn write_label(
     content: Option<Content>,
 ) -> Result<(), NotDurable> {
     let mut label: Label = mirror.label;
-    if let Some(Content { epoch, slots, in_sync }) = content {
+    if let Some(Content { epoch, slots, in_sync, is_own }) = content {
         (label.epoch, label.slots) = (epoch, slots);
+        if !is_own {
+            label.layout = mirror.layout();
+        }
         if label.mirror.count > 1 {
             label.mirror.in_sync = in_sync;
         }
@@ -384,7 +414,11 @@ async fn write_label(
     let take = || mirror.label_buffer.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = take().take();
     let (mut durable, mut why) = (0, "a device that never answered keeps its memory".to_owned());
-    for (copy, offset) in label_offsets(label.layout.disk_bytes()).into_iter().enumerate() {
+    let offsets = label_offsets(label.layout.disk_bytes());
+    // Those at the end first where that has moved: they are looked for when the start says so.
+    let has_moved = label.layout.disk_bytes() != mirror.label.layout.disk_bytes();
+    let order = if has_moved { [2, 3, 0, 1] } else { [0, 1, 2, 3] };
+    for (copy, offset) in order.map(|copy: usize| (copy, offsets[copy])) {
         match &mirror.label_copies.0[copy] {
             // A copy of a newer format is a newer program's.
             Err(CopyFault::Newer(_)) => continue,

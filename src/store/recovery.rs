@@ -283,7 +283,7 @@ pub(crate) async fn recover(
 
 /// Whose journal a seed opens.
 pub(crate) fn journal_id(seed: &DomainSeed) -> JournalId {
-    let zone = seed.members.home().layout.zone(Zone::Journal(seed.domain));
+    let zone = seed.members.home().layout().zone(Zone::Journal(seed.domain));
     JournalId {
         pool: seed.pool,
         disk: seed.members.home_slot(),
@@ -295,7 +295,7 @@ pub(crate) fn journal_id(seed: &DomainSeed) -> JournalId {
 
 /// What a domain has of a slot.
 pub(crate) fn share(member: &Member) -> Share {
-    Share { layout: member.layout, part_blocks: member.discard_part_bytes / BLOCK_BYTES }
+    Share { layout: member.layout(), part_blocks: member.discard_part_bytes / BLOCK_BYTES }
 }
 
 fn assemble(
@@ -607,7 +607,7 @@ impl Recovery<'_> {
     fn elsewhere(&self, changes: &Changes) -> Option<Place> {
         let is_data = |place: &Place| {
             let member = self.seed.members.get(place.disk());
-            member.is_some_and(|member| member.layout.group_of(place.block()).is_some())
+            member.is_some_and(|member| member.layout().group_of(place.block()).is_some())
         };
         let mut places = changes.extents.iter().flat_map(|put| put.extent.existing());
         places.find(|place| !is_data(place))

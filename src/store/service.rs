@@ -354,6 +354,7 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
         Call::Bring(mirror) => bring(&domain, mirror),
         Call::Widen(slot) => widen(&domain, slot),
+        Call::Grow(slot) => grow(&domain, slot),
         Call::Close => close(&shared, &domain).await,
     };
     answer.give(reply.unwrap_or_else(Reply::Failed), &shared.wakers);
@@ -378,6 +379,15 @@ fn widen(domain: &Domain, slot: u16) -> Result<Reply, StoreError> {
         space.add_disk(slot, &share(member));
     }
     drop(space);
+    domain.changed.notify();
+    Ok(Reply::Done)
+}
+
+/// The disks of a slot have more groups.
+fn grow(domain: &Domain, slot: u16) -> Result<Reply, StoreError> {
+    if let Some(member) = domain.members.get(slot) {
+        domain.space.borrow_mut().grow(slot, member.layout());
+    }
     domain.changed.notify();
     Ok(Reply::Done)
 }

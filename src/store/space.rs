@@ -103,6 +103,13 @@ impl Space {
         }
     }
 
+    /// The disk in a slot has more groups than before.
+    pub(crate) fn grow(&mut self, slot: u16, layout: Layout) {
+        if let Some(member) = self.members.get_mut(usize::from(slot)) {
+            member.space.grow(layout);
+        }
+    }
+
     fn sum(&self, of: impl Fn(&DiskSpace) -> u64) -> u64 {
         self.members.iter().map(|member| of(&member.space)).sum()
     }
@@ -343,6 +350,32 @@ mod tests {
         let mut space = space();
         let taken = space.take_beside(1).unwrap();
         space.give(Place::new(0, taken[0].start + 1));
+    }
+
+    #[test]
+    fn a_disk_that_grows_has_the_groups_behind_what_it_had() {
+        for domains in [1, 3] {
+            let small = Layout::plan(64 << 20, domains, 1 << 20).unwrap();
+            let large = small.for_disk(200 << 20).unwrap();
+            let share = Share { layout: small, part_blocks: 256 };
+            let mut space = Space::new(domains - 1, &[share]);
+            let before = space.free_blocks();
+            let taken = space.take(before as u32).unwrap();
+            space.grow(0, large);
+            space.grow(0, large);
+            assert_eq!(space.blocks(), large.space_blocks());
+            let rest = space.take((large.space_blocks() - before) as u32).unwrap();
+            let end = small.zone(crate::format::layout::Zone::Data).end / 4096;
+            assert!(rest.iter().all(|run| run.start >= end), "{rest:?}");
+            assert!(domains > 1 || rest.len() == 1, "neighbours are one run: {rest:?}");
+            let all = taken.iter().chain(&rest);
+            let mut known = Space::new(domains - 1, &[Share { layout: large, part_blocks: 0 }]);
+            for run in all {
+                (run.start..run.start + u64::from(run.blocks))
+                    .for_each(|block| known.claim(Place::new(0, block)).unwrap());
+            }
+            assert_eq!((space.free_blocks(), known.free_blocks()), (0, 0));
+        }
     }
 
     /// Disks of 64, 128 and 256 MiB, the first of which is half full, get data by what is free of

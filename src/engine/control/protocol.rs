@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::control::snapshot::Snapshot;
-use crate::engine::storage_engine::{DiskPlace, MirrorReport};
+use crate::engine::storage_engine::{DiskPlace, GrownSlot, MirrorReport};
 use crate::store::scrub::{ScrubOrder, ScrubReport};
 
 /// Version of the protocol.
@@ -35,6 +35,8 @@ pub enum Request {
     Attach(AttachRequest),
     /// A slot comes.
     Add(AddRequest),
+    /// What disks have grown by is to be used.
+    Grow,
 }
 
 /// What a scrub is to do.
@@ -133,6 +135,8 @@ pub enum Answer {
     Attached(MirrorReport),
     /// To a slot that came: its disks.
     Added(Vec<MirrorReport>),
+    /// Slots that have grown.
+    Grown(Vec<GrownSlot>),
     /// To whatever is only done.
     Done,
 }

@@ -225,6 +225,7 @@ fn carry_out(engine: &StorageEngine, request: &Request) -> Result<Answer, Refusa
             let added = engine.add_disks(&wish.paths, overwrite);
             Ok(Answer::Added(added.map_err(did_not_come)?))
         }
+        Request::Grow => Ok(Answer::Grown(engine.grow().map_err(did_not_come)?)),
         Request::Sync(wish) => {
             engine.sync_order(wish.paused, wish.mib_per_second);
             Ok(Answer::Done)

@@ -67,6 +67,14 @@ pub enum EngineError {
         /// Why not.
         reason: String,
     },
+    /// The disks of a slot have grown, and the pool does not use that.
+    #[error("slot {slot} does not grow: {reason}")]
+    NotGrown {
+        /// The slot.
+        slot: u16,
+        /// Why not.
+        reason: String,
+    },
     /// The control socket that the configuration names cannot be served. Another path, or `"off"`
     /// in `control.socket`, opens the pool.
     #[error("{0}; name another path in control.socket, or \"off\"")]

@@ -111,7 +111,7 @@ impl Labelled {
 impl MemberReport {
     /// Of a disk whose slot came while the pool was open.
     pub(super) fn that_came(mirror: &MirrorDisk) -> MemberReport {
-        let Label { disk, slot, layout, .. } = mirror.label;
+        let (Label { disk, slot, .. }, layout) = (mirror.label, mirror.layout());
         MemberReport {
             path: PathBuf::from(&*mirror.path),
             disk: Uuid::from_bytes(disk),

@@ -78,7 +78,7 @@ impl Recovery<'_> {
         let (group, deed) = decode(record).map_err(said)?;
         let (own, domains) = (self.seed.domain, self.seed.members.domains());
         let member = self.seed.members.get(group.slot);
-        if member.is_none_or(|member| u64::from(group.group) >= member.layout.groups()) {
+        if member.is_none_or(|member| u64::from(group.group) >= member.layout().groups()) {
             return Err(said("the pool has no such group"));
         }
         let of = group.domain(domains);

@@ -89,6 +89,13 @@ impl DiskSpace {
         Run { start: place * blocks, blocks: blocks as u32 }
     }
 
+    /// The disk has more groups, behind those that it had.
+    pub(super) fn grow(&mut self, layout: Layout) {
+        for group in self.numbering.grow(layout) {
+            self.gain(group as u32);
+        }
+    }
+
     /// Another domain has a group; nothing when not all of it is free, or it is not here.
     pub(super) fn part_with(&mut self, group: u32) -> Option<()> {
         let place = self.numbering.place_of(group.into())?;

@@ -10,6 +10,8 @@ use crate::format::layout::Layout;
 pub(super) struct Numbering {
     layout: Layout,
     domain: u16,
+    /// Its own groups when it was made: more of them come behind as others do.
+    own_groups: u64,
     /// Groups of the disk that follow its own, by their place; none where one went away again.
     others: Vec<Option<u64>>,
     /// The place of each.
@@ -18,7 +20,8 @@ pub(super) struct Numbering {
 
 impl Numbering {
     pub(super) fn new(layout: Layout, domain: u16) -> Numbering {
-        Numbering { layout, domain, others: Vec::new(), places: BTreeMap::new() }
+        let (own_groups, others) = (layout.groups_per_domain(), Vec::new());
+        Numbering { layout, domain, own_groups, others, places: BTreeMap::new() }
     }
 
     /// Blocks of a group.
@@ -27,22 +30,26 @@ impl Numbering {
     }
 
     /// Blocks of its own groups.
-    pub(super) fn own_blocks(&self) -> u64 {
-        self.layout.space_blocks()
+    fn own_blocks(&self) -> u64 {
+        self.own_groups * self.group_blocks()
     }
 
     /// Groups that there are numbers for.
     pub(super) fn groups(&self) -> u64 {
-        self.layout.groups_per_domain() + self.others.len() as u64
+        self.own_groups + self.others.len() as u64
     }
 
-    fn own_groups(&self) -> u64 {
-        self.layout.groups_per_domain()
+    /// The disk has more groups: which of them are its own and have no number yet.
+    pub(super) fn grow(&mut self, layout: Layout) -> Vec<u64> {
+        let known = self.layout.groups_per_domain();
+        self.layout = layout;
+        let (domains, domain) = (u64::from(layout.domains()), u64::from(self.domain));
+        (known..layout.groups_per_domain()).map(|own| own * domains + domain).collect()
     }
 
     /// The group of the disk at a place, if there is one.
     pub(super) fn group_at(&self, place: u64) -> Option<u64> {
-        match place.checked_sub(self.own_groups()) {
+        match place.checked_sub(self.own_groups) {
             None => Some(place * u64::from(self.layout.domains()) + u64::from(self.domain)),
             Some(other) => *self.others.get(other as usize)?,
         }
@@ -52,10 +59,10 @@ impl Numbering {
     pub(super) fn place_of(&self, group: u64) -> Option<u64> {
         let domains = u64::from(self.layout.domains());
         let own = group / domains;
-        if group % domains == u64::from(self.domain) {
-            return (own < self.own_groups()).then_some(own);
+        if group % domains == u64::from(self.domain) && own < self.own_groups {
+            return Some(own);
         }
-        self.places.get(&group).map(|place| self.own_groups() + *place as u64)
+        self.places.get(&group).map(|place| self.own_groups + *place as u64)
     }
 
     /// A group that is not its own gets a place: its place, and whether that is a new one, behind
@@ -68,7 +75,7 @@ impl Numbering {
         }
         self.others[place] = Some(group);
         self.places.insert(group, place);
-        (self.own_groups() + place as u64, free.is_none())
+        (self.own_groups + place as u64, free.is_none())
     }
 
     /// A group that was added is gone.
@@ -95,8 +102,8 @@ impl Numbering {
 
     /// How many blocks from `number` on are neighbours on the disk too.
     pub(super) fn contiguous_from(&self, number: u64) -> u64 {
-        match number < self.own_blocks() {
-            true => self.layout.contiguous_from(number),
+        match number < self.own_blocks() && self.layout.domains() == 1 {
+            true => self.own_blocks() - number,
             false => self.group_blocks() - number % self.group_blocks(),
         }
     }

@@ -1,5 +1,5 @@
-//! A slot that comes while the pool is open: it fills beside the others, and a crash at any moment
-//! leaves a pool with it or one without.
+//! A slot that comes while the pool is open, and disks that grow: the space is used beside the
+//! rest, and a crash at any moment leaves a pool with it or one without.
 
 use std::sync::{Arc, Mutex};
 
@@ -151,6 +151,110 @@ fn a_crash_while_a_slot_comes_leaves_a_pool_with_it_or_without() {
         let mut world = World::open(&setup, seed, disks).unwrap();
         model.check(&mut world);
         world.audit();
+    });
+}
+
+/// The same disks, larger.
+fn grown(setup: &Setup, disks: Vec<SimDisk>, size_bytes: u64) -> (Setup, Vec<SimDisk>) {
+    let mut setup = setup.clone();
+    setup.disk.size_bytes = size_bytes;
+    let larger = disks.into_iter().map(|mut disk| {
+        disk.grow(size_bytes);
+        disk
+    });
+    (setup, larger.collect())
+}
+
+type Grown = Arc<Mutex<Option<Result<(), String>>>>;
+
+fn start_growth(world: &mut World, slot: u16) -> Grown {
+    let (disks, done, bytes) = (world.shared(), Grown::default(), world.setup.disk.size_bytes);
+    let told = Arc::clone(&done);
+    let work = move |port: std::rc::Rc<_>| -> crate::store::errand::LocalFuture<_> {
+        Box::pin(async move { disks.grow(&port, slot, bytes).await })
+    };
+    world.sim.spawn_seed(0, errand(work, move |result| *told.lock().unwrap() = Some(result)));
+    done
+}
+
+fn finish_growth(world: &mut World, slot: u16, grown: &Grown) {
+    let until = world.sim.now_ns() + 60_000_000_000;
+    world.sim.run_until(until, |_| grown.lock().unwrap().is_some());
+    assert_eq!(grown.lock().unwrap().take(), Some(Ok(())));
+    for domain in 0..usize::from(world.setup.domains) {
+        let reply = world.call(domain, Call::Grow(slot));
+        assert!(matches!(reply, Reply::Done), "{reply:?}");
+    }
+}
+
+/// What comes behind is used, where the labels were too, and once more after that.
+#[test]
+fn disks_that_grow_have_more_space() {
+    for seed in 0..18 {
+        let setup = Setup { spares: 0, ..setup(seed, &mut Random::new(seed)) };
+        let mut world = World::new(&setup, seed);
+        let inode = world.create(0).unwrap();
+        let mut size = 0u64;
+        let (mut setup, mut last) = (setup, 0);
+        for mib in [12, 17, 29] {
+            let disks = world.sim.crash(seed);
+            consistent(&disks, "before it grows");
+            let (larger, disks) = grown(&setup, disks, mib << 20);
+            setup = larger;
+            world = World::open(&setup, seed, disks).unwrap();
+            for slot in 0..setup.disks as u16 {
+                let done = start_growth(&mut world, slot);
+                finish_growth(&mut world, slot, &done);
+            }
+            while world.write(inode, size, &[mib as u8; 65_536]).is_ok() {
+                size += 65_536;
+            }
+            assert!(size > last + (1 << 19), "seed {seed}, {mib} MiB: {size} bytes after {last}");
+            last = size;
+            world.audit();
+        }
+        let disks = world.sim.crash(seed);
+        consistent(&disks, "grown");
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        let content = read_all(&mut world, inode);
+        assert_eq!(content.len() as u64, size);
+        assert!(content.is_sorted(), "each part is what was written when there was room");
+        world.audit();
+    }
+}
+
+#[test]
+fn a_crash_while_disks_grow_leaves_them_as_they_were_or_larger() {
+    for_each_seed("a_crash_while_disks_grow", 60, |seed| {
+        let mut random = Random::new(seed);
+        let setup = Setup { spares: 0, ..setup(seed, &mut random) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 20);
+        let disks = world.sim.crash(random.next_u64());
+        let (setup, disks) = grown(&setup, disks, (13 + random.below(20)) << 20);
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        model.check(&mut world);
+        let slot = random.below(setup.disks as u64) as u16;
+        let done = start_growth(&mut world, slot);
+        for _ in 0..random.below(150) {
+            if done.lock().unwrap().is_some() || !world.sim.step() {
+                break;
+            }
+        }
+        if done.lock().unwrap().is_some() {
+            finish_growth(&mut world, slot, &done);
+        }
+        run_workload(&mut world, &mut model, &mut random, 40);
+        for round in 0..2 {
+            let disks = world.sim.crash(random.next_u64());
+            world = World::open(&setup, seed, disks)
+                .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+            model.check(&mut world);
+            world.audit();
+            run_workload(&mut world, &mut model, &mut random, 20);
+        }
+        consistent(&world.sim.crash(random.next_u64()), "in the end");
     });
 }
 
