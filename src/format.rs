@@ -2,10 +2,10 @@
 //!
 //! The rustdoc of these modules is the specification: [`layout`] says where everything lies,
 //! [`label`] what a disk is, [`record`] what a commit changes, [`page`] how inodes and extents
-//! lie between checkpoints, [`deed`] which domain has an allocation group, [`checksum`] how it is
-//! all summed. Numbers are little-endian; what is called zero is written as zeroes and not looked
-//! at. Every structure is decoded from verified bytes alone, and nothing that a disk holds makes
-//! it panic.
+//! lie between checkpoints, [`deed`] which domain has an allocation group, [`scrub_note`] how far
+//! a scrub is, [`checksum`] how it is all summed. Numbers are little-endian; what is called zero is
+//! written as zeroes and not looked at. Every structure is decoded from verified bytes alone, and
+//! nothing that a disk holds makes it panic.
 
 pub mod checksum;
 pub mod deed;
@@ -16,3 +16,4 @@ pub mod label;
 pub mod layout;
 pub mod page;
 pub mod record;
+pub mod scrub_note;

@@ -138,6 +138,8 @@ fn a_running_engine_is_shown_scrubbed_and_told() {
     assert!(good(&["status", "--metrics", &disk, &other]).contains("since the pool was made"));
     let scrubbed = good(&["scrub", "start", &disk, &other]);
     assert!(scrubbed.contains("finished"), "{scrubbed}");
+    let whole = good(&["scrub", "start", "--wait", "--coalesce", &disk, &other]);
+    assert!(whole.contains("COALESCED"), "{whole}");
 }
 
 /// A disk that is gone is replaced, and one that was away comes back, without closing the pool.

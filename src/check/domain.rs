@@ -8,10 +8,9 @@ use crate::check::members::Members;
 use crate::check::report::{Depth, DomainFacts, Findings, Site};
 use crate::check::state::State;
 use crate::check::tree::Tree;
-use crate::format::deed::is_deed;
 use crate::format::extent::Place;
 use crate::format::layout::EXTENT_BLOCKS;
-use crate::format::record::{Body, CheckpointBody, RecordHead};
+use crate::format::record::{Body, CheckpointBody, RecordHead, is_inode_id};
 
 /// Everything that is known of a domain, as far as it can be read.
 #[derive(Clone, Debug)]
@@ -127,7 +126,7 @@ impl DomainView {
 
     fn add_to(&self, digest: &mut PoolDigest) {
         // Who has which group is no content.
-        for (id, held) in self.state.inodes.iter().filter(|(id, _)| !is_deed(**id)) {
+        for (id, held) in self.state.inodes.iter().filter(|(id, _)| is_inode_id(**id)) {
             let mut inode = InodeDigest::new(*id, held.record.size_bytes, &held.record.tag);
             for ((_, index), held) in self.state.extents.range((*id, 0)..=(*id, u64::MAX)) {
                 let first = index.saturating_mul(EXTENT_BLOCKS as u64);

@@ -18,12 +18,13 @@ use std::collections::BTreeMap;
 
 use crate::check::report::{Findings, Site};
 use crate::check::tree::{Group, Slots, Tree};
-use crate::format::deed::{self, Deed, GroupId, is_deed};
+use crate::format::deed::{self, DEED_IDS_END, Deed, GroupId, is_deed};
 use crate::format::extent::Extent;
 use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, EXTENT_BYTES};
 use crate::format::page::{EXTENTS_PER_GROUP, FRAGMENTS_FIRST, FirstSlot, InodeRecord, SecondSlot};
-use crate::format::record::{Changes, CheckpointBody, INODE_IDS_END, RecordHead};
+use crate::format::record::{Changes, CheckpointBody, INODE_IDS_END, RecordHead, is_inode_id};
+use crate::format::scrub_note::{self, SCRUB_NOTE_ID};
 
 /// Most bytes of an inode: the number of a group has 32 bits.
 pub const INODE_BYTES_MAX: u64 = (EXTENTS_PER_GROUP as u64) << 32 << EXTENT_BYTES.trailing_zeros();
@@ -113,7 +114,7 @@ impl State {
         for (page, record) in &tree.inodes {
             let held = HeldInode { record: *record, source: Source::Page(*page) };
             let (id, least) = (record.id, record.generation);
-            if id >= body.next_inode && !is_deed(id) {
+            if id >= body.next_inode && is_inode_id(id) {
                 let site = state.site(format!("inode {id}, on page {page}"));
                 findings.error(site, format!("an id below {}", body.next_inode), id.to_string());
             }
@@ -333,7 +334,7 @@ fn join(slot: &FirstSlot, rest: Option<&SecondSlot>) -> (Option<Extent>, Option<
 impl State {
     /// What it says of allocation groups.
     pub fn deeds(&self) -> BTreeMap<GroupId, Deed> {
-        let held = self.inodes.range(INODE_IDS_END..);
+        let held = self.inodes.range(INODE_IDS_END..DEED_IDS_END);
         held.filter_map(|(_, held)| deed::decode(&held.record).ok()).collect()
     }
 
@@ -359,9 +360,13 @@ impl State {
             findings.error(site, "an inode of the checkpoint, or said again by a record", what);
         }
         for (id, held) in &self.inodes {
-            let wrong = match is_deed(*id) {
-                true => deed_fault(label, self.domain, held, checkpoint, last),
-                false => inode_fault(label, self.domain, held, checkpoint, last),
+            let wrong = match *id {
+                id if is_deed(id) => deed_fault(label, self.domain, held, checkpoint, last),
+                SCRUB_NOTE_ID => match scrub_note::decode(&held.record) {
+                    Ok(_) => sequence_fault(held, checkpoint, last),
+                    Err(what) => Some(("a note of a scrub".into(), what.into())),
+                },
+                _ => inode_fault(label, self.domain, held, checkpoint, last),
             };
             if let Some((expected, found)) = wrong {
                 findings.error(
@@ -423,6 +428,8 @@ fn inode_fault(
     let InodeRecord { id, size_bytes, .. } = held.record;
     if id == 0 || id % u64::from(label.layout.domains()) != u64::from(domain) {
         Some((format!("an id of domain {domain}"), id.to_string()))
+    } else if id >= INODE_IDS_END {
+        Some((format!("an id below {INODE_IDS_END}"), id.to_string()))
     } else if size_bytes > INODE_BYTES_MAX {
         Some((format!("at most {INODE_BYTES_MAX} bytes"), size_bytes.to_string()))
     } else {

@@ -20,7 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScrubCommand {
-    /// Read everything, on every disk; go on with it, if it is paused.
+    /// Read everything, on every disk; go on with it, if it is paused. One that was cut short by
+    /// the end of its engine goes on by itself when the pool is next opened.
     ///
     /// An engine that has the pool open does it beside its work, and this command does not wait
     /// for the end. Where none has, it opens the pool itself, and waits.
@@ -40,6 +41,9 @@ pub(crate) struct StartArguments {
     /// Read no more than this in a second, all domains together; without it as much as goes.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     mib_per_second: Option<u32>,
+    /// Write extents anew that lie in pieces, where there is room for them in a row.
+    #[arg(long)]
+    coalesce: bool,
     /// Wait for the end, also of a running engine's.
     #[arg(long)]
     wait: bool,
@@ -70,7 +74,11 @@ type Follow<'a> = &'a mut dyn FnMut(ScrubRequest) -> Result<Vec<ScrubReport>, Fa
 
 fn start(arguments: &StartArguments) -> Result<Report, Failure> {
     let tell = &arguments.tell;
-    let begin = ScrubRequest { order: ScrubVerb::Start, mib_per_second: arguments.mib_per_second };
+    let begin = ScrubRequest {
+        order: ScrubVerb::Start,
+        mib_per_second: arguments.mib_per_second,
+        coalesce: arguments.coalesce,
+    };
     let reports = match tell.live.connect(&tell.pool)? {
         Some(mut live) if !arguments.wait => live.scrub(&Request::Scrub(begin))?,
         Some(mut live) => {
@@ -113,7 +121,7 @@ fn follow(begin: ScrubRequest, extents: u64, ask: Follow<'_>) -> Result<Vec<Scru
     let shown = io::stderr().is_terminal();
     while reports.iter().any(|report| report.state == ScrubState::Running) {
         std::thread::sleep(LOOK_EVERY);
-        reports = ask(ScrubRequest { order: ScrubVerb::Status, mib_per_second: None })?;
+        reports = ask(ScrubRequest::plain(ScrubVerb::Status))?;
         if shown {
             let done: u64 = reports.iter().map(|report| report.extents).sum();
             // The line is for a reader who may be gone.
@@ -128,7 +136,7 @@ fn follow(begin: ScrubRequest, extents: u64, ask: Follow<'_>) -> Result<Vec<Scru
 
 fn told(tell: &TellArguments, order: ScrubVerb) -> Result<Report, Failure> {
     let mut live = tell.live.required(&tell.pool)?;
-    let reports = live.scrub(&Request::Scrub(ScrubRequest { order, mib_per_second: None }))?;
+    let reports = live.scrub(&Request::Scrub(ScrubRequest::plain(order)))?;
     shown(&reports, tell.json)
 }
 
@@ -164,9 +172,11 @@ fn describe(reports: &[ScrubReport]) -> String {
             size(report.bytes),
             report.wrong.to_string(),
             report.lost.to_string(),
+            report.coalesced.to_string(),
         ]
     };
-    let heading = ["DOMAIN", "STATE", "EXTENTS", "PAGES", "RECORDS", "READ", "WRONG", "LOST"];
+    let heading =
+        ["DOMAIN", "STATE", "EXTENTS", "PAGES", "RECORDS", "READ", "WRONG", "LOST", "COALESCED"];
     let mut text = table(&heading, &reports.iter().enumerate().map(row).collect::<Vec<_>>());
     for finding in reports.iter().flat_map(|report| &report.findings) {
         text.push_str(&format!("{finding}\n"));

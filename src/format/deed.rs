@@ -64,6 +64,9 @@ pub enum Deed {
     TakenFrom(u16),
 }
 
+/// Ids of deeds are below this one.
+pub const DEED_IDS_END: u64 = INODE_IDS_END + (1 << 48);
+
 /// Whether an id is that of a deed, and of no inode.
 ///
 /// ```
@@ -73,7 +76,7 @@ pub enum Deed {
 /// assert!(is_deed(group.deed_id()) && !is_deed(1));
 /// ```
 pub fn is_deed(id: u64) -> bool {
-    id >= INODE_IDS_END
+    (INODE_IDS_END..DEED_IDS_END).contains(&id)
 }
 
 /// The record of a deed; generation and creation are those of the record that it goes into.

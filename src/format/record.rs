@@ -83,8 +83,14 @@ const MAGIC: u64 = u64::from_le_bytes(*b"dynfsREC");
 pub const SEQUENCE_MAX: u64 = (1 << 63) - 2;
 /// Most that a position can be: what is added to one stays a number.
 pub const POSITION_MAX: u64 = 1 << 62;
-/// Ids of inodes are below this one.
+/// Ids of inodes are below this one; from it on are records of the domain itself: deeds, and the
+/// note of a scrub.
 pub const INODE_IDS_END: u64 = 1 << 62;
+/// Whether an id is that of an inode.
+pub fn is_inode_id(id: u64) -> bool {
+    (1..INODE_IDS_END).contains(&id)
+}
+
 /// Extents of the largest inode.
 pub const EXTENTS_MAX: u64 = 1 << 34;
 /// Bytes of a head.

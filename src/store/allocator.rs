@@ -215,6 +215,12 @@ impl Allocator {
         }
     }
 
+    /// Whether [`Allocator::take_exact`] would find so many blocks.
+    #[must_use]
+    pub fn has_run(&self, blocks: u32) -> bool {
+        self.find_exact(blocks.into()).is_some()
+    }
+
     /// Takes one run of exactly `blocks` blocks, or nothing.
     ///
     /// One block is found whenever one is free; up to 16 whenever 16 free ones begin at a multiple

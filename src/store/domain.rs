@@ -19,12 +19,11 @@ use serde::{Deserialize, Serialize};
 use crate::concurrency::extent_locks::ExtentLockManager;
 use crate::concurrency::lock::metrics::LockMetrics;
 use crate::concurrency::metadata_locks::InodeLocks;
-use crate::format::deed::is_deed;
 use crate::format::extent::{Extent, Place};
 use crate::format::fragment::Fragment;
 use crate::format::layout::EXTENT_BYTES;
 use crate::format::page::InodeRecord;
-use crate::format::record::Lifetime;
+use crate::format::record::{Lifetime, is_inode_id};
 use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
 use crate::store::batch::{BatchFate, BatchLimits, Change, Pending, Pipe};
@@ -367,7 +366,7 @@ impl Domain {
 
     /// An inode as the next change will find it.
     pub(crate) fn newest_inode(&self, id: u64) -> Result<InodeRecord, StoreError> {
-        if is_deed(id) {
+        if !is_inode_id(id) {
             return Err(StoreError::NoSuchInode { inode: id });
         }
         let found = match self.pipe.borrow().inode(id) {

@@ -216,8 +216,6 @@ pub(crate) async fn recover(
     let reading = recovery.reading();
     if !reading {
         recovery.flush().await?;
-    }
-    if !reading {
         recovery.clear_behind().await?;
     }
     let scan = recovery.scan().await?;
@@ -267,6 +265,9 @@ pub(crate) async fn recover(
         .map_err(|what| RecoveryError::NoMemory { domain: seed.domain, what })?;
     domain.ram = RefCell::new(ram);
     domain.lifetime_before = checkpoint.lifetime;
+    if !reading {
+        domain.resume_scrub();
+    }
     if report.mended > 0 {
         // What is wrong on a disk is written again, elsewhere.
         let pages = &mut domain.table.get_mut().pages;

@@ -5,7 +5,10 @@
 //! again (`mend`); a page that is wrong, and a record, by the next checkpoint, because memory has
 //! what they say. What no disk has right is lost, and named.
 //!
-//! It can be paused and goes on where it was; after an opening it begins anew.
+//! Asked to, it also makes extents whole that lie in pieces, where there is room for them in a row.
+//!
+//! It can be paused and goes on where it was; also after an opening, because a
+//! [note](crate::format::scrub_note) says how far it is: at each order, and then every ten seconds.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -18,8 +21,12 @@ use crate::format::extent::Extent;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::page::{CHILDREN_PER_PAGE, Page, PageAddress};
 use crate::format::record::{RecordHead, decode_body, decode_head};
+use crate::format::scrub_note::{self, SCRUB_NOTE_ID, ScrubNote};
 use crate::io::op::{Priority, Request};
 use crate::memory::DmaBuf;
+use crate::store::batch::Change;
+use crate::store::call::{Durability, Step};
+use crate::store::change::change;
 use crate::store::domain::{Domain, Health};
 use crate::store::error::StoreError;
 use crate::store::member::MirrorDisk;
@@ -34,6 +41,10 @@ const FINDINGS_MAX: usize = 64;
 const LOOKS_MAX: usize = 4;
 /// How long to wait after something failed that may be better later.
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
+/// How often the disks are told how far it is.
+const SAVE_EVERY_NS: u64 = 10_000_000_000;
+/// Homes of a page that its note may make necessary.
+const NOTE_PROMISE: u64 = 2;
 /// How long it sleeps at most without looking whether it is to go on.
 const LOOK_AGAIN_NS: u64 = 50_000_000;
 
@@ -47,6 +58,8 @@ pub enum ScrubOrder {
     Start {
         /// Most bytes a second.
         bytes_per_second: u64,
+        /// Extents that lie in pieces are written anew, where there is room for them in a row.
+        coalesce: bool,
     },
     /// Stay where it is.
     Pause,
@@ -87,6 +100,8 @@ pub struct ScrubReport {
     pub wrong: u64,
     /// Blocks that no disk has right.
     pub lost: u64,
+    /// Extents that lay in pieces and were written anew.
+    pub coalesced: u64,
     /// The last of those in words.
     pub findings: VecDeque<String>,
 }
@@ -96,6 +111,12 @@ pub struct ScrubReport {
 pub(crate) struct Scrub {
     report: ScrubReport,
     bytes_per_second: u64,
+    /// Extents that lie in pieces are made whole.
+    coalesces: bool,
+    /// The disks do not have it as it was ordered.
+    is_unsaved: bool,
+    /// When they were told last.
+    saved_ns: u64,
     /// What is looked at next: inode and extent.
     next: (u64, u64),
     /// Since when it runs, and what it had read then.
@@ -110,11 +131,11 @@ impl Domain {
         let mut scrub = self.scrub.borrow_mut();
         match (order, scrub.report.state) {
             (ScrubOrder::Look, _) => {}
-            (ScrubOrder::Start { bytes_per_second }, state) => {
+            (ScrubOrder::Start { bytes_per_second, coalesce }, state) => {
                 if !matches!(state, ScrubState::Running | ScrubState::Paused) {
                     *scrub = Scrub { number: scrub.number + 1, ..Scrub::default() };
                 }
-                scrub.bytes_per_second = bytes_per_second;
+                (scrub.bytes_per_second, scrub.coalesces) = (bytes_per_second, coalesce);
                 scrub.since = (self.port.now_ns(), scrub.report.bytes);
                 scrub.report.state = ScrubState::Running;
             }
@@ -125,29 +146,115 @@ impl Domain {
             }
             (ScrubOrder::Stop, _) => {}
         }
+        scrub.is_unsaved |= order != ScrubOrder::Look;
         let report = scrub.report.clone();
         drop(scrub);
         self.changed.notify();
         report
+    }
+
+    /// It is as the disks say that it was.
+    pub(crate) fn resume_scrub(&mut self) {
+        let note = self.table.get_mut().scrub_note().map(scrub_note::decode);
+        if let Some(Ok(note)) = note {
+            *self.scrub.get_mut() = Scrub::resumed(&note, self.port.now_ns());
+        }
+    }
+
+    /// The disks are told how far it is; nothing where there is nothing to tell.
+    async fn save_scrub(&self) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let (note, is_there) = {
+            let mut scrub = self.scrub.borrow_mut();
+            (scrub.is_unsaved, scrub.saved_ns) = (false, self.port.now_ns());
+            (scrub.note(), self.table.borrow().scrub_note().is_some())
+        };
+        let inode = note.as_ref().map(scrub_note::encode);
+        if inode.is_none() && !is_there {
+            return Ok(());
+        }
+        let deletes = if inode.is_none() { vec![SCRUB_NOTE_ID] } else { Vec::new() };
+        let promised = if is_there { 0 } else { NOTE_PROMISE };
+        if self.available() < promised {
+            return Ok(());
+        }
+        self.space.borrow_mut().promise(promised);
+        let change = Change { inode, deletes, promised, ..Change::default() };
+        self.join(change).decided().await.map(|_| ())
+    }
+}
+
+impl Scrub {
+    /// As it was when it was saved.
+    fn resumed(note: &ScrubNote, now_ns: u64) -> Scrub {
+        let report = ScrubReport {
+            state: if note.is_paused { ScrubState::Paused } else { ScrubState::Running },
+            extents: note.extents,
+            bytes: note.bytes,
+            wrong: note.wrong,
+            lost: note.lost,
+            coalesced: note.coalesced,
+            ..ScrubReport::default()
+        };
+        Scrub {
+            since: (now_ns, note.bytes),
+            report,
+            bytes_per_second: note.bytes_per_second,
+            coalesces: note.coalesces,
+            saved_ns: now_ns,
+            next: note.next,
+            ..Scrub::default()
+        }
+    }
+
+    /// What is to be known of it at the next opening.
+    fn note(&self) -> Option<ScrubNote> {
+        let ScrubReport { state, extents, bytes, wrong, lost, coalesced, .. } = self.report;
+        let is_paused = match state {
+            ScrubState::Running => false,
+            ScrubState::Paused => true,
+            ScrubState::Idle | ScrubState::Finished => return None,
+        };
+        Some(ScrubNote {
+            is_paused,
+            coalesces: self.coalesces,
+            next: self.next,
+            bytes_per_second: self.bytes_per_second,
+            extents,
+            bytes,
+            wrong,
+            lost,
+            coalesced,
+        })
     }
 }
 
 /// Scrubs when it is told to, until the domain is closed.
 pub(crate) async fn scrubs(domain: Rc<Domain>) {
     loop {
-        let running = || domain.scrub.borrow().report.state == ScrubState::Running;
-        let next = || match &*domain.health.borrow() {
-            Health::Closed | Health::Stopped(_) => Some(false),
-            _ => (running() && !domain.closing.get()).then_some(true),
+        let next = || {
+            let scrub = domain.scrub.borrow();
+            match &*domain.health.borrow() {
+                Health::Closed | Health::Stopped(_) => Some(None),
+                _ if domain.closing.get() => None,
+                _ if scrub.is_unsaved => Some(Some(false)),
+                _ => (scrub.report.state == ScrubState::Running).then_some(Some(true)),
+            }
         };
-        if !domain.changed.until(next).await {
-            return;
+        let Some(runs) = domain.changed.until(next).await else { return };
+        if !runs {
+            if domain.save_scrub().await.is_err() {
+                domain.scrub.borrow_mut().is_unsaved = true;
+                domain.port.sleep_until(domain.port.now_ns() + TRY_AGAIN_NS).await;
+            }
+            continue;
         }
         let number = domain.scrub.borrow().number;
         let scrubber = Scrubber { domain: &domain, number, writes_pages: Cell::new(false) };
         match scrubber.run().await {
             Ok(()) if scrubber.goes_on() => {
-                domain.scrub.borrow_mut().report.state = ScrubState::Finished;
+                let mut scrub = domain.scrub.borrow_mut();
+                (scrub.report.state, scrub.is_unsaved) = (ScrubState::Finished, true);
             }
             Ok(()) => {}
             // No memory: it is tried again where it was.
@@ -175,6 +282,15 @@ impl Scrubber<'_> {
         let mut scrub = self.domain.scrub.borrow_mut();
         if scrub.number == self.number {
             scrub.next = next;
+        }
+    }
+
+    /// A crash costs what was looked at since.
+    async fn save_now_and_then(&self) {
+        let saved_ns = self.domain.scrub.borrow().saved_ns;
+        if self.goes_on() && self.domain.port.now_ns() - saved_ns >= SAVE_EVERY_NS {
+            // What fails is tried again as long after this.
+            let _ = self.domain.save_scrub().await;
         }
     }
 
@@ -256,6 +372,7 @@ impl Scrubber<'_> {
                 self.extent(inode, index).await?;
                 self.slow_down().await;
                 self.go_to((inode, index + 1));
+                self.save_now_and_then().await;
                 if !self.goes_on() {
                     return Ok(());
                 }
@@ -270,9 +387,41 @@ impl Scrubber<'_> {
             let Some(extent) = now() else { return Ok(()) };
             let wrong = self.wrong_on_any(&extent).await?;
             // What was written meanwhile is elsewhere: its old place may be somebody else's.
-            if wrong.is_empty() || now() == Some(extent) {
+            if wrong.is_empty() {
+                return self.coalesce((inode, index), &extent).await;
+            }
+            if now() == Some(extent) {
                 return self.settle((inode, index), &extent, wrong).await;
             }
+        }
+        Ok(())
+    }
+
+    /// Writes an extent anew that lies in pieces, if that is wanted and it has room in a row.
+    async fn coalesce(
+        &self,
+        (inode, index): (u64, u64),
+        extent: &Extent,
+    ) -> Result<(), StoreError> {
+        let blocks = extent.mask().count_ones();
+        if !self.domain.scrub.borrow().coalesces
+            || extent.fragment_count() <= 1
+            || !self.domain.space.borrow().has_run(blocks)
+        {
+            return Ok(());
+        }
+        let steps = vec![Step::Rewrite { index }];
+        match change(self.domain, inode, steps, Durability::Committed).await {
+            Ok(_) => {
+                let bytes = u64::from(blocks) * BLOCK_BYTES;
+                self.note(|report| {
+                    (report.coalesced, report.bytes) = (report.coalesced + 1, report.bytes + bytes);
+                });
+            }
+            // It is gone, or there is no room after all: it stays as it is.
+            Err(StoreError::NoSuchInode { .. } | StoreError::Full { .. }) => {}
+            Err(StoreError::TableFull { .. }) => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }

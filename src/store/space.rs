@@ -263,6 +263,11 @@ impl Space {
         })
     }
 
+    /// Whether some disk has so many free blocks in a row.
+    pub(crate) fn has_run(&self, blocks: u32) -> bool {
+        self.members.iter().any(|member| member.space.has_run(blocks))
+    }
+
     /// Blocks of a group.
     pub(crate) fn group_blocks(&self, slot: u16) -> u64 {
         self.members.get(usize::from(slot)).map_or(0, |member| member.space.group_blocks())

@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 use bytemuck::Zeroable;
 
 use crate::concurrency::generation::{CellIndex, GenerationTable};
-use crate::format::deed::is_deed;
+use crate::format::deed::DEED_IDS_END;
 use crate::format::extent::Extent;
 use crate::format::page::{
     EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, GroupHeader, INODES_PER_PAGE, InodeRecord,
     PageBytes, PageKind, SecondSlot,
 };
-use crate::format::record::{Changes, Cut, INODE_IDS_END};
+use crate::format::record::{Changes, Cut, INODE_IDS_END, is_inode_id};
+use crate::format::scrub_note::SCRUB_NOTE_ID;
 use crate::machine::mapping::{MappingError, PagePolicy};
 use crate::store::table::loading::Loading;
 use crate::store::table::pages::{Page, Pages};
@@ -134,7 +135,7 @@ impl Table {
 
     /// An inode.
     pub(crate) fn inode(&self, id: u64) -> Option<&InodeRecord> {
-        self.inodes.get(&id).filter(|_| !is_deed(id)).map(|inode| &inode.record)
+        self.inodes.get(&id).filter(|_| is_inode_id(id)).map(|inode| &inode.record)
     }
 
     /// Up to `max` inodes from `from` on, by id.
@@ -145,7 +146,18 @@ impl Table {
 
     /// Its deeds, which lie among the inodes.
     pub(crate) fn deeds(&self) -> impl Iterator<Item = &InodeRecord> {
-        self.inodes.range(INODE_IDS_END..).map(|(_, inode)| &inode.record)
+        self.inodes.range(INODE_IDS_END..DEED_IDS_END).map(|(_, inode)| &inode.record)
+    }
+
+    /// How far its scrub is, if there is one; it lies among the inodes too.
+    pub(crate) fn scrub_note(&self) -> Option<&InodeRecord> {
+        self.inodes.get(&SCRUB_NOTE_ID).map(|inode| &inode.record)
+    }
+
+    /// What lies among the inodes and is none of those.
+    pub(crate) fn strangers(&self) -> impl Iterator<Item = u64> {
+        let behind = self.inodes.range(DEED_IDS_END..).map(|(id, _)| *id);
+        behind.filter(|id| *id != SCRUB_NOTE_ID)
     }
 
     /// Groups of four extents that it has memory for while it has no more than so many pages.
@@ -164,12 +176,12 @@ impl Table {
 
     /// All inodes.
     pub(crate) fn inode_count(&self) -> u64 {
-        self.inodes.len() as u64 - self.deeds().count() as u64
+        self.inodes.len() as u64 - self.inodes.range(INODE_IDS_END..).count() as u64
     }
 
     /// An inode of this id is there, or was: the next one gets a larger one.
     fn note_id(&mut self, id: u64) {
-        if !is_deed(id) {
+        if is_inode_id(id) {
             self.next_inode = self.next_inode.max(id + 1);
         }
     }

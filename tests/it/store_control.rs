@@ -81,7 +81,7 @@ fn status(client: &mut ControlClient) -> Snapshot {
 }
 
 fn scrub(client: &mut ControlClient, order: ScrubVerb) -> Vec<ScrubState> {
-    match client.ask(&Request::Scrub(ScrubRequest { order, mib_per_second: None })).unwrap() {
+    match client.ask(&Request::Scrub(ScrubRequest::plain(order))).unwrap() {
         Answer::Scrub(reports) => reports.iter().map(|report| report.state).collect(),
         other => panic!("{other:?}"),
     }
@@ -124,7 +124,7 @@ fn a_running_engine_is_asked_and_told() {
         assert_eq!(verdict(met), Outcome::Met, "{met}: {:?}", later.verdicts);
     }
     // A scrub, slow enough to be met.
-    let slow = ScrubRequest { order: ScrubVerb::Start, mib_per_second: Some(1) };
+    let slow = ScrubRequest { mib_per_second: Some(1), ..ScrubRequest::plain(ScrubVerb::Start) };
     client.ask(&Request::Scrub(slow)).unwrap();
     assert!(scrub(&mut client, ScrubVerb::Status).contains(&ScrubState::Running));
     assert!(scrub(&mut client, ScrubVerb::Pause).contains(&ScrubState::Paused));
@@ -261,10 +261,13 @@ fn one_engine_serves_a_socket() {
 fn near_requests() -> impl Strategy<Value = Vec<u8>> {
     let request = prop_oneof![
         Just(Request::Status),
-        (0usize..4, proptest::option::of(any::<u32>())).prop_map(|(verb, mib_per_second)| {
-            let verbs = [ScrubVerb::Status, ScrubVerb::Start, ScrubVerb::Pause, ScrubVerb::Stop];
-            Request::Scrub(ScrubRequest { order: verbs[verb], mib_per_second })
-        }),
+        (0usize..4, proptest::option::of(any::<u32>()), any::<bool>()).prop_map(
+            |(verb, rate, coalesce)| {
+                let verbs =
+                    [ScrubVerb::Status, ScrubVerb::Start, ScrubVerb::Pause, ScrubVerb::Stop];
+                Request::Scrub(ScrubRequest { order: verbs[verb], mib_per_second: rate, coalesce })
+            }
+        ),
         (proptest::option::of(any::<bool>()), proptest::option::of(any::<u32>())).prop_map(
             |(paused, mib_per_second)| Request::Sync(SyncRequest { paused, mib_per_second })
         ),

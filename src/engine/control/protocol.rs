@@ -49,6 +49,10 @@ pub struct ScrubRequest {
     /// background goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mib_per_second: Option<u32>,
+    /// For `start`: extents that lie in pieces are written anew, where there is room for them in a
+    /// row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub coalesce: bool,
 }
 
 /// See [`ScrubOrder`].
@@ -66,15 +70,23 @@ pub enum ScrubVerb {
 }
 
 impl ScrubRequest {
-    /// As a domain is told, of a pool with so many; none when a rate stands where it says nothing,
-    /// or is 0.
+    /// What `status`, `pause` and `stop` are, and a `start` without wishes.
+    #[must_use]
+    pub fn plain(order: ScrubVerb) -> ScrubRequest {
+        ScrubRequest { order, mib_per_second: None, coalesce: false }
+    }
+
+    /// As a domain is told, of a pool with so many; none when a wish stands where it says nothing,
+    /// or a rate is 0.
     #[must_use]
     pub fn order(&self, domains: u64) -> Option<ScrubOrder> {
         let order = match (self.order, self.mib_per_second) {
             (_, Some(0)) => return None,
+            (verb, _) if self.coalesce && verb != ScrubVerb::Start => return None,
             (ScrubVerb::Start, rate) => {
                 let share = |mib: u32| ((u64::from(mib) << 20) / domains.max(1)).max(1);
-                ScrubOrder::Start { bytes_per_second: rate.map_or(0, share) }
+                let (bytes_per_second, coalesce) = (rate.map_or(0, share), self.coalesce);
+                ScrubOrder::Start { bytes_per_second, coalesce }
             }
             (_, Some(_)) => return None,
             (ScrubVerb::Status, None) => ScrubOrder::Look,

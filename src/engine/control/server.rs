@@ -204,7 +204,7 @@ fn carry_out(engine: &StorageEngine, request: &Request) -> Result<Answer, Refusa
         Request::Scrub(wish) => {
             let domains = engine.pool_report().domains;
             let Some(order) = wish.order(domains.into()) else {
-                let message = "mib_per_second is for `start` alone, and not 0";
+                let message = "mib_per_second and coalesce are for `start` alone, and no rate is 0";
                 return Err(Refusal::new(RefusalKind::BadRequest, message));
             };
             let silent = |_| {

@@ -4,7 +4,8 @@
 use crate::format::deed::{Deed, GroupId, decode};
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::page::InodeRecord;
-use crate::format::record::INODE_IDS_END;
+use crate::format::record::is_inode_id;
+use crate::format::scrub_note::{self, SCRUB_NOTE_ID};
 use crate::store::domain::{INODE_BYTES_MAX, places};
 use crate::store::recovery::{Recovery, RecoveryError};
 use crate::store::space::{Space, SpaceError};
@@ -30,8 +31,17 @@ impl Recovery<'_> {
 
     /// Judges all inodes and extents, of records up to `last`.
     pub(super) fn judge_table(&self, table: &Table, last: u64) -> Result<(), RecoveryError> {
-        for deed in table.deeds() {
-            judge_sequences(deed, last).map_err(|what| self.corrupt(self.id.start, what))?;
+        let wrong = |what: String| self.corrupt(self.id.start, what);
+        if let Some(id) = table.strangers().next() {
+            return Err(wrong(format!(
+                "there is a record {id:#x} that this version does not write"
+            )));
+        }
+        if let Some(Err(what)) = table.scrub_note().map(scrub_note::decode) {
+            return Err(wrong(format!("record {SCRUB_NOTE_ID:#x}: {what}")));
+        }
+        for own in table.deeds().chain(table.scrub_note()) {
+            judge_sequences(own, last).map_err(wrong)?;
         }
         for inode in table.inodes(0, usize::MAX) {
             self.judge_inode(&inode, last).map_err(|what| self.corrupt(self.id.start, what))?;
@@ -49,7 +59,7 @@ impl Recovery<'_> {
         let InodeRecord { id, size_bytes, .. } = *inode;
         let (domains, own) = (u64::from(self.seed.members.domains()), u64::from(self.seed.domain));
         // One of another domain could not be asked for by its id.
-        if id == 0 || id >= INODE_IDS_END || id % domains != own {
+        if !is_inode_id(id) || id % domains != own {
             return Err(format!("inode {id} is not of this domain"));
         }
         judge_sequences(inode, last)?;

@@ -63,6 +63,11 @@ impl DiskSpace {
         self.allocator.blocks() - self.away.len() as u64 * self.numbering.group_blocks()
     }
 
+    /// Whether so many free blocks in a row are found.
+    pub(super) fn has_run(&self, blocks: u32) -> bool {
+        self.allocator.has_run(blocks)
+    }
+
     /// Blocks of a group.
     pub(super) fn group_blocks(&self) -> u64 {
         self.numbering.group_blocks()

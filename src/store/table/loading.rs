@@ -15,13 +15,13 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 
-use crate::format::deed::is_deed;
 use crate::format::extent::Extent;
 use crate::format::page as format;
 use crate::format::page::{
     Child, EXTENTS_PER_GROUP, FirstSlot, GROUPS_PER_PAGE, INODES_PER_PAGE, InodeRecord, PageKind,
     SecondSlot,
 };
+use crate::format::record::is_inode_id;
 use crate::store::table::{Inode, NIL, Table, TableError, empty};
 
 /// What opening has to know of a checkpoint to judge its pages.
@@ -115,7 +115,7 @@ impl Table {
                 self.free_inodes.push(place);
                 continue;
             }
-            if id >= written.next_inode && !is_deed(id) {
+            if id >= written.next_inode && is_inode_id(id) {
                 let next = written.next_inode;
                 return Err(TableError::NextInode { inode: id, next });
             }

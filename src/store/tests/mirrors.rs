@@ -408,7 +408,7 @@ fn a_slow_disk_makes_few_reads_slow() {
 fn scrubbed(world: &mut World) -> (u64, u64) {
     let mut found = (0, 0);
     for domain in 0..usize::from(world.setup.domains) {
-        let order = ScrubOrder::Start { bytes_per_second: 0 };
+        let order = ScrubOrder::Start { bytes_per_second: 0, coalesce: false };
         while let Reply::Scrub(report) = world.call(domain, Call::Scrub(order))
             && report.state != ScrubState::Running
         {}
