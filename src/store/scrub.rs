@@ -256,7 +256,11 @@ pub(crate) async fn scrubs(domain: Rc<Domain>) {
                 let mut scrub = domain.scrub.borrow_mut();
                 (scrub.report.state, scrub.is_unsaved) = (ScrubState::Finished, true);
             }
-            Ok(()) => {}
+            // What was under way at a pause has been looked at as well.
+            Ok(()) => {
+                let mut scrub = domain.scrub.borrow_mut();
+                scrub.is_unsaved |= scrub.report.state == ScrubState::Paused;
+            }
             // No memory: it is tried again where it was.
             Err(_) => domain.port.sleep_until(domain.port.now_ns() + TRY_AGAIN_NS).await,
         }
@@ -370,8 +374,9 @@ impl Scrubber<'_> {
             }
             for (index, _) in extents {
                 self.extent(inode, index).await?;
-                self.slow_down().await;
+                self.note(|report| report.extents += 1);
                 self.go_to((inode, index + 1));
+                self.slow_down().await;
                 self.save_now_and_then().await;
                 if !self.goes_on() {
                     return Ok(());
@@ -381,7 +386,6 @@ impl Scrubber<'_> {
     }
 
     async fn extent(&self, inode: u64, index: u64) -> Result<(), StoreError> {
-        self.note(|report| report.extents += 1);
         let now = || self.domain.table.borrow().extent(inode, index).map(|found| found.extent);
         for _ in 0..LOOKS_MAX {
             let Some(extent) = now() else { return Ok(()) };
