@@ -114,6 +114,10 @@ fn judge_deeds(deeds: &[BTreeMap<GroupId, Deed>], members: &Members, findings: &
             if let Some(groups) = groups.filter(|groups| u64::from(group.group) >= *groups) {
                 findings.error(site(), format!("one of {groups} groups"), group.group.to_string());
             }
+            let slots = members.label().slots;
+            if group.slot >= slots {
+                findings.error(site(), format!("one of {slots} slots"), group.slot.to_string());
+            }
             let Deed::TakenFrom(from) = deed else { continue };
             let other = deeds.get(usize::from(*from)).and_then(|other| other.get(group));
             if other != Some(&Deed::GivenTo(domain)) {

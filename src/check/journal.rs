@@ -32,7 +32,7 @@ use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS, Zone};
 use crate::format::page::InodeRecord;
 use crate::format::record::{
     Body, Changes, CheckpointBody, INODE_IDS_END, JournalId, RecordError, RecordHead, RecordKind,
-    decode_body, decode_head, inline_start,
+    decode_body, decode_head, inline_start, is_inode_id,
 };
 
 /// Bytes that are read at a time.
@@ -554,6 +554,9 @@ fn batch_faults(members: &Members, head: &RecordHead, changes: &Changes) -> Vec<
         let (inode, index) = (put.inode, put.index);
         if !inodes.contains(&inode) {
             wrong.push(format!("extent {index} of inode {inode} without the inode"));
+        }
+        if !is_inode_id(inode) {
+            wrong.push(format!("extent {index} of {inode:#x}, which is no inode"));
         }
         if !extents.insert((inode, index)) {
             wrong.push(format!("extent {index} of inode {inode} twice"));

@@ -74,7 +74,10 @@ impl LabelView {
         let mut copies: Vec<LabelCopy> = (0..LABEL_COPIES / 2)
             .map(|copy| read_copy(image, disk, image.bytes(disk), copy))
             .collect();
-        let made_for = copies.iter().find_map(|copy| Some(copy.label()?.layout.disk_bytes()));
+        // While a disk grows its labels are of two sizes, and those at the larger end came first.
+        let mut sizes = copies.iter().filter_map(|copy| Some(copy.label()?.layout.disk_bytes()));
+        let fitting = sizes.clone().filter(|bytes| *bytes <= image.bytes(disk));
+        let made_for = fitting.max().or_else(|| sizes.next());
         let disk_bytes = made_for.unwrap_or(image.bytes(disk));
         let tail = LABEL_COPIES / 2..LABEL_COPIES;
         copies.extend(tail.map(|copy| read_copy(image, disk, disk_bytes, copy)));

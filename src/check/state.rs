@@ -120,13 +120,32 @@ impl State {
             }
             if least > body.through {
                 let what = format!("generation {least}");
-                state.inode_doubts.insert(id, Doubt { page: *page, least, what });
+                let doubt = Doubt { page: *page, least, what };
+                let kept = state.inode_doubts.entry(id).or_insert_with(|| doubt.clone());
+                if kept.least < least {
+                    *kept = doubt;
+                }
             }
-            if let Some(before) = state.inodes.insert(id, held) {
+            let Some(before) = state.inodes.get(&id).copied() else {
+                state.inodes.insert(id, held);
+                continue;
+            };
+            // What is no inode may be put, taken away and put again between two copies.
+            let before_least = before.record.generation;
+            let again = before_least != least && least.max(before_least) > body.through;
+            let again = again && before.source != held.source;
+            if is_inode_id(id) || !again {
                 let site = state.site(format!("inode {id}"));
                 let found = format!("{:?} and page {page}", before.source);
                 findings.error(site, "an inode on one page", found);
             }
+            if least > before_least {
+                state.inodes.insert(id, held);
+            }
+        }
+        for group in tree.groups.iter().filter(|group| !is_inode_id(group.header.inode)) {
+            let site = state.site(format!("a group on page {}", group.page));
+            findings.error(site, "an inode's", format!("of {:#x}", group.header.inode));
         }
         for (key, candidates) in candidates(&tree.groups) {
             state.take(key, &candidates, body.through);
@@ -391,7 +410,7 @@ impl State {
         checkpoint: &CheckpointBody,
         last: &RecordHead,
     ) -> Option<(String, String)> {
-        let Some(inode) = self.inodes.get(&id) else {
+        let Some(inode) = self.inodes.get(&id).filter(|_| is_inode_id(id)) else {
             return Some(("an extent of an inode that there is".into(), "none".into()));
         };
         let generation = held.generation;

@@ -231,18 +231,15 @@ fn request(config: &IoConfig, devices: &[Option<Device>]) -> PlacementRequest {
     PlacementRequest { disks: disks.collect(), reactors, hardware_threads }
 }
 
-/// Lanes of places without a disk: they are on as many reactors as the first disk has lanes, and
-/// nothing is placed by them.
+/// Lanes of places without a disk: they are on the reactors that have the first disk's, so that
+/// whoever reaches that one reaches those too, and nothing is placed by them.
 fn add_vacant_lanes(placement: &mut Placement, config: &IoConfig, vacant: u16) {
-    let lanes = config.disks[0].lanes.unwrap_or(1).min(placement.reactors.len() as u32);
+    let of_first = placement.lanes.iter().filter(|lane| lane.disk == 0);
+    let of_first: Vec<LaneSlot> = of_first.cloned().collect();
     for place in 0..usize::from(vacant) {
         let disk = config.disks.len() + place;
-        placement.lanes.extend((0..lanes).map(|lane| LaneSlot {
-            disk,
-            lane,
-            reactor: lane as usize,
-            local: Locality::Unknown,
-        }));
+        let as_there = |lane: &LaneSlot| LaneSlot { disk, local: Locality::Unknown, ..*lane };
+        placement.lanes.extend(of_first.iter().map(as_there));
     }
 }
 

@@ -191,6 +191,8 @@ pub(crate) fn conclude<B: Backend>(mut reactor: Reactor<B>, failure: Option<Stri
     }
     reactor.state.shared.publish_usage();
     if reactor.state.ops.active() > 0 {
+        // Whoever waits for a task is told; what the devices have is the operations'.
+        drop_tasks(&mut reactor.state);
         // The devices may still write to the operations' memory, and a closed ring does not stop
         // them: rings, buffers and arenas stay for ever.
         std::mem::forget(reactor);
@@ -211,6 +213,13 @@ fn give_up(state: &mut ReactorState) -> Vec<StuckDisk> {
         if let Ok(stuck) = told {
             return stuck;
         }
+    }
+}
+
+/// Drops the local tasks, one after another, whatever one says to it.
+fn drop_tasks(state: &mut ReactorState) {
+    for task in state.tasks.iter_mut().filter_map(|slot| slot.task.take()) {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(task)));
     }
 }
 

@@ -96,7 +96,7 @@ impl Members {
             return;
         }
         let (_, base) = disks.membership.durable();
-        if disks.publish(port, (in_sync, base), &[failed.number()]).await.is_ok() {
+        if disks.publish(port, Change::of(in_sync, base), &[failed.number()]).await.is_ok() {
             disks.membership.fenced.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -111,18 +111,15 @@ impl Members {
         let (_, mut in_sync) = disks.membership.durable();
         let base = in_sync;
         in_sync.insert(synced.number());
-        disks.publish(port, (in_sync, base), &[]).await
+        disks.publish(port, Change::of(in_sync, base), &[]).await
     }
 }
 
 impl Disks {
     /// Raises the epoch at an opening for writing, to labels that call these disks in sync, as [the
     /// format](crate::format::label) says. Nothing is raised in a pool of one disk: no other can be
-    /// older.
+    /// older, and one that comes is of two epochs later.
     pub(crate) async fn raise(&self, port: &Port, in_sync: DiskSet) -> Result<(), NotDurable> {
-        if self.label().disks() == 1 {
-            return Ok(());
-        }
         let _change = self.membership.begin_change(port).await;
         let (newest, of_newest) = self.membership.durable();
         // First each disk's own label where it is not: what openings that were cut short have left
@@ -131,22 +128,32 @@ impl Disks {
             let is_whole = mirror.label_copies.are_all(&mirror.label);
             let Label { epoch, slots, .. } = mirror.label;
             let in_sync = mirror.label.mirror.in_sync;
-            (!is_whole).then_some(Content { epoch, slots, in_sync, is_own: true })
+            (!is_whole).then_some(Content { epoch, slots, in_sync, grown: None, is_own: true })
         };
         self.write_each(port, own).await;
+        // A label of an older epoch may know of fewer slots.
+        if self.members.len() == 1 && self.label().mirror.count == 1 {
+            return Ok(());
+        }
         // A stale disk must not have a label that calls it in sync, as the newest may.
         let behind = |mirror: &MirrorDisk| {
             let is_behind = mirror.is_in_sync() && mirror.label.epoch != newest;
             let slots = self.members.len() as u16;
-            is_behind.then_some(Content { epoch: newest, slots, in_sync: of_newest, is_own: false })
+            is_behind.then_some(Content {
+                epoch: newest,
+                slots,
+                in_sync: of_newest,
+                grown: None,
+                is_own: false,
+            })
         };
         self.write_each(port, behind).await;
         // Fewer than half were accepted by who opens it: then these are all that count.
         let forced = 2 * in_sync.len() <= of_newest.len();
         let base = if forced { in_sync } else { of_newest };
-        self.publish(port, (in_sync, base), &[]).await?;
+        self.publish(port, Change::of(in_sync, base), &[]).await?;
         let (_, in_sync) = self.membership.durable();
-        self.publish(port, (in_sync, in_sync), &[]).await
+        self.publish(port, Change::of(in_sync, in_sync), &[]).await
     }
 
     /// Takes in a disk that has come: it is written from now on, and has nothing of before yet. Its
@@ -166,7 +173,7 @@ impl Disks {
             return Err(format!("{MIRRORS_MAX} disks have come to slot {slot} since the opening"));
         }
         let (_, in_sync) = self.membership.durable();
-        let published = self.publish(port, (in_sync, in_sync), &[]).await;
+        let published = self.publish(port, Change::of(in_sync, in_sync), &[]).await;
         if mirror.state() == MirrorState::Syncing && published.is_ok() {
             return Ok(());
         }
@@ -203,13 +210,20 @@ impl Disks {
         if !self.members.has_room() {
             return Err("no more slots can come before the pool is opened again".to_owned());
         }
+        // A disk that was to come before, and did not, may have a label of the next epoch, or of
+        // the one after this one: it is stale two epochs later.
+        for _ in 0..2 {
+            let (_, in_sync) = self.membership.durable();
+            let published = self.publish(port, Change::of(in_sync, in_sync), &[]).await;
+            published.map_err(|NotDurable(why)| why)?;
+        }
         let (epoch, mut in_sync) = self.membership.durable();
         let base = in_sync;
         if first.mirror.count > 1 {
             disks.iter().for_each(|disk| in_sync.insert(disk.number()));
         }
         let (epoch, slots) = (epoch + 1, slot as u16 + 1);
-        let content = Content { epoch, slots, in_sync, is_own: false };
+        let content = Content { epoch, slots, in_sync, grown: None, is_own: false };
         if let Err(why) = self.write_all(port, &disks, Some(content)).await {
             // The next epoch is another change's, of which these are to say nothing.
             let _ = self.write_all(port, &disks, None).await;
@@ -227,7 +241,7 @@ impl Disks {
             }
         }
         self.members.push(member);
-        let published = self.publish(port, (in_sync, base), &[]).await;
+        let published = self.publish(port, Change::of(in_sync, base), &[]).await;
         published.map(|()| slot as u16).map_err(|NotDurable(why)| why)
     }
 
@@ -243,16 +257,13 @@ impl Disks {
             return Err(format!("slot {slot} was made for {} bytes", layout.disk_bytes()));
         }
         layout.for_disk(bytes).map_err(|error| error.to_string())?;
-        let set = |bytes: u64| {
-            member
-                .mirrors
-                .iter()
-                .for_each(|mirror| mirror.made_for.store(bytes, Ordering::Release));
-        };
-        set(bytes);
         let (_, in_sync) = self.membership.durable();
-        let published = self.publish(port, (in_sync, in_sync), &[]).await;
-        published.map_err(|NotDurable(why)| why)
+        let change = Change { in_sync, base: in_sync, grown: Some((slot, bytes)) };
+        self.publish(port, change, &[]).await.map_err(|NotDurable(why)| why)?;
+        for mirror in member.mirrors.iter() {
+            mirror.made_for.store(bytes, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Writes the labels of all these disks, or destroys them.
@@ -302,13 +313,13 @@ impl Disks {
     async fn publish(
         &self,
         port: &Port,
-        (in_sync, base): (DiskSet, DiskSet),
+        change: Change,
         without: &[usize],
     ) -> Result<(), NotDurable> {
         if let Some(before) = self.membership.broken() {
             return Err(before);
         }
-        let published = self.try_publish(port, (in_sync, base), without).await;
+        let published = self.try_publish(port, change, without).await;
         if let Err(why) = &published {
             let broken = &self.membership.broken;
             *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
@@ -319,7 +330,7 @@ impl Disks {
     async fn try_publish(
         &self,
         port: &Port,
-        (mut in_sync, base): (DiskSet, DiskSet),
+        Change { mut in_sync, base, grown }: Change,
         without: &[usize],
     ) -> Result<(), NotDurable> {
         let mut out: Vec<usize> = without.to_vec();
@@ -338,7 +349,7 @@ impl Disks {
             let to: Vec<&Arc<MirrorDisk>> = to.collect();
             let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
             let slots = self.members.len() as u16;
-            let content = Content { epoch, slots, in_sync, is_own: false };
+            let content = Content { epoch, slots, in_sync, grown, is_own: false };
             for mirror in &to {
                 writes.push(Box::pin(write_label(port, mirror, Some(content))));
             }
@@ -391,8 +402,27 @@ struct Content {
     epoch: u64,
     slots: u16,
     in_sync: DiskSet,
+    /// A slot whose disks have so many bytes from here on.
+    grown: Option<(u16, u64)>,
     /// It is what the disk said already, also of its size.
     is_own: bool,
+}
+
+/// What the labels of a new epoch are to say.
+#[derive(Clone, Copy)]
+struct Change {
+    /// Disks in sync.
+    in_sync: DiskSet,
+    /// See [`Disks::publish`].
+    base: DiskSet,
+    /// A slot whose disks have so many bytes from here on.
+    grown: Option<(u16, u64)>,
+}
+
+impl Change {
+    fn of(in_sync: DiskSet, base: DiskSet) -> Change {
+        Change { in_sync, base, grown: None }
+    }
 }
 
 /// Writes a disk's label, copy by copy; without content none is left.
@@ -402,10 +432,16 @@ async fn write_label(
     content: Option<Content>,
 ) -> Result<(), NotDurable> {
     let mut label: Label = mirror.label;
-    if let Some(Content { epoch, slots, in_sync, is_own }) = content {
+    if let Some(Content { epoch, slots, in_sync, grown, is_own }) = content {
         (label.epoch, label.slots) = (epoch, slots);
         if !is_own {
             label.layout = mirror.layout();
+        }
+        if let Some((slot, bytes)) = grown
+            && slot == label.slot
+        {
+            let larger = label.layout.for_disk(bytes);
+            label.layout = larger.map_err(|error| NotDurable(error.to_string()))?;
         }
         if label.mirror.count > 1 {
             label.mirror.in_sync = in_sync;
@@ -419,6 +455,11 @@ async fn write_label(
     let has_moved = label.layout.disk_bytes() != mirror.label.layout.disk_bytes();
     let order = if has_moved { [2, 3, 0, 1] } else { [0, 1, 2, 3] };
     for (copy, offset) in order.map(|copy: usize| (copy, offsets[copy])) {
+        // Without one at the new end, a write at the start that is cut short could leave none two
+        // of which agree.
+        if has_moved && copy == 0 && durable == 0 {
+            break;
+        }
         match &mirror.label_copies.0[copy] {
             // A copy of a newer format is a newer program's.
             Err(CopyFault::Newer(_)) => continue,

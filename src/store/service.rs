@@ -25,10 +25,10 @@ use crate::store::member::MirrorDisk;
 use crate::store::mend::mending;
 use crate::store::port::Port;
 use crate::store::read::{no_lock, read};
-use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover, share};
+use crate::store::recovery::{DomainSeed, RecoveryError, RecoveryReport, recover};
 use crate::store::resync::{behind, resyncs};
 use crate::store::scrub::scrubs;
-use crate::store::transfers::transfers;
+use crate::store::transfers::{Seat, transfers};
 use crate::store::write_back::write_home;
 
 /// Calls to domains, on their way there and back.
@@ -75,6 +75,8 @@ struct Shared {
 const TURNS_HELD: u32 = 2;
 
 struct Service<F> {
+    /// Others wait for what it says.
+    _seat: Seat,
     /// Turns in which the domain's own tasks run and nothing else.
     held: u32,
     shared: Rc<Shared>,
@@ -108,7 +110,8 @@ fn make<F: Future<Output = ()> + 'static>(
     });
     let mut executor = Executor::new(seed.config.requests_max);
     let opening = Rc::clone(&shared);
-    seed.members.disks().board.register(seed.domain, shared.doorstep.bell.clone());
+    let bell = shared.doorstep.bell.clone();
+    let seat = Seat::take(seed.members.disks(), seed.domain, bell);
     executor.reside(Box::pin(async move {
         match open(&opening, &seed).await {
             Ok((domain, report)) => {
@@ -122,7 +125,7 @@ fn make<F: Future<Output = ()> + 'static>(
             }
         }
     }));
-    Box::new(Service { held: 0, shared, executor, serve })
+    Box::new(Service { _seat: seat, held: 0, shared, executor, serve })
 }
 
 /// Recovers, and agrees with the other domains who has which allocation group.
@@ -353,8 +356,7 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         Call::Scrub(order) => Ok(Reply::Scrub(Box::new(domain.scrub_order(order)))),
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
         Call::Bring(mirror) => bring(&domain, mirror),
-        Call::Widen(slot) => widen(&domain, slot),
-        Call::Grow(slot) => grow(&domain, slot),
+        Call::Widen(slot) | Call::Grow(slot) => Ok(know_slot(&domain, slot)),
         Call::Close => close(&shared, &domain).await,
     };
     answer.give(reply.unwrap_or_else(Reply::Failed), &shared.wakers);
@@ -372,24 +374,11 @@ fn bring(domain: &Domain, mirror: Arc<MirrorDisk>) -> Result<Reply, StoreError> 
     Ok(Reply::Done)
 }
 
-/// A slot that has come has blocks for the domain.
-fn widen(domain: &Domain, slot: u16) -> Result<Reply, StoreError> {
-    let mut space = domain.space.borrow_mut();
-    if let Some(member) = domain.members.get(slot) {
-        space.add_disk(slot, &share(member));
-    }
-    drop(space);
+/// A slot has come, or its disks have grown: it has blocks for the domain.
+fn know_slot(domain: &Domain, slot: u16) -> Reply {
+    domain.know_slot(slot);
     domain.changed.notify();
-    Ok(Reply::Done)
-}
-
-/// The disks of a slot have more groups.
-fn grow(domain: &Domain, slot: u16) -> Result<Reply, StoreError> {
-    if let Some(member) = domain.members.get(slot) {
-        domain.space.borrow_mut().grow(slot, member.layout());
-    }
-    domain.changed.notify();
-    Ok(Reply::Done)
+    Reply::Done
 }
 
 /// Counts from the table what the allocator counts by itself.

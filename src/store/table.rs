@@ -73,6 +73,8 @@ pub(crate) enum TableError {
     NextInode { inode: u64, next: u64 },
     #[error("inode {inode} is on two pages")]
     TwiceInode { inode: u64 },
+    #[error("{inode:#x} has extents, and is no inode")]
+    Strange { inode: u64 },
     #[error("a group of inode {inode} is part {part}, and there are 0 and 1")]
     Part { inode: u64, part: u32 },
     #[error("inode {inode} is not what its page says for the same record")]

@@ -26,17 +26,24 @@ pub(crate) use self::board::{Board, Deeds, Letter};
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::format::deed::{Deed, GroupId, decode, encode};
 use crate::format::page::InodeRecord;
+use crate::reactor::bell::Bell;
 use crate::store::batch::Change;
 use crate::store::domain::{Domain, Health};
 use crate::store::error::{Certainty, StoreError};
+use crate::store::member::Disks;
+use crate::store::port::{Either, either};
+use crate::store::recovery::share;
 
 /// Homes of a page that a deed may make necessary.
 const DEED_PROMISE: u64 = 2;
 /// How long nobody is asked again after all have said no.
 const REST_NS: u64 = 1_000_000;
+/// How many times as long as a disk another domain may take to answer: it asks its disks.
+const PATIENCE: u64 = 2;
 /// How long to wait before looking again whether the other domains have recovered.
 const LOOK_AGAIN_NS: u64 = 200_000;
 
@@ -49,8 +56,8 @@ pub(crate) struct Transfers {
     refusals: u64,
     /// Nobody is asked before.
     rest_until_ns: u64,
-    /// Whose answer is waited for, and whether a request waited when it was asked.
-    asked: Option<(u16, bool)>,
+    /// Whose answer is waited for.
+    asked: Option<Asked>,
     /// Who has said no since somebody gave.
     refused: BTreeSet<u16>,
     /// Whoever has less available asks ahead; none: than a group.
@@ -59,6 +66,16 @@ pub(crate) struct Transfers {
     untaken: Vec<GroupId>,
     /// Taking one failed: the others are left until space is wanted.
     taking_failed: bool,
+}
+
+/// Who was asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    whom: u16,
+    /// A request waited for it.
+    urgent: bool,
+    /// Who has not answered until then does not: its reactor has failed, or a disk of it.
+    until_ns: u64,
 }
 
 enum Next {
@@ -70,21 +87,42 @@ enum Next {
     End,
 }
 
-/// Answers for the domain when its task is dropped.
-struct Seat(Rc<Domain>);
+/// The place of a domain among the others: they are answered for it when this is dropped.
+pub(crate) struct Seat {
+    disks: Arc<Disks>,
+    domain: u16,
+}
+
+impl Seat {
+    /// The domain's, whom the bell calls.
+    pub(crate) fn take(disks: &Arc<Disks>, domain: u16, bell: Bell) -> Seat {
+        disks.board.register(domain, bell);
+        Seat { disks: Arc::clone(disks), domain }
+    }
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.board().leave(self.0.number());
+        self.disks.board.leave(self.domain);
     }
 }
 
 /// Gives, takes and asks until the domain is closed.
 pub(crate) async fn transfers(domain: Rc<Domain>) {
-    let seat = Seat(domain);
-    let domain = &seat.0;
     loop {
-        match domain.changed.until(|| domain.next_transfer()).await {
+        let next = domain.changed.until(|| domain.next_transfer());
+        let patience = domain.transfers.borrow().asked.map(|asked| asked.until_ns);
+        let next = match patience {
+            None => next.await,
+            Some(until) => match either(next, domain.port.sleep_until(until)).await {
+                Either::First(next) => next,
+                Either::Second(()) => {
+                    domain.transfers.borrow_mut().give_up_waiting();
+                    continue;
+                }
+            },
+        };
+        match next {
             Next::Read(Letter::Want { from, free, urgent }) => {
                 let letter = match domain.give_group(from, free, urgent).await {
                     Some(letter) => letter,
@@ -95,7 +133,8 @@ pub(crate) async fn transfers(domain: Rc<Domain>) {
             Next::Read(Letter::Nothing { from }) => {
                 let mut transfers = domain.transfers.borrow_mut();
                 // Who was asked ahead may say something else when a request waits.
-                if transfers.wanted == 0 || transfers.asked == Some((from, true)) {
+                let asked = transfers.asked.filter(|asked| asked.whom == from);
+                if transfers.wanted == 0 || asked.is_some_and(|asked| asked.urgent) {
                     transfers.refused.insert(from);
                 }
                 transfers.answered_by(Some(from));
@@ -110,11 +149,16 @@ pub(crate) async fn transfers(domain: Rc<Domain>) {
             Next::Take(group) => domain.take_group(group).await,
             Next::Ask(whom, letter) => {
                 let urgent = matches!(letter, Letter::Want { urgent: true, .. });
-                domain.transfers.borrow_mut().asked = Some((whom, urgent));
+                let patience = domain.members.disks().hung_after_ns.saturating_mul(PATIENCE);
+                let until_ns = domain.port.now_ns().saturating_add(patience);
+                domain.transfers.borrow_mut().asked = Some(Asked { whom, urgent, until_ns });
                 domain.board().send(whom, letter);
             }
             Next::Refused => domain.note_refusal(),
-            Next::End => return,
+            Next::End => {
+                domain.board().leave(domain.number());
+                return;
+            }
         }
     }
 }
@@ -122,8 +166,15 @@ pub(crate) async fn transfers(domain: Rc<Domain>) {
 impl Transfers {
     /// Somebody has answered; none: whoever it was.
     fn answered_by(&mut self, whom: Option<u16>) {
-        if whom.is_none() || self.asked.map(|(asked, _)| asked) == whom {
+        if whom.is_none() || self.asked.map(|asked| asked.whom) == whom {
             self.asked = None;
+        }
+    }
+
+    /// Silence is a no. What it gives after all is taken.
+    fn give_up_waiting(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            self.refused.insert(asked.whom);
         }
     }
 }
@@ -209,12 +260,33 @@ impl Domain {
             transfers.refusals
         };
         self.changed.notify();
-        let is_decided = || match self.available() >= blocks {
-            true => Some(true),
-            false if self.transfers.borrow().refusals != refusals => Some(false),
-            false => self.check_writable().is_err().then_some(false),
+        let is_decided = || {
+            if self.available() >= blocks {
+                return Some(true);
+            }
+            if self.transfers.borrow().refusals != refusals || self.check_writable().is_err() {
+                return Some(false);
+            }
+            // There was enough for a moment, and others took it.
+            let mut transfers = self.transfers.borrow_mut();
+            if transfers.wanted < blocks {
+                transfers.wanted = blocks;
+                drop(transfers);
+                self.changed.notify();
+            }
+            None
         };
         self.changed.until(is_decided).await
+    }
+
+    /// Has space in slots up to this one, and as much of them as their disks have. It is there,
+    /// durably: another domain may be told before this one.
+    pub(crate) fn know_slot(&self, slot: u16) {
+        let mut space = self.space.borrow_mut();
+        for (slot, member) in (0..=slot).zip(self.members.all().iter()) {
+            space.add_disk(slot, &share(member));
+            space.grow(slot, member.layout());
+        }
     }
 
     /// Makes a deed durable, or takes one away.
@@ -279,6 +351,7 @@ impl Domain {
     }
 
     fn has_gained(&self, group: GroupId) {
+        self.know_slot(group.slot);
         let gained = self.space.borrow_mut().gain(group);
         assert!(gained.is_some(), "{group} was here, and came");
         let mut transfers = self.transfers.borrow_mut();

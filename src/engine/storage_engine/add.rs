@@ -20,6 +20,16 @@ use crate::store::errand::LocalFuture;
 use crate::store::error::StoreError;
 use crate::store::member::MirrorDisk;
 
+/// Disks that are to be a slot. The last one goes first: the places are given back in turn.
+#[derive(Default)]
+struct Guests<'a>(Vec<Guest<'a>>);
+
+impl Drop for Guests<'_> {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
+}
+
 impl StorageEngine {
     /// Adds a slot to the pool while it is used: as many new disks as each slot has, which hold the
     /// same. Their space is the pool's when this returns, and new data goes there the more, the
@@ -65,15 +75,27 @@ impl StorageEngine {
             }
             cleared(path, overwrite)?;
         }
-        let mut guests = Vec::new();
-        let mirrors = self.new_slot(paths, &known, &mut guests)?;
+        let mut guests = Guests::default();
+        let mirrors = self.new_slot(paths, &known, &mut guests.0)?;
         let part_bytes = self.part_bytes(&mirrors);
         let slots = self.open.disks.members.len();
         let widened = self.widen(&mirrors, part_bytes);
         // What is in the list of slots keeps its place, whatever became of the labels.
         let stays = self.open.disks.members.len() > slots;
-        guests.iter_mut().for_each(|guest| guest.stays = stays);
-        let slot = widened.map_err(|reason| unusable(first, reason))?;
+        for guest in &mut guests.0 {
+            // A label may still be on its way to one that does not answer.
+            (guest.stays, guest.is_busy) = (stays, widened.is_err());
+        }
+        let slot = widened.map_err(|reason| {
+            let reason = match stays {
+                false => reason,
+                true => format!(
+                    "slot {slots} is part of the pool, and is not used before the next opening, \
+                     for which its disks must be named: {reason}"
+                ),
+            };
+            unusable(first, reason)
+        })?;
         self.tell_domains(slot).map_err(|error| {
             let reason =
                 format!("its slot is there, and not used before the next opening: {error}");

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::format::record::{
-    Changes, CheckpointBody, INODE_IDS_END, RecordHead, RecordKind, newest_checkpoint,
+    Changes, CheckpointBody, INODE_IDS_END, RecordHead, RecordKind, is_inode_id, newest_checkpoint,
 };
 
 /// Which rule is broken, and how.
@@ -112,6 +112,9 @@ pub(super) fn judge_changes(head: &RecordHead, changes: &Changes) -> Broken {
         let (inode, index) = (put.inode, put.index);
         rule(inodes.contains(&inode), || {
             format!("it puts extent {index} of inode {inode} without the inode")
+        })?;
+        rule(is_inode_id(inode), || {
+            format!("it puts extent {index} of {inode:#x}, which is no inode")
         })?;
         rule(extents.insert((inode, index)), || {
             format!("it puts extent {index} of inode {inode} twice")

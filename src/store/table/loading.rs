@@ -59,6 +59,8 @@ pub(super) struct Loading {
     extents: BTreeMap<(u64, u64), Doubt>,
     /// By id.
     inodes: BTreeMap<u64, Doubt>,
+    /// Pages that say of something what another one says later.
+    overtaken: Vec<u32>,
 }
 
 impl Loading {
@@ -73,8 +75,8 @@ impl Table {
     /// What is loaded and applied from here to [`Table::finish_replay`] is judged.
     pub(crate) fn begin_loading(&mut self, written: Written) {
         let (loaded, quarantine) = (Vec::new(), Vec::new());
-        let (extents, inodes) = (BTreeMap::new(), BTreeMap::new());
-        self.loading = Some(Loading { written, loaded, quarantine, extents, inodes });
+        let (extents, inodes, overtaken) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        self.loading = Some(Loading { written, loaded, quarantine, extents, inodes, overtaken });
     }
 
     fn loading(&mut self) -> &mut Loading {
@@ -120,20 +122,42 @@ impl Table {
                 return Err(TableError::NextInode { inode: id, next });
             }
             self.judge_generation(id, generation)?;
+            if !self.is_newest(&record, place)? {
+                continue;
+            }
             if generation > written.through {
                 let what = "it is newer than the checkpoint";
                 let doubt = Doubt { page: number, least: generation, what };
                 self.loading().inodes.insert(id, doubt);
             }
             let groups = BTreeMap::new();
-            let twice = self.inodes.insert(id, Inode { record, place, groups });
-            if twice.is_some() {
-                return Err(TableError::TwiceInode { inode: id });
-            }
+            self.inodes.insert(id, Inode { record, place, groups });
             self.pages.set_inode(place, id);
             self.note_id(id);
         }
         Ok(())
+    }
+
+    /// Whether no page that was loaded before says something later. What is no inode may be put,
+    /// taken away and put again, at another place, between the copies of two pages: then the older
+    /// one is nobody's.
+    fn is_newest(&mut self, record: &InodeRecord, place: u32) -> Result<bool, TableError> {
+        let InodeRecord { id, generation, .. } = *record;
+        let Some(other) = self.inodes.get(&id) else { return Ok(true) };
+        let (held, held_place) = (other.record.generation, other.place);
+        let is_later = generation.max(held) > self.loading().written.through;
+        let pages = [place, held_place].map(|place| place / INODES_PER_PAGE as u32);
+        if is_inode_id(id) || generation == held || !is_later || pages[0] == pages[1] {
+            return Err(TableError::TwiceInode { inode: id });
+        }
+        let is_newest = generation > held;
+        let older = if is_newest { held_place } else { place };
+        if is_newest {
+            self.pages.clear_inode(held_place);
+        }
+        self.free_inodes.push(older);
+        self.loading().overtaken.push(older / INODES_PER_PAGE as u32);
+        Ok(is_newest)
     }
 
     /// What is on a page was acknowledged before the checkpoint's record was written.
@@ -163,6 +187,9 @@ impl Table {
                 let (inode, part) = (header.inode, header.part);
                 return Err(TableError::Part { inode, part });
             }
+            if !is_inode_id(header.inode) {
+                return Err(TableError::Strange { inode: header.inode });
+            }
             self.groups[group as usize] = header;
             self.loading().loaded.push(group);
             for slot in 0..EXTENTS_PER_GROUP {
@@ -180,6 +207,9 @@ impl Table {
         // be written again: else it would say the same after the next checkpoint, when no record
         // is left that explains it.
         self.pages.clean();
+        for page in std::mem::take(&mut self.loading().overtaken) {
+            self.pages.touch(page);
+        }
         self.own_loaded();
         let keys: Vec<(u64, u32)> = self
             .inodes

@@ -248,3 +248,31 @@ fn a_group_that_was_taken_and_not_given_is_refused() {
         Err(other) => panic!("{other:?}"),
     }
 }
+
+/// Cause: when there was enough for one that waited, nobody asked for the others any more. Harm:
+/// they waited for ever. Fix: whoever still waits says so again.
+#[test]
+fn several_that_wait_for_space_all_get_it() {
+    let setup = setup(3, 1, 18);
+    let mut world = World::new(&setup, 1);
+    let inode = world.create(0).unwrap();
+    let mut size = 0;
+    while audits(&mut world)[0].free > 300 {
+        world.write(inode, size, &[7; 65_536]).unwrap();
+        size += 65_536;
+    }
+    let mut asked = Vec::new();
+    for writer in 0..6 {
+        let payload = world.payload(size + writer * 786_432, &[8; 786_432]);
+        let steps = vec![crate::store::call::Step::Write(payload)];
+        let durability = crate::store::call::Durability::Committed;
+        asked.push(world.ask(0, Call::Change { inode, steps, durability }));
+    }
+    let until = world.sim.now_ns() + 5_000_000_000;
+    world.sim.run_until(until, |_| false);
+    for (writer, call) in asked.iter_mut().enumerate() {
+        let reply = world.answer(call);
+        assert!(matches!(reply, Some(Reply::Changed(_))), "{writer}: {reply:?}");
+    }
+    world.audit();
+}

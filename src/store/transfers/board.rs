@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crossbeam_utils::CachePadded;
+
 use crate::format::deed::{Deed, GroupId};
 use crate::reactor::bell::Bell;
 
@@ -67,9 +69,16 @@ struct Seat {
 #[derive(Debug)]
 pub(crate) struct Board {
     seats: Vec<Mutex<Seat>>,
-    has_mail: Vec<AtomicBool>,
-    /// Blocks that are free, as each domain said last.
-    free: Vec<AtomicU64>,
+    signs: Vec<CachePadded<Sign>>,
+}
+
+/// What is seen of a domain without its box being opened. One domain writes it often, and one
+/// reads it often: itself.
+#[derive(Debug, Default)]
+struct Sign {
+    has_mail: AtomicBool,
+    /// Blocks that are free, as it said last.
+    free: AtomicU64,
 }
 
 impl Board {
@@ -78,9 +87,12 @@ impl Board {
         let each = || 0..domains;
         Board {
             seats: each().map(|_| Mutex::default()).collect(),
-            has_mail: each().map(|_| AtomicBool::new(false)).collect(),
-            free: each().map(|_| AtomicU64::new(0)).collect(),
+            signs: each().map(|_| CachePadded::default()).collect(),
         }
+    }
+
+    fn sign(&self, domain: u16) -> &Sign {
+        &self.signs[usize::from(domain)]
     }
 
     fn seat(&self, domain: u16) -> MutexGuard<'_, Seat> {
@@ -143,7 +155,7 @@ impl Board {
             return self.answer_for(to, letter);
         }
         seat.letters.push_back(letter);
-        self.has_mail[usize::from(to)].store(true, Ordering::Release);
+        self.sign(to).has_mail.store(true, Ordering::Release);
         let bell = seat.bell.clone();
         drop(seat);
         if let Some(bell) = bell {
@@ -153,7 +165,7 @@ impl Board {
 
     /// Whether there are letters for a domain.
     pub(crate) fn has_mail(&self, domain: u16) -> bool {
-        self.has_mail[usize::from(domain)].load(Ordering::Acquire)
+        self.sign(domain).has_mail.load(Ordering::Acquire)
     }
 
     /// The next letter for a domain.
@@ -164,18 +176,18 @@ impl Board {
         let mut seat = self.seat(domain);
         let letter = seat.letters.pop_front();
         let is_empty = seat.letters.is_empty();
-        self.has_mail[usize::from(domain)].store(!is_empty, Ordering::Release);
+        self.sign(domain).has_mail.store(!is_empty, Ordering::Release);
         letter
     }
 
     /// So many blocks of a domain are free.
     pub(crate) fn say_free(&self, domain: u16, blocks: u64) {
-        self.free[usize::from(domain)].store(blocks, Ordering::Relaxed);
+        self.sign(domain).free.store(blocks, Ordering::Relaxed);
     }
 
     /// The domain that said to have most free blocks, of those that pass.
     pub(crate) fn freest(&self, passes: impl Fn(u16) -> bool) -> Option<u16> {
-        let free = |domain: &u16| self.free[usize::from(*domain)].load(Ordering::Relaxed);
+        let free = |domain: &u16| self.sign(*domain).free.load(Ordering::Relaxed);
         let all = (0..self.seats.len() as u16).filter(|domain| passes(*domain));
         all.max_by_key(|domain| (free(domain), std::cmp::Reverse(*domain)))
     }
