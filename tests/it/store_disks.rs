@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dynamicfs::engine::engine_config::ReadOnly;
 use dynamicfs::{DiskConfig, EngineConfig, EngineError, FormatOptions, StorageEngine};
@@ -93,6 +94,7 @@ fn threads_write_to_all_disks_and_a_full_pool_refuses_cleanly() {
     let engine = disks.open();
     let models: Vec<Modelled> = (0..3).map(|_| Modelled::new(&engine, 1 << 20)).collect();
     let free_bytes = engine.status().unwrap().free_bytes();
+    let written = AtomicU64::new(0);
     side_by_side(3, |thread| {
         let inode = models[thread as usize].inode;
         let chunk = vec![thread as u8 + 1; 1 << 20];
@@ -107,10 +109,14 @@ fn threads_write_to_all_disks_and_a_full_pool_refuses_cleanly() {
         for n in 0..chunks {
             assert_eq!(read(&engine, inode, n << 20, 4096), chunk[..4096]);
         }
-        // Everything but what is kept for metadata, and what a chunk is too large for.
+        // Others may have taken of what was its domain's at first, as it of theirs.
         let share = free_bytes / 3;
-        assert!(chunks << 20 > share / 10 * 8, "{chunks} MiB of {share} bytes");
+        assert!(chunks << 20 > share / 4, "{chunks} MiB of {share} bytes");
+        written.fetch_add(chunks << 20, Ordering::Relaxed);
     });
+    // Everything but what is kept for metadata, and what a chunk is too large for.
+    let written = written.into_inner();
+    assert!(written > free_bytes / 10 * 8, "{written} of {free_bytes} bytes");
     close(&engine);
     drop(engine);
     disks.check();

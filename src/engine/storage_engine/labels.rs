@@ -5,18 +5,23 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::engine::error::OpenError;
 use crate::engine::storage_engine::EngineError;
 use crate::format::label::{LABEL_BYTES, Label};
 use crate::format::layout::{BLOCK_BYTES, LABEL_COPIES, label_offsets};
 use crate::machine::device::{DeviceError, probe};
 use crate::store::assembly::{Assembly, Missing, assemble};
 use crate::store::member::{MirrorDisk, MirrorState};
-use crate::store::pool::{CopyFault, LabelCopies, made_for};
+use crate::store::pool::{CopyFault, LabelCopies, PoolError, made_for};
 
+/// How long a disk may take until its label is read, others beside it.
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// Least bytes of a disk that has four copies at four places.
 const DISK_BYTES_MIN: u64 = 4 << 20;
 
@@ -183,21 +188,49 @@ pub(super) struct Judged {
     pub(super) assembly: Assembly,
 }
 
-/// Looks at disks, and judges them without those that cannot be used, if the pool can do without
-/// them.
+/// Looks at disks, beside each other, and judges them without those that cannot be used, or do not
+/// answer, if the pool can do without them.
 pub(super) fn look_and_judge(paths: &[PathBuf], missing: Missing) -> Result<Judged, EngineError> {
-    judge_each(paths, missing, look_at)
+    let by = Instant::now() + ANSWERS_WITHIN;
+    let looking = (0..).zip(paths).map(|(number, path)| {
+        let (told, found) = channel();
+        let owned = path.clone();
+        // One that hangs in the kernel is left there.
+        let thread = std::thread::Builder::new().name("dynamicfs-label".to_owned());
+        let spawned = thread.spawn(move || drop(told.send(look_at(number, &owned))));
+        let why =
+            |source| EngineError::from(OpenError::System { action: "start a thread", source });
+        spawned.map(|_| found).map_err(why)
+    });
+    let looking: Vec<_> = looking.collect();
+    let found = |number: u16, found| answer(&found, by, &paths[usize::from(number)])?;
+    judge_each(missing, looking, found)
 }
 
-/// The same, of disks that `look` looks at.
-pub(super) fn judge_each(
-    paths: &[PathBuf],
+/// What was found out about a disk, unless that takes too long.
+pub(super) fn answer<T>(found: &Receiver<T>, by: Instant, path: &Path) -> Result<T, EngineError> {
+    let left = by.saturating_duration_since(Instant::now());
+    found.recv_timeout(left).map_err(|error| match error {
+        RecvTimeoutError::Timeout => {
+            let seconds = ANSWERS_WITHIN.as_secs();
+            let reason = format!("its label was not read within {seconds} seconds");
+            PoolError::Unusable { path: path.to_string_lossy().into(), reason }.into()
+        }
+        RecvTimeoutError::Disconnected => {
+            EngineError::Reactor("it ended while labels were looked at".to_owned())
+        }
+    })
+}
+
+/// Judges disks that are looked at: each of `looking` becomes what is known of one.
+pub(super) fn judge_each<T>(
     missing: Missing,
-    look: impl Fn(u16, &Path) -> Result<Labelled, EngineError>,
+    looking: Vec<Result<T, EngineError>>,
+    found: impl Fn(u16, T) -> Result<Labelled, EngineError>,
 ) -> Result<Judged, EngineError> {
     let (mut disks, mut failed) = (Vec::new(), Vec::new());
-    for (number, path) in (0..).zip(paths) {
-        match look(number, path) {
+    for (number, looking) in (0..).zip(looking) {
+        match looking.and_then(|looking| found(number, looking)) {
             Ok(disk) => disks.push(disk),
             Err(error) => failed.push(error),
         }
@@ -259,6 +292,22 @@ mod tests {
     use crate::format::layout::Layout;
     use crate::machine::device::scratch::ScratchDir;
     use crate::machine::write_gate::{ForceSignatures, LABEL_MAGIC, WriteGate, WriteRefusal};
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_named_and_not_waited_for() {
+        let (told, found) = channel::<u8>();
+        let silent = answer(&found, Instant::now(), Path::new("/dev/hangs")).unwrap_err();
+        let text = silent.to_string();
+        assert!(text.contains("/dev/hangs") && text.contains("within 30 seconds"), "{text}");
+        // It is one of those that a pool may do without.
+        let judged =
+            judge_each(Missing::Accept, vec![Err::<(), _>(silent)], |_, ()| unreachable!());
+        assert!(judged.is_err_and(|error| error.to_string().contains("/dev/hangs")));
+        told.send(5).unwrap();
+        assert_eq!(answer(&found, Instant::now(), Path::new("?")).unwrap(), 5);
+        drop(told);
+        assert!(answer(&found, Instant::now(), Path::new("?")).is_err());
+    }
 
     /// The gate is below the format and has its own copy of where labels are and how they begin.
     #[test]

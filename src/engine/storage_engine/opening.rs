@@ -1,10 +1,10 @@
 //! Opening a pool: labels, reactors, one domain after another beside each other; all or nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::config::{DiskAccess, IoConfig};
 use crate::engine::engine_config::{
@@ -13,7 +13,7 @@ use crate::engine::engine_config::{
 use crate::engine::io_scheduler::IoScheduler;
 use crate::engine::storage_engine::format::the_disks;
 use crate::engine::storage_engine::labels::{
-    Judged, Labelled, PoolReport, judge_each, look_and_judge,
+    ANSWERS_WITHIN, Judged, Labelled, PoolReport, answer, judge_each, look_and_judge,
 };
 use crate::engine::storage_engine::{DomainHandle, EngineError, OpenPool, StorageEngine};
 use crate::format::disk_set::DiskSet;
@@ -228,10 +228,14 @@ fn start(
     (config, force): (&EngineConfig, Force),
     (paths, seen): (&[PathBuf], Vec<String>),
 ) -> Result<(Vec<DomainHandle>, PoolReport, Arc<Disks>), EngineError> {
-    let Judged { mut disks, assembly } = judge_each(paths, force.missing, |number, path| {
-        let facts = &io.disks()[usize::from(number)];
-        Labelled::new((number, path), labels(io, facts)?, facts.size_bytes)
-    })?;
+    let by = Instant::now() + ANSWERS_WITHIN;
+    let looking = (0..paths.len()).map(|number| Ok(begin_labels(io, &io.disks()[number])));
+    let looking: Vec<_> = looking.collect();
+    let found = |number: u16, found: Receiver<_>| {
+        let (path, facts) = (&paths[usize::from(number)], &io.disks()[usize::from(number)]);
+        Labelled::new((number, path), answer(&found, by, path)??, facts.size_bytes)
+    };
+    let Judged { mut disks, assembly } = judge_each(force.missing, looking, found)?;
     let members = Arc::new(members(io, config, (&disks, &assembly))?);
     if config.pool.read_only == ReadOnly::No {
         for disk in disks.iter_mut().filter(|disk| disk.in_sync) {
@@ -297,12 +301,17 @@ fn raise(io: &IoScheduler, disks: &Arc<Disks>, in_sync: DiskSet) -> Result<(), E
 
 /// Reads the labels of a disk through the engine that has it.
 pub(super) fn labels(io: &IoScheduler, facts: &DiskFacts) -> Result<LabelCopies, EngineError> {
+    let by = Instant::now() + ANSWERS_WITHIN;
+    Ok(answer(&begin_labels(io, facts), by, Path::new(&*facts.path))??)
+}
+
+fn begin_labels(io: &IoScheduler, facts: &DiskFacts) -> Receiver<Result<LabelCopies, PoolError>> {
     let (disk, bytes) = (facts.id, facts.size_bytes);
     let sector = facts.logical_block_bytes as usize;
     let work = move |port: std::rc::Rc<_>, arena: Arc<Arena>| -> LocalFuture<_> {
         Box::pin(async move { read_labels(&port, &arena, disk, bytes, sector).await })
     };
-    Ok(on_reactor(io, disk, work)??)
+    begin_on_reactor(io, disk, work)
 }
 
 /// Writes label copies again that are not whole, now that the disks are known to be a pool.
@@ -324,14 +333,23 @@ fn on_reactor<T: Send + 'static>(
     disk: DiskId,
     work: impl FnOnce(std::rc::Rc<Port>, Arc<Arena>) -> LocalFuture<T> + Send + 'static,
 ) -> Result<T, EngineError> {
+    let ended = |_| EngineError::Reactor("it ended while labels were looked at".to_owned());
+    begin_on_reactor(io, disk, work).recv().map_err(ended)
+}
+
+/// The same without waiting.
+fn begin_on_reactor<T: Send + 'static>(
+    io: &IoScheduler,
+    disk: DiskId,
+    work: impl FnOnce(std::rc::Rc<Port>, Arc<Arena>) -> LocalFuture<T> + Send + 'static,
+) -> Receiver<T> {
     let reactor = io.reactors_of(disk)[0];
     let arena = arena_of(io, reactor);
     let (told, result) = channel();
-    // The receiver waits for it: it is there.
+    // The receiver is gone when nobody waits any more.
     let done = move |outcome| drop(told.send(outcome));
     io.spawn_seed(reactor, errand(move |port| work(port, arena), done));
-    let ended = |_| EngineError::Reactor("it ended while labels were looked at".to_owned());
-    result.recv().map_err(ended)
+    result
 }
 
 pub(super) fn arena_of(io: &IoScheduler, reactor: usize) -> Arc<Arena> {
