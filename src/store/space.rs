@@ -5,12 +5,14 @@
 //! necessary; a block that is freed belongs to nobody before the flush that made it free.
 //!
 //! Each request goes to one disk where one has room for it. Disks take turns, each as often as its
-//! share of the free blocks: a new, empty disk gets more than the others and never all. A turn is
-//! some blocks long, so that small requests of one batch are on few disks: its commit flushes each
+//! share of the free blocks: a new, empty disk gets more than the others and never all. One that is
+//! much slower than the others gets as much less, and one to which much more is on its way nothing
+//! until that has arrived (`pace`). A turn is some blocks long, so that small requests of one batch are on few disks: its commit flushes each
 //! that it wrote to, and waits for the slowest.
 
 mod disk_space;
 mod numbering;
+mod pace;
 mod unused;
 
 use crate::format::deed::GroupId;
@@ -19,6 +21,7 @@ use crate::format::fragment::Fragment;
 use crate::format::layout::Layout;
 use crate::store::allocator::Run;
 use disk_space::DiskSpace;
+use pace::{Measure, Pace};
 
 /// Blocks that data never gets: for the parents of new pages.
 const RESERVE_BLOCKS: u64 = 32;
@@ -68,6 +71,7 @@ struct Member {
     space: DiskSpace,
     /// What it is owed of the requests so far, in blocks: the turn is of whom most is owed to.
     owed: i128,
+    pace: Pace,
 }
 
 /// See the module.
@@ -99,7 +103,7 @@ impl Space {
     pub(crate) fn add_disk(&mut self, slot: u16, share: &Share) {
         if usize::from(slot) == self.members.len() {
             let space = DiskSpace::new(share.layout, self.domain, slot, share.part_blocks);
-            self.members.push(Member { space, owed: 0 });
+            self.members.push(Member { space, owed: 0, pace: Pace::default() });
         }
     }
 
@@ -148,15 +152,19 @@ impl Space {
     /// Whose turn it is to take so many blocks.
     fn turn(&mut self, blocks: u32) -> usize {
         let [_, _, ..] = self.members.as_slice() else { return 0 };
+        let with_space = self.members.iter().filter(|member| member.space.free_blocks() > 0);
+        let measure = Measure::of(with_space.map(|member| member.pace));
         let mut all = 0;
         for member in &mut self.members {
-            let free = i128::from(member.space.free_blocks());
-            member.owed += free * i128::from(blocks);
-            all += free;
+            let share = member.space.free_blocks() * member.pace.share(measure);
+            member.owed += i128::from(share) * i128::from(blocks);
+            all += i128::from(share);
         }
         let (mut chosen, mut left) = self.turn;
-        if left < blocks {
-            let most = self.members.iter().enumerate().max_by_key(|(slot, member)| {
+        if left < blocks || self.members[chosen].pace.share(measure) == 0 {
+            let members = self.members.iter().enumerate();
+            let open = members.filter(|(_, member)| member.pace.share(measure) > 0);
+            let most = open.max_by_key(|(slot, member)| {
                 // Of several the first.
                 (member.owed, std::cmp::Reverse(*slot))
             });
@@ -165,6 +173,16 @@ impl Space {
         self.members[chosen].owed -= all * i128::from(blocks);
         self.turn = (chosen, left.saturating_sub(blocks));
         chosen
+    }
+
+    /// So many blocks are on their way to a slot.
+    pub(crate) fn sent(&mut self, slot: u16, blocks: u64) {
+        self.members[usize::from(slot)].pace.sent(blocks);
+    }
+
+    /// They have arrived there, or failed, after so long.
+    pub(crate) fn arrived(&mut self, slot: u16, blocks: u64, took_ns: u64) {
+        self.members[usize::from(slot)].pace.arrived(blocks, took_ns);
     }
 
     /// Takes blocks in as few runs as can be; nothing when there are not so many.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
-use crate::io::op::{DiskId, Request};
+use crate::io::op::{Completion, DiskId, Request};
 use crate::memory::{BufferList, DmaBuf};
 use crate::store::domain::Domain;
 use crate::store::error::StoreError;
@@ -176,7 +176,7 @@ async fn write_runs(
             break;
         }
         for request in requests(Members::address(Place::new(run.disk, run.start)), list) {
-            writes.push(Box::pin(domain.members.submit(&domain.port, request)));
+            writes.push(Box::pin(write_one(domain, request)));
         }
     }
     let mut outcome = short.map_or(Ok(()), Err);
@@ -186,6 +186,17 @@ async fn write_runs(
         }
     }
     outcome
+}
+
+/// Writes, and sees how long the slot takes for it.
+pub(crate) async fn write_one(domain: &Domain, request: Request) -> Completion {
+    let (slot, blocks) = (request.disk.0, request.len / BLOCK_BYTES);
+    domain.space.borrow_mut().sent(slot, blocks);
+    let begun_ns = domain.port.now_ns();
+    let completion = domain.members.submit(&domain.port, request).await;
+    let took_ns = domain.port.now_ns() - begun_ns;
+    domain.space.borrow_mut().arrived(slot, blocks, took_ns);
+    completion
 }
 
 /// One request for buffers that follow each other on the disk, or a few when they are many.
