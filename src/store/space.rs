@@ -7,8 +7,8 @@
 //! Each request goes to one disk where one has room for it. Disks take turns, each as often as its
 //! share of the free blocks: a new, empty disk gets more than the others and never all. One that is
 //! much slower than the others gets as much less, and one to which much more is on its way nothing
-//! until that has arrived (`pace`). A turn is some blocks long, so that small requests of one batch are on few disks: its commit flushes each
-//! that it wrote to, and waits for the slowest.
+//! until that has arrived (`pace`). A turn is some blocks long, so that small requests of one batch
+//! are on few disks: its commit flushes each that it wrote to, and waits for the slowest.
 
 mod disk_space;
 mod numbering;

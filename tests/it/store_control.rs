@@ -177,7 +177,7 @@ fn nonsense_is_refused_and_harms_nobody() {
         (
             b"{\"version\":1,\"request\":{\"scrub\":{\"order\":\"start\",\"mib_per_second\":0}}}\n",
             RefusalKind::BadRequest,
-            "not 0",
+            "no rate is 0",
         ),
     ] {
         let refusal = refused(bytes);
