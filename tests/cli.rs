@@ -234,3 +234,32 @@ fn a_format_destroys_nothing_unasked() {
     std::fs::write(&config, "[tabel]\nmib = 1\n").unwrap();
     bad(&["ls", &pool, "--config", &config], 2, "nearest is table");
 }
+
+#[test]
+fn disks_that_fail_together_never_hold_the_same() {
+    let scratch = Scratch::new("domains");
+    let paths = ["a", "b", "c", "d"].map(|name| scratch.path(name));
+    let [a, b, c, d] = paths.each_ref().map(String::as_str);
+    let of = |name: &str, path: &str| format!("--failure-domain={name}={path}");
+    let four = ["format", a, "--disk", b, "--disk", c, "--disk", d, "--mirrors=2"];
+    let format = |domains: &[String]| -> Vec<String> {
+        let rest = ["--size=64M", "--yes", "--json"].map(str::to_owned);
+        four.map(str::to_owned).into_iter().chain(domains.iter().cloned()).chain(rest).collect()
+    };
+    let many = format(&[of("one", a), of("one", b), of("one", c), of("two", d)]);
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    bad(&many, 2, "\"one\" for 3 of 4 disks");
+    let half = format(&[of("one", a)]);
+    bad(&half.iter().map(String::as_str).collect::<Vec<_>>(), 2, "of all or of none");
+    let strange = format(&[of("one", "elsewhere")]);
+    bad(&strange.iter().map(String::as_str).collect::<Vec<_>>(), 2, "no disk of the pool");
+    let two = format(&[of("one", a), of("one", b), of("two", c), of("two", d)]);
+    let done = good(&two.iter().map(String::as_str).collect::<Vec<_>>());
+    let done: serde_json::Value = serde_json::from_str(out(&done)).unwrap();
+    let disks = done["pool"]["disks"].as_array().unwrap();
+    let slots: Vec<(u64, &str)> = disks
+        .iter()
+        .map(|disk| (disk["slot"].as_u64().unwrap(), disk["path"].as_str().unwrap()))
+        .collect();
+    assert_eq!(slots, [(0, a), (0, c), (1, b), (1, d)]);
+}

@@ -126,14 +126,29 @@ pub(crate) struct FormatArguments {
     /// Commit domains; by default one for each core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     domains: Option<u32>,
-    /// Disks of each slot that hold the same: the first N disks are a slot, the next N another.
+    /// Disks of each slot that hold the same: the first N disks are a slot, the next N another,
+    /// unless their failure domains say otherwise.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4))]
     mirrors: Option<u32>,
+    /// What a disk fails with, as its shelf or controller: disks that hold the same are of
+    /// different ones. Of all disks or none, here or in --config.
+    #[arg(long = "failure-domain", value_name = "NAME=DEV|FILE", value_parser = parse_named)]
+    failure_domains: Vec<(String, PathBuf)>,
     #[command(flatten)]
     destroys: DestroyArguments,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// `shelf-1=/dev/sda`.
+fn parse_named(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), path.into()))
+        }
+        _ => Err(format!("{text} is not NAME=DISK, such as shelf-1=/dev/nvme0n1")),
+    }
 }
 
 /// How a command goes about a disk all of which will be lost.
@@ -174,6 +189,14 @@ pub(crate) fn format(arguments: &FormatArguments) -> Result<Report, Failure> {
     let mut config = arguments.pool.engine_config()?;
     config.pool.domains = arguments.domains.or(config.pool.domains);
     config.pool.mirrors = arguments.mirrors.or(config.pool.mirrors);
+    for (name, path) in &arguments.failure_domains {
+        let Some(disk) = config.io.disks.iter_mut().find(|disk| disk.path == *path) else {
+            let path = path.display();
+            let message = format!("--failure-domain names {path}, which is no disk of the pool");
+            return Err(Failure::new(Exit::Usage, message));
+        };
+        disk.failure_domain = Some(name.clone());
+    }
     let overwrite = arguments.destroys.overwrite();
     let options =
         FormatOptions { overwrite, create_bytes: arguments.size, ..FormatOptions::default() };
@@ -243,7 +266,7 @@ pub(super) fn lines(title: &str, lines: &[(&str, String)]) -> String {
 
 fn describe_plan(plan: &FormatPlan) -> String {
     let mut text = String::new();
-    for disk in &plan.disks {
+    for (number, disk) in plan.disks.iter().enumerate() {
         let model = or_dash(disk.device.as_ref().and_then(|device| device.model.as_ref()));
         let carries = match disk.carries.as_slice() {
             [] => "nothing known".to_owned(),
@@ -254,6 +277,8 @@ fn describe_plan(plan: &FormatPlan) -> String {
             false => format!("a pool on {}", disk.path.display()),
         };
         let facts = [
+            ("slot", (number / usize::from(plan.mirrors)).to_string()),
+            ("fails with", or_dash(disk.failure_domain.as_ref())),
             ("size", format!("{} ({} bytes)", size(disk.disk_bytes), disk.disk_bytes)),
             ("model", model),
             ("carries", carries),

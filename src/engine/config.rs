@@ -55,6 +55,9 @@ pub struct DiskConfig {
     pub access: DiskAccess,
     /// Lanes: reactors that drive it at the same time; absent: 1.
     pub lanes: Option<u32>,
+    /// What it fails with others of the same name: a shelf, a controller. A pool is formatted so
+    /// that disks which hold the same are of different ones.
+    pub failure_domain: Option<String>,
     /// Milliseconds to wait for a disk that is in use before giving up.
     pub busy_wait_ms: u64,
     /// Poll for completions.

@@ -15,6 +15,7 @@ mod attach;
 mod controlled;
 mod engine_error;
 mod engine_status;
+mod failure_domains;
 mod format;
 mod grow;
 mod labels;

@@ -142,6 +142,7 @@ const DISK: &[Field] = &[
     field("path", Kind::Text),
     field("access", Kind::Words(&["read_only", "read_only_shared", "read_write"])),
     number("lanes", 1, 64, "reactors"),
+    field("failure_domain", Kind::Text),
     number("busy_wait_ms", 0, UNLIMITED, "ms"),
     field("polled", Kind::Words(&["auto", "on", "off"])),
     number("nop_bytes", 4096, UNLIMITED, "bytes"),

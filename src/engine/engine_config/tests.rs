@@ -42,6 +42,7 @@ const EXPECTED: &[(&str, Holds)] = &[
     ("disks.path", Holds::Text),
     ("disks.access", Holds::Words(&["read_only", "read_only_shared", "read_write"])),
     ("disks.lanes", Holds::Number(1, 64, "from 1 to 64 reactors")),
+    ("disks.failure_domain", Holds::Text),
     ("disks.busy_wait_ms", Holds::Number(0, MAX, ANY_MS)),
     ("disks.polled", Holds::Words(&["auto", "on", "off"])),
     ("disks.nop_bytes", Holds::Number(4096, MAX, "from 4,096 to 9,223,372,036,854,775,807 bytes")),

@@ -12,6 +12,7 @@ use uuid::Builder;
 use crate::engine::config::{DiskAccess, IoConfig};
 use crate::engine::engine_config::{EngineConfig, ReadOnly};
 use crate::engine::io_scheduler::IoScheduler;
+use crate::engine::storage_engine::failure_domains::arrange;
 use crate::engine::storage_engine::labels::{Judged, PoolReport, look_and_judge};
 use crate::engine::storage_engine::opening::reactors_possible;
 use crate::engine::storage_engine::{DISK_TIME_MIN, EngineError};
@@ -85,6 +86,8 @@ pub struct DiskFormatPlan {
     pub path: PathBuf,
     /// Whether a file of this name would be made.
     pub is_new: bool,
+    /// What it fails with, if that was said.
+    pub failure_domain: Option<String>,
     /// Bytes of the disk.
     pub disk_bytes: u64,
     /// The device as probed; none for what is not there yet.
@@ -139,6 +142,8 @@ pub(super) fn the_disks(config: &EngineConfig) -> Result<Vec<PathBuf>, EngineErr
 
 struct Planned {
     report: FormatPlan,
+    /// With the disks in the order of the slots.
+    config: EngineConfig,
     /// By slot.
     layouts: Vec<Layout>,
     /// What the gate said of the first disk that it refuses without [`Overwrite::Yes`].
@@ -158,13 +163,18 @@ fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned,
         let reason = "a pool is made by writing; leave it out";
         return Err(EngineError::Unfit { field, value, reason });
     }
-    let paths = the_disks(config)?;
+    the_disks(config)?;
+    let mirrors = config.pool.mirrors.unwrap_or(1);
+    check_mirrors(mirrors, config.io.disks.len())?;
+    let mut config = config.clone();
+    arrange(&mut config.io.disks, mirrors)?;
     let mut disks = Vec::new();
     let mut refusal = None;
-    for path in &paths {
-        let (disk, refused) = plan_disk(path, options)?;
+    for disk in &config.io.disks {
+        let (mut planned, refused) = plan_disk(&disk.path, options)?;
+        planned.failure_domain.clone_from(&disk.failure_domain);
         refusal = refusal.or(refused);
-        disks.push(disk);
+        disks.push(planned);
     }
     twice(&disks)?;
     let domains = match config.pool.domains {
@@ -174,8 +184,6 @@ fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned,
     let smallest = disks.iter().map(|disk| disk.disk_bytes).min().unwrap_or(0);
     // Each disk has room for the journals of all.
     let journal_bytes = config.journal.bytes_per_domain(smallest, domains);
-    let mirrors = config.pool.mirrors.unwrap_or(1);
-    check_mirrors(mirrors, disks.len())?;
     let mut layouts = Vec::new();
     for number in 0..disks.len() {
         // The disks of a slot hold the same: as much as the smallest.
@@ -191,7 +199,7 @@ fn plan_whole(config: &EngineConfig, options: &FormatOptions) -> Result<Planned,
     }
     let (domains, mirrors) = (domains as u16, mirrors as u16);
     let report = FormatPlan { disks, mirrors, domains, journal_bytes };
-    Ok(Planned { report, layouts, refusal })
+    Ok(Planned { report, config, layouts, refusal })
 }
 
 fn check_mirrors(mirrors: u32, disks: usize) -> Result<(), EngineError> {
@@ -232,7 +240,10 @@ fn plan_disk(
         }
     }
     let is_new = device.is_none();
-    Ok((DiskFormatPlan { path, is_new, disk_bytes, device, carries, data_bytes: 0 }, refusal))
+    let (failure_domain, data_bytes) = (None, 0);
+    let plan =
+        DiskFormatPlan { path, is_new, failure_domain, disk_bytes, device, carries, data_bytes };
+    Ok((plan, refusal))
 }
 
 /// What a name stands for: the file that is there, or the place where one would be made.
@@ -277,7 +288,7 @@ pub(super) fn format(
     options: &FormatOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<PoolReport, EngineError> {
-    let Planned { report: plan, layouts, refusal } = plan_whole(config, options)?;
+    let Planned { report: plan, config, layouts, refusal } = plan_whole(config, options)?;
     if options.overwrite == Overwrite::No
         && let Some(refusal) = refusal
     {
@@ -307,7 +318,7 @@ pub(super) fn format(
         let (number, id) = (DiskId(number), v4(random()?));
         disks.push(DiskPlan { number, id, layout, sector: 0 });
     }
-    write(config, PoolPlan { pool, disks, mirrors: plan.mirrors, incarnation })?;
+    write(&config, PoolPlan { pool, disks, mirrors: plan.mirrors, incarnation })?;
     let paths: Vec<PathBuf> = plan.disks.iter().map(|disk| disk.path.clone()).collect();
     let Judged { disks, assembly } = look_and_judge(&paths, Missing::Refuse)?;
     let report = PoolReport::of(&disks, &assembly);

@@ -11,6 +11,7 @@ use crate::engine::engine_config::{
     CommitDurability, CommitMode, DiscardWhen, EngineConfig, InlineWhen, ReadOnly,
 };
 use crate::engine::io_scheduler::IoScheduler;
+use crate::engine::storage_engine::failure_domains::shared;
 use crate::engine::storage_engine::format::the_disks;
 use crate::engine::storage_engine::labels::{
     ANSWERS_WITHIN, Judged, Labelled, PoolReport, answer, judge_each, look_and_judge,
@@ -245,7 +246,10 @@ fn start(
     }
     let mut report = PoolReport::of(&disks, &assembly);
     (report.epoch, _) = members.membership.durable();
-    for note in seen {
+    let of_config = disks.iter().map(|disk| config.io.disks[usize::from(disk.number)].clone());
+    let slots: Vec<u16> = disks.iter().map(|disk| disk.label.slot).collect();
+    let of_one = shared(&of_config.collect::<Vec<_>>(), &assembly, &slots);
+    for note in seen.into_iter().chain(of_one) {
         if !report.notes.contains(&note) {
             report.notes.push(note);
         }
