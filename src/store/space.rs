@@ -74,6 +74,13 @@ struct Member {
     pace: Pace,
 }
 
+impl Member {
+    /// Blocks that are to be had.
+    fn room(&self) -> u64 {
+        self.space.free_blocks() - self.space.held()
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -149,21 +156,31 @@ impl Space {
         self.promised
     }
 
+    /// What the slots are measured by that have room for so many blocks; by all that have any, when
+    /// none has so many.
+    fn measure(&self, blocks: u32) -> (Measure, u64) {
+        let least = match self.members.iter().any(|member| member.room() >= blocks.into()) {
+            true => u64::from(blocks),
+            false => 1,
+        };
+        let with_room = self.members.iter().filter(|member| member.room() >= least);
+        (Measure::of(with_room.map(|member| member.pace)), least)
+    }
+
     /// Whose turn it is to take so many blocks.
     fn turn(&mut self, blocks: u32) -> usize {
         let [_, _, ..] = self.members.as_slice() else { return 0 };
-        let with_space = self.members.iter().filter(|member| member.space.free_blocks() > 0);
-        let measure = Measure::of(with_space.map(|member| member.pace));
+        let (measure, least) = self.measure(blocks);
         let mut all = 0;
         for member in &mut self.members {
             let share = member.space.free_blocks() * member.pace.share(measure);
             member.owed += i128::from(share) * i128::from(blocks);
             all += i128::from(share);
         }
+        let may = |member: &Member| member.room() >= least && member.pace.share(measure) > 0;
         let (mut chosen, mut left) = self.turn;
-        if left < blocks || self.members[chosen].pace.share(measure) == 0 {
-            let members = self.members.iter().enumerate();
-            let open = members.filter(|(_, member)| member.pace.share(measure) > 0);
+        if left < blocks || !may(&self.members[chosen]) {
+            let open = self.members.iter().enumerate().filter(|(_, member)| may(member));
             let most = open.max_by_key(|(slot, member)| {
                 // Of several the first.
                 (member.owed, std::cmp::Reverse(*slot))
@@ -180,9 +197,18 @@ impl Space {
         self.members[usize::from(slot)].pace.sent(blocks);
     }
 
-    /// They have arrived there, or failed, after so long.
-    pub(crate) fn arrived(&mut self, slot: u16, blocks: u64, took_ns: u64) {
-        self.members[usize::from(slot)].pace.arrived(blocks, took_ns);
+    /// They are not any more.
+    pub(crate) fn arrived(&mut self, slot: u16, blocks: u64) {
+        self.members[usize::from(slot)].pace.arrived(blocks);
+    }
+
+    /// A write of so many blocks to a slot took its disks so long, or failed.
+    pub(crate) fn note_write(&mut self, slot: u16, blocks: u64, service_ns: Option<u64>) {
+        let pace = &mut self.members[usize::from(slot)].pace;
+        match service_ns {
+            Some(service_ns) => pace.took(blocks, service_ns),
+            None => pace.failed(),
+        }
     }
 
     /// Takes blocks in as few runs as can be; nothing when there are not so many.
@@ -191,17 +217,22 @@ impl Space {
         if let Some(runs) = self.members[first].space.take(blocks) {
             return Some(runs);
         }
-        let to_be_had = |space: &DiskSpace| space.free_blocks() - space.held();
-        if self.sum(to_be_had) < u64::from(blocks) {
+        if self.members.iter().map(Member::room).sum::<u64>() < u64::from(blocks) {
             return None;
         }
         let (mut runs, mut left) = (Vec::new(), blocks);
         let count = self.members.len();
-        for slot in (first..count).chain(0..first) {
-            let space = &mut self.members[slot].space;
-            let here = to_be_had(space).min(left.into()) as u32;
+        let mut slots: Vec<usize> = (first..count).chain(0..first).collect();
+        // Where too much is on its way already, last.
+        let (measure, _) = self.measure(blocks);
+        slots.sort_by_key(|slot| self.members[*slot].pace.share(measure) == 0);
+        for slot in slots {
+            let member = &mut self.members[slot];
+            let here = member.room().min(left.into()) as u32;
             if here > 0 {
-                let Some(some) = space.take(here) else { unreachable!("{here} blocks are free") };
+                let Some(some) = member.space.take(here) else {
+                    unreachable!("{here} blocks are free")
+                };
                 runs.extend(some);
                 left -= here;
             }
@@ -213,13 +244,20 @@ impl Space {
     /// As [`Space::take`], behind what the last call took as far as space allows: what small
     /// requests write home later goes in one write.
     pub(crate) fn take_beside(&mut self, blocks: u32) -> Option<Vec<DiskRun>> {
-        if !self.members[self.beside].space.has_beside(blocks) {
+        if !self.members[self.beside].space.has_beside(blocks) || self.is_crowded(self.beside) {
             self.beside = self.turn(blocks);
         }
         match self.members[self.beside].space.take_beside(blocks) {
             Some(runs) => Some(runs),
             None => self.take(blocks),
         }
+    }
+
+    /// Whether too much is on its way to a slot.
+    fn is_crowded(&self, slot: usize) -> bool {
+        let [_, _, ..] = self.members.as_slice() else { return false };
+        let (measure, _) = self.measure(1);
+        self.members[slot].pace.share(measure) == 0
     }
 
     /// Two homes for a page, which need not be neighbours.
@@ -436,5 +474,29 @@ mod tests {
         }
         let homes = space.take_homes().unwrap().map(Fragment::disk);
         assert_eq!(homes.iter().sum::<u16>(), 2, "one on each disk that has one");
+    }
+
+    /// Cause: a slot that was nearly full was the one with least on its way. Harm: all others had too
+    /// much, and requests were cut to its last blocks. Fix: who has no room is no measure.
+    #[test]
+    fn a_slot_that_is_nearly_full_is_left_to_what_fits() {
+        let disks = [share(64 << 20), share(64 << 20), share(64 << 20)];
+        let mut space = Space::new(0, &disks);
+        let most = space.members[0].space.free_blocks() as u32 - 3;
+        space.members[0].space.take(most).unwrap();
+        for _ in 0..100 {
+            let runs = space.take(16).unwrap();
+            assert!(runs.len() == 1 && runs[0].disk != 0, "{runs:?}");
+            space.sent(runs[0].disk, 1000);
+        }
+        // One that has not answered gets nothing, unless nobody else has room.
+        space.sent(1, 1_000_000);
+        for _ in 0..100 {
+            assert_eq!(space.take(16).unwrap()[0].disk, 2);
+        }
+        let left = space.members[2].space.free_blocks() as u32;
+        space.members[2].space.take(left - 8).unwrap();
+        let runs = space.take(16).unwrap();
+        assert_eq!(runs.iter().map(|run| run.disk).collect::<Vec<_>>(), [1]);
     }
 }

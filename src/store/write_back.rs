@@ -15,7 +15,7 @@ use crate::store::error::StoreError;
 use crate::store::member::Members;
 use crate::store::port::join_all;
 use crate::store::ram::RamBlock;
-use crate::store::write_batcher::write_one;
+use crate::store::write_batcher::write_noted;
 
 /// Most blocks of one write.
 pub(crate) const RUN_BLOCKS: usize = 64;
@@ -129,7 +129,7 @@ async fn write_run(
     let failures = domain.members.flush_failures();
     let request = Request::write(disk, offset, buffer);
     let request = request.with_priority(domain.cleaning_priority());
-    let completion = write_one(domain, request).await;
+    let completion = write_noted(domain, request).await;
     let (result, buffer) = completion.into_parts();
     domain.reserves.runs.give(buffer);
     // A flush that failed meanwhile may have dropped it.

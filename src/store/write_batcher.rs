@@ -188,14 +188,21 @@ async fn write_runs(
     outcome
 }
 
-/// Writes, and sees how long the slot takes for it.
-pub(crate) async fn write_one(domain: &Domain, request: Request) -> Completion {
+/// Writes, and sees how much is on its way to the slot.
+async fn write_one(domain: &Domain, request: Request) -> Completion {
     let (slot, blocks) = (request.disk.0, request.len / BLOCK_BYTES);
     domain.space.borrow_mut().sent(slot, blocks);
-    let begun_ns = domain.port.now_ns();
+    let completion = write_noted(domain, request).await;
+    domain.space.borrow_mut().arrived(slot, blocks);
+    completion
+}
+
+/// Writes, and sees how long the disks of the slot take for it.
+pub(crate) async fn write_noted(domain: &Domain, request: Request) -> Completion {
+    let (slot, blocks) = (request.disk.0, request.len / BLOCK_BYTES);
     let completion = domain.members.submit(&domain.port, request).await;
-    let took_ns = domain.port.now_ns() - begun_ns;
-    domain.space.borrow_mut().arrived(slot, blocks, took_ns);
+    let took_ns = completion.result.is_ok().then_some(completion.service_ns);
+    domain.space.borrow_mut().note_write(slot, blocks, took_ns);
     completion
 }
 
