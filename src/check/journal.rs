@@ -562,7 +562,7 @@ fn batch_faults(members: &Members, head: &RecordHead, changes: &Changes) -> Vec<
             wrong.push(format!("extent {index} of inode {inode} twice"));
         }
         // Whose the group was then is not known any more.
-        if let Some(place) = put.extent.existing().find(|place| !members.is_data(*place)) {
+        if let Some(place) = put.extent.existing().find(|place| !members.was_data(*place)) {
             wrong.push(format!("{place:?}, in no allocation group"));
         }
     }

@@ -7,6 +7,7 @@ use crate::format::deed::{Deed, GroupId};
 use crate::format::extent::Place;
 use crate::format::label::Label;
 use crate::format::layout::Layout;
+use crate::format::removals::SlotFate;
 
 /// Most missing disks that are named one by one.
 const MISSING_NAMED: usize = 16;
@@ -58,6 +59,10 @@ impl Members {
         if slot >= self.by_slot.len() {
             return;
         }
+        if any.removals.fate(label.slot) == SlotFate::Gone {
+            let found = format!("a disk of slot {slot}");
+            return findings.note(site(), "slots that were not removed".to_owned(), found);
+        }
         let behind = label.epoch + 1 < any.epoch;
         if behind || !any.is_in_sync(label.number()) {
             let expected = format!("a disk in sync, of epoch {}", any.epoch);
@@ -83,7 +88,8 @@ impl Members {
             let mirrors = usize::from(any.mirror.count);
             let (slot, mirror) = (number / mirrors, (number % mirrors) as u16);
             let there = self.mirrors[slot].iter().any(|(found, _)| *found == mirror);
-            if there || !any.is_in_sync(number) || named == MISSING_NAMED {
+            let is_gone = any.removals.fate(slot as u16) == SlotFate::Gone;
+            if there || is_gone || !any.is_in_sync(number) || named == MISSING_NAMED {
                 continue;
             }
             named += 1;
@@ -128,12 +134,15 @@ impl Members {
 
     /// The slot of the disk with a domain's journal.
     pub fn home(&self, domain: u16) -> u16 {
-        domain % self.any.home_slots.max(1)
+        self.any.home(domain)
     }
 
-    /// Whether a block is in an allocation group.
-    pub fn is_data(&self, place: Place) -> bool {
-        self.layout(place.disk()).is_some_and(|layout| layout.group_of(place.block()).is_some())
+    /// Whether a block is in an allocation group, or may have been when its slot was there.
+    pub fn was_data(&self, place: Place) -> bool {
+        self.any.removals.fate(place.disk()) == SlotFate::Gone
+            || self
+                .layout(place.disk())
+                .is_some_and(|layout| layout.group_of(place.block()).is_some())
     }
 
     /// Blocks of all groups, on all disks.
@@ -180,6 +189,10 @@ fn disagreement(any: &Label, label: &Label) -> Option<(String, String)> {
     let hex = |id: &[u8; 16]| uuid::Uuid::from_bytes(*id).to_string();
     if label.pool != any.pool {
         return Some((format!("pool {}", hex(&any.pool)), hex(&label.pool)));
+    }
+    if label.epoch == any.epoch && label.removals != any.removals {
+        let of = |label: &Label| format!("slots that leave, and journals, as {:?}", label.removals);
+        return Some((of(any), of(label)));
     }
     let geometry = |label: &Label| {
         let (domains, journal) = (label.layout.domains(), label.layout.journal_bytes());

@@ -49,11 +49,14 @@
 //! | 8 | checksum of the rest, in the context (pool, slot, zone, offset of the copy, epoch) |
 //! | 32 | only with incompatible feature 1: the disks in sync, a bit each |
 //! | 2, 6 | only with incompatible feature 2: slots that have journals; zero |
+//! | 192 | only with incompatible feature 4: slots that leave, see [`removals`](crate::format::removals) |
 //!
 //! Incompatible feature 1 is set when a slot has more than one mirror, feature 2 when slots were
-//! added: those have no journals. With either the checksum is of what follows it too. Slots are
-//! added by a label of the next epoch, which is durable on the new disks before another disk gets
-//! it: so a disk of one epoch less may say that there are fewer slots.
+//! added: those have no journals; feature 4 when a slot leaves, or has. With any of them the
+//! checksum is of what follows it too. Slots are added by a label of the next epoch, which is
+//! durable on the new disks before another disk gets it: so a disk of one epoch less may say that
+//! there are fewer slots. They are gone by a label of the next epoch, which is durable on all other
+//! disks before those of the slot lose theirs.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -62,6 +65,7 @@ use crate::format::disk_set::{DISKS_MAX, DiskSet};
 use crate::format::layout::{
     BLOCK_BYTES, EXTENT_BYTES, LABEL_COPIES, Layout, LayoutError, Zone, label_offsets,
 };
+use crate::format::removals::Removals;
 
 /// Version of the format that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
@@ -77,7 +81,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"dynfsLBL");
 const MIRRORED: u64 = 1;
 /// There are slots without journals.
 const WIDENED: u64 = 2;
-const INCOMPATIBLE_KNOWN: u64 = MIRRORED | WIDENED;
+/// Slots leave, or have left.
+const NARROWED: u64 = 4;
+const INCOMPATIBLE_KNOWN: u64 = MIRRORED | WIDENED | NARROWED;
 /// Most mirrors of a slot.
 pub const MIRROR_MAX: u16 = 4;
 
@@ -94,6 +100,8 @@ pub struct Label {
     pub slots: u16,
     /// Slots that it had when it was made: journals are in those.
     pub home_slots: u16,
+    /// Slots that leave, and journals that have moved.
+    pub removals: Removals,
     /// Which mirror of its slot the disk is.
     pub mirror: Mirror,
     /// Rises with every opening for writing and every change of the membership.
@@ -144,6 +152,7 @@ struct LabelBytes {
     in_sync: DiskSet,
     home_slots: u16,
     zero: [u16; 3],
+    removals: Removals,
 }
 
 /// Bytes before the checksum.
@@ -152,6 +161,8 @@ const CHECKED_BYTES: usize = std::mem::offset_of!(LabelBytes, checksum);
 const HEAD_BYTES: usize = CHECKED_BYTES + 8;
 /// Bytes of one with it, and without the slots that have journals.
 const MIRRORED_BYTES: usize = std::mem::offset_of!(LabelBytes, home_slots);
+/// Bytes of one with those, and without the slots that leave.
+const WIDENED_BYTES: usize = std::mem::offset_of!(LabelBytes, removals);
 const _: () = assert!(size_of::<LabelBytes>() <= LABEL_BYTES);
 const _: () = assert!(cfg!(target_endian = "little"), "the format is written as memory lies");
 
@@ -211,6 +222,11 @@ impl Label {
         usize::from(self.slots) * usize::from(self.mirror.count)
     }
 
+    /// The slot with a domain's journal.
+    pub fn home(&self, domain: u16) -> u16 {
+        self.removals.home(domain).unwrap_or(domain % self.home_slots.max(1))
+    }
+
     /// Whether the disk of that number in the pool is in sync.
     pub fn is_in_sync(&self, number: usize) -> bool {
         self.mirror.count == 1 || self.mirror.in_sync.contains(number)
@@ -223,6 +239,7 @@ impl Label {
     pub fn encode(&self, copy: usize) -> [u8; LABEL_BYTES] {
         assert!(copy < LABEL_COPIES);
         let is_widened = self.home_slots != self.slots;
+        let is_narrowed = self.removals != Removals::NONE;
         let mut bytes = LabelBytes {
             magic: MAGIC,
             version: FORMAT_VERSION,
@@ -230,7 +247,8 @@ impl Label {
             mirror: self.mirror.number,
             mirrors: if self.mirror.count == 1 { 0 } else { self.mirror.count },
             incompatible: if self.mirror.count == 1 { 0 } else { MIRRORED }
-                | if is_widened { WIDENED } else { 0 },
+                | if is_widened { WIDENED } else { 0 }
+                | if is_narrowed { NARROWED } else { 0 },
             compatible: 0,
             pool: self.pool,
             disk: self.disk,
@@ -247,6 +265,7 @@ impl Label {
             in_sync: self.mirror.in_sync,
             home_slots: if is_widened { self.home_slots } else { 0 },
             zero: [0; 3],
+            removals: self.removals,
         };
         let offset = label_offsets(bytes.disk_bytes)[copy];
         bytes.checksum = checksum(&bytes, copy, offset);
@@ -292,7 +311,8 @@ impl Label {
         let layout = Layout::new(bytes.disk_bytes, domains, journal, group)?;
         let (pool, disk, epoch) = (bytes.pool, bytes.disk, bytes.epoch);
         let (slot, slots, home_slots) = (bytes.slot, bytes.slots, home_slots_of(&bytes)?);
-        Ok(Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout })
+        let removals = removals_of(&bytes, home_slots, domains)?;
+        Ok(Label { pool, disk, slot, slots, home_slots, removals, mirror, epoch, layout })
     }
 }
 
@@ -303,6 +323,15 @@ fn home_slots_of(bytes: &LabelBytes) -> Result<u16, LabelError> {
     let fits = (1..bytes.slots).contains(&bytes.home_slots) && bytes.zero == [0; 3];
     let wrong = LabelError::Impossible("slots with journals that it has not");
     if fits { Ok(bytes.home_slots) } else { Err(wrong) }
+}
+
+fn removals_of(bytes: &LabelBytes, home_slots: u16, domains: u16) -> Result<Removals, LabelError> {
+    if bytes.incompatible & NARROWED == 0 {
+        return Ok(Removals::NONE);
+    }
+    let removals = bytes.removals;
+    removals.judge(bytes.slots, home_slots, domains).map_err(LabelError::Impossible)?;
+    Ok(removals)
 }
 
 fn mirror_of(bytes: &LabelBytes) -> Result<Mirror, LabelError> {
@@ -328,9 +357,10 @@ fn checksum(bytes: &LabelBytes, copy: usize, address: u64) -> u64 {
     let (pool, disk) = (bytes.pool, bytes.slot);
     let context = Context { pool, disk, zone: zone.number(), address, incarnation: bytes.epoch };
     let all = bytemuck::bytes_of(bytes);
-    let end = match (bytes.incompatible & WIDENED, bytes.incompatible & MIRRORED) {
-        (0, 0) => return metadata_checksum(&context, &[&all[..CHECKED_BYTES]]),
-        (0, _) => MIRRORED_BYTES,
+    let end = match bytes.incompatible & INCOMPATIBLE_KNOWN {
+        0 => return metadata_checksum(&context, &[&all[..CHECKED_BYTES]]),
+        MIRRORED => MIRRORED_BYTES,
+        features if features & NARROWED == 0 => WIDENED_BYTES,
         _ => all.len(),
     };
     metadata_checksum(&context, &[&all[..CHECKED_BYTES], &all[HEAD_BYTES..end]])
@@ -339,14 +369,15 @@ fn checksum(bytes: &LabelBytes, copy: usize, address: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::removals::SlotFate;
 
     const DISK: u64 = 64 << 20;
 
     fn label() -> Label {
         let layout = Layout::plan(DISK, 2, 1 << 20).unwrap();
         let (slot, slots, home_slots, mirror) = (0, 1, 1, Mirror::ALONE);
-        let (pool, disk, epoch) = ([7; 16], [9; 16], 3);
-        Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout }
+        let (pool, disk, epoch, removals) = ([7; 16], [9; 16], 3, Removals::NONE);
+        Label { pool, disk, slot, slots, home_slots, removals, mirror, epoch, layout }
     }
 
     fn mirrored() -> Label {
@@ -358,11 +389,16 @@ mod tests {
         Label { slot: 4, slots: 5, home_slots: 3, ..label() }
     }
 
+    fn narrowed() -> Label {
+        let removals = Removals::NONE.with(1, SlotFate::Gone).with_home(1, 2);
+        Label { slot: 4, slots: 5, home_slots: 5, removals, ..label() }
+    }
+
     #[test]
     fn every_copy_comes_back_and_only_from_its_place() {
         for copy in 0..LABEL_COPIES {
             let both = Label { slots: 3, ..mirrored() };
-            for label in [mirrored(), widened(), both] {
+            for label in [mirrored(), widened(), narrowed(), both] {
                 let bytes = label.encode(copy);
                 assert_eq!(Label::decode(copy, DISK, &bytes), Ok(label));
             }
@@ -378,7 +414,12 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_it_is_seen() {
         let all = size_of::<LabelBytes>();
-        let checked = [(label(), HEAD_BYTES), (mirrored(), MIRRORED_BYTES), (widened(), all)];
+        let checked = [
+            (label(), HEAD_BYTES),
+            (mirrored(), MIRRORED_BYTES),
+            (widened(), WIDENED_BYTES),
+            (narrowed(), all),
+        ];
         for (label, checked) in checked {
             let bytes = label.encode(1);
             for bit in 0..checked * 8 {
@@ -405,11 +446,15 @@ mod tests {
             Label::decode(0, DISK, bytemuck::bytes_of(&bytes)).unwrap_err()
         };
         assert_eq!(reseal(|label| label.version = 2), LabelError::Version { found: 2 });
-        assert_eq!(reseal(|label| label.incompatible = 4), LabelError::Features { unknown: 4 });
+        assert_eq!(reseal(|label| label.incompatible = 8), LabelError::Features { unknown: 8 });
         let units = reseal(|label| label.block_bytes = 8192);
         assert!(matches!(units, LabelError::Units { block_bytes: 8192, .. }));
         assert!(matches!(reseal(|label| label.domains = 0), LabelError::Geometry(_)));
-        let impossible: [fn(&mut LabelBytes); 9] = [
+        let impossible: [fn(&mut LabelBytes); 10] = [
+            |label| {
+                label.incompatible = 4;
+                label.removals = Removals::NONE.with(0, SlotFate::Leaving);
+            },
             |label| (label.incompatible, label.home_slots) = (2, 0),
             |label| (label.incompatible, label.home_slots) = (2, 1),
             |label| {

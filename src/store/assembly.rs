@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::format::disk_set::DiskSet;
 use crate::format::label::Label;
+use crate::format::removals::SlotFate;
 use crate::store::member::MirrorState;
 use crate::store::pool::PoolError;
 
@@ -105,7 +106,11 @@ impl Judge<'_> {
     fn look_at(&mut self, index: usize) {
         let (path, label) = &self.disks[index];
         let (newest, number) = (&self.newest, label.number());
-        if label.pool != newest.pool {
+        let is_gone = newest.removals.fate(label.slot) == SlotFate::Gone;
+        if label.pool == newest.pool && is_gone {
+            let slot = label.slot;
+            self.notes.push(format!("{path} is not used: its slot {slot} was removed"));
+        } else if label.pool != newest.pool {
             let text = |bytes: [u8; 16]| uuid::Uuid::from_bytes(bytes);
             let (found, wanted) = (text(label.pool), text(newest.pool));
             self.wrong.push(format!("{path} is of pool {found}, not {wanted}"));
@@ -114,10 +119,12 @@ impl Judge<'_> {
         } else if number >= newest.disks() {
             let (slot, count) = (label.slot, newest.slots);
             self.wrong.push(format!("{path} says it is in slot {slot} of {count}"));
-        } else if label.epoch == newest.epoch && label.mirror.in_sync != newest.mirror.in_sync {
+        } else if label.epoch == newest.epoch
+            && (label.mirror.in_sync != newest.mirror.in_sync || label.removals != newest.removals)
+        {
             self.wrong.push(format!(
                 "{path} was opened apart from the others: its label of epoch {} names other disks \
-                 in sync than theirs; name the disks of one side alone",
+                 in sync or slots that leave than theirs; name the disks of one side alone",
                 label.epoch
             ));
         } else if label.epoch + 1 < newest.epoch || !newest.is_in_sync(number) {
@@ -145,6 +152,7 @@ impl Judge<'_> {
         let known =
             |number: usize| self.stale.iter().any(|index| self.disks[*index].1.number() == number);
         let missing: Vec<usize> = (0..self.newest.disks())
+            .filter(|number| !is_gone(&self.newest, *number))
             .filter(|number| self.current[*number].is_none() && (alone || !known(*number)))
             .collect();
         let mut named: Vec<String> = missing
@@ -162,6 +170,7 @@ impl Judge<'_> {
     fn count(&mut self, missing: Missing) {
         let mirrors = usize::from(self.newest.mirror.count);
         let slots = self.current.chunks(mirrors).enumerate();
+        let slots = slots.filter(|(slot, _)| !is_gone(&self.newest, slot * mirrors));
         let empty = slots.filter(|(_, disks)| disks.iter().all(Option::is_none));
         for (slot, _) in empty.take(MISSING_NAMED) {
             self.wrong.push(format!("no disk of slot {slot} is there that has everything"));
@@ -213,6 +222,12 @@ impl Judge<'_> {
         let disks = disks.into_iter().map(|(_, disk)| disk).collect();
         Ok(Assembly { label, disks, in_sync, notes })
     }
+}
+
+/// Whether the slot of the disk with that number has been removed.
+fn is_gone(newest: &Label, number: usize) -> bool {
+    let slot = number / usize::from(newest.mirror.count);
+    newest.removals.fate(slot as u16) == SlotFate::Gone
 }
 
 /// How a disk is named that is not there.

@@ -119,6 +119,8 @@ pub enum Call {
     Widen(u16),
     /// The disks of a slot have grown, and the domain has its groups of that.
     Grow(u16),
+    /// Slots are leaving, or stay after all.
+    Fates,
     /// Everything is made durable, a checkpoint written; the domain takes no more.
     Close,
 }

@@ -22,7 +22,7 @@ use crate::store::call::{Durability, Payload, Step};
 use crate::store::domain::{Domain, INODE_BYTES_MAX, Inline, fragments, places};
 use crate::store::error::StoreError;
 use crate::store::ram::RamBlock;
-use crate::store::read::{lock_name, no_lock, parts, read_block};
+use crate::store::read::{Part, lock_name, no_lock, parts, read_now};
 use crate::store::space::DiskRun;
 use crate::store::write_batcher::write_gathered;
 
@@ -261,8 +261,8 @@ impl Draft {
             return Ok(None);
         }
         let extent = drafted.extent;
-        let buffer = read_block(domain, (inode, index, block), &extent).await?;
-        Ok(Some(RamBlock::new(Rc::new(buffer), 0)))
+        let part = Part { inode, index, first: block, count: 1 };
+        Ok(Some(RamBlock::new(read_now(domain, &part, &extent).await?, 0)))
     }
 
     /// Zeroes a range inside one block.
@@ -347,10 +347,19 @@ impl Draft {
 
     /// Every block of an extent that is there gets a new place.
     async fn rewrite(&mut self, domain: &Rc<Domain>, index: u64) -> Result<(), StoreError> {
-        for block in 0..EXTENT_BLOCKS {
-            let number = index * EXTENT_BLOCKS as u64 + block as u64;
-            if let Some(content) = self.content(domain, number).await? {
-                self.extent(domain, index).content[block] = Some(content);
+        let inode = self.inode.id;
+        let extent = self.extent(domain, index).extent;
+        let exists = |block: &usize| !extent.places[*block].is_nowhere();
+        let Some(first) = (0..EXTENT_BLOCKS).find(exists) else { return Ok(()) };
+        let last = (0..EXTENT_BLOCKS).rfind(exists).unwrap_or(first);
+        let part = Part { inode, index, first, count: last + 1 - first };
+        let bytes = read_now(domain, &part, &extent).await?;
+        let drafted = self.extent(domain, index);
+        for block in (first..=last).filter(exists) {
+            let before = &mut drafted.content[block];
+            // What an earlier step has made of it stays.
+            if before.is_none() {
+                *before = Some(RamBlock::new(Rc::clone(&bytes), (block - first) * BLOCK));
             }
         }
         Ok(())
@@ -511,6 +520,8 @@ impl Domain {
         let bytes = blocks * BLOCK_BYTES;
         let limit = self.config.inline_bytes_per_batch.min(self.batch_limits().bytes / 2);
         (self.config.inline_when == Inline::Always || !self.committing.get())
+            // A journal that begins anew has no block that is needed.
+            && self.new_home.get().is_none()
             && bytes <= self.config.inline_bytes_per_write
             && self.pipe.borrow().open_inline_bytes(&self.batch_limits()) + bytes <= limit
     }

@@ -13,13 +13,15 @@ use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::page::{PageAddress, PageBytes, PageKind};
-use crate::format::record::{Body, CheckpointBody, RecordKind};
+use crate::format::record::{Body, CheckpointBody, RecordHead, RecordKind};
+use crate::format::removals::SlotFate;
 use crate::io::op::{Priority, Request};
 use crate::memory::DmaBuf;
 use crate::store::commit::append;
 use crate::store::domain::{Domain, Health};
 use crate::store::error::StoreError;
 use crate::store::member::Members;
+use crate::store::move_journal::move_journal;
 use crate::store::port::join_all;
 use crate::store::table::PageImage;
 use crate::store::write_back::flush;
@@ -29,18 +31,25 @@ pub(crate) async fn checkpoints(domain: Rc<Domain>) {
     loop {
         let due = || match &*domain.health.borrow() {
             Health::Closed | Health::Stopped(_) => Some(false),
-            _ => domain.checkpoint_is_due().then_some(true),
+            _ => (domain.checkpoint_is_due() || domain.may_move_journal()).then_some(true),
         };
         if !domain.changed.until(due).await {
             return;
         }
-        if let Err(error) = checkpoint(&domain).await {
+        let moves = domain.may_move_journal() && !domain.checkpoint_is_due();
+        let written = match moves {
+            true => move_journal(&domain).await,
+            false => checkpoint(&domain).await,
+        };
+        if let Err(error) = written {
             domain.table.borrow_mut().pages.give_up();
             if !matches!(error, StoreError::CommitFailed { .. }) {
                 domain.stop(&format!("a checkpoint could not be written: {error}"));
             }
         }
-        domain.checkpoint_wanted.set(false);
+        if !moves {
+            domain.checkpoint_wanted.set(false);
+        }
         domain.changed.notify();
     }
 }
@@ -102,7 +111,44 @@ impl Domain {
 }
 
 async fn checkpoint(domain: &Domain) -> Result<(), StoreError> {
+    let body = write_tree(domain).await?;
+    let head = append(domain, RecordKind::Checkpoint, &Body::Checkpoint(body)).await?;
+    adopt(domain, &head, &body);
+    Ok(())
+}
+
+/// The tree that was written is the durable one, by a record that is durable.
+pub(crate) fn adopt(domain: &Domain, head: &RecordHead, body: &CheckpointBody) {
+    {
+        let mut journal = domain.journal.borrow_mut();
+        journal.checkpoint = head.position;
+        journal.replay_from = body.replay_from;
+    }
+    let left = domain.table.borrow_mut().pages.adopt();
+    domain.give(&left);
+    domain.counters.borrow_mut().checkpoints += 1;
+}
+
+/// Pages that leave a slot with one checkpoint, at most.
+const LEAVING_PAGES_MAX: u64 = 1024;
+
+/// Has pages go elsewhere that have a home in a slot that is leaving, as far as there is room.
+fn leave_slots(domain: &Domain) {
+    let members = &domain.members;
+    let leaving = |slot| members.get(slot).is_some_and(|m| m.fate() == SlotFate::Leaving);
+    if !members.slots().any(leaving) {
+        return;
+    }
+    // What is not available is for pages that have no homes yet.
+    let max = (domain.available() / 4).min(LEAVING_PAGES_MAX);
+    domain.table.borrow_mut().pages.leave_slots(max, leaving);
+}
+
+/// Writes every page that has changed, and all above them, to homes that the durable tree does not
+/// name, durably; what a record has to say to make that tree the durable one.
+pub(crate) async fn write_tree(domain: &Domain) -> Result<CheckpointBody, StoreError> {
     let failures = domain.flush_failures.get();
+    leave_slots(domain);
     let (through, replay_from, changed) = {
         let journal = domain.journal.borrow();
         let changed = domain.table.borrow().pages.changed();
@@ -131,16 +177,7 @@ async fn checkpoint(domain: &Domain) -> Result<(), StoreError> {
         let certainty = crate::store::error::Certainty::Out;
         return Err(StoreError::CommitFailed { reason, certainty });
     }
-    let head = append(domain, RecordKind::Checkpoint, &Body::Checkpoint(body)).await?;
-    {
-        let mut journal = domain.journal.borrow_mut();
-        journal.checkpoint = head.position;
-        journal.replay_from = replay_from;
-    }
-    let left = domain.table.borrow_mut().pages.adopt();
-    domain.give(&left);
-    domain.counters.borrow_mut().checkpoints += 1;
-    Ok(())
+    Ok(body)
 }
 
 /// Writes pages of one level, a bounded number at a time.

@@ -95,14 +95,15 @@ async fn next(domain: &Domain) -> Next {
         {
             return Next::GiveUp(Arc::clone(reason));
         }
-        if domain.pipe.borrow().first().is_some() && domain.is_serving() {
+        let sends = domain.is_serving() && !domain.holding.get();
+        if domain.pipe.borrow().first().is_some() && sends {
             match domain.may_close(now) {
                 Ok(trigger) => return Next::Commit(trigger),
                 Err(at) => wake_at = Some(at),
             }
         } else if *domain.health.borrow() == Health::Closed {
             return Next::End;
-        } else if domain.wants_seal() {
+        } else if sends && domain.wants_seal() {
             let at = domain.last_commit_ns.get().saturating_add(domain.config.seal_idle_ns);
             if now >= at || domain.closing.get() {
                 return Next::Seal;

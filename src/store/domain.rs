@@ -28,6 +28,7 @@ use crate::machine::mapping::PagePolicy;
 use crate::memory::{Arena, DmaBuf};
 use crate::store::batch::{BatchFate, BatchLimits, Change, Pending, Pipe};
 use crate::store::error::StoreError;
+use crate::store::evacuation::Rewrites;
 use crate::store::journal::{self, Journal};
 use crate::store::mechanism::{Mechanism, MechanismChoice, MechanismChooser};
 use crate::store::member::{Members, MirrorDisk};
@@ -235,6 +236,17 @@ pub struct DomainCounters {
     pub extents_not_mended: u64,
 }
 
+/// What a domain has of a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotUse {
+    /// Which.
+    pub slot: u16,
+    /// Blocks of 4 KiB.
+    pub blocks: u64,
+    /// Of these, blocks with an owner.
+    pub used_blocks: u64,
+}
+
 /// What a domain is doing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -255,6 +267,12 @@ pub struct DomainStatus {
     pub extents: u64,
     /// Sequence of the newest record.
     pub sequence: u64,
+    /// Blocks with an owner in slots that are leaving.
+    pub leaving_blocks: u64,
+    /// Why those stay for now, if something is in the way.
+    pub leaving_waits: Option<String>,
+    /// Blocks by slot.
+    pub slots: Vec<SlotUse>,
     /// Bytes of the journal.
     pub journal_bytes: u64,
     /// Of these, in use.
@@ -329,6 +347,16 @@ pub(crate) struct Domain {
     pub(crate) checkpoint_wanted: Cell<bool>,
     /// Everything in memory alone is to go home.
     pub(crate) drain_wanted: Cell<bool>,
+    /// The journal is to begin anew in this slot.
+    pub(crate) new_home: Cell<Option<u16>>,
+    /// Some slot is leaving where it may have something.
+    pub(crate) has_slots_to_leave: Cell<bool>,
+    /// What is to be written anew for that.
+    pub(crate) rewrites: Rewrites,
+    /// Why a slot that is leaving is not left yet, if something is in the way.
+    pub(crate) evacuation_waits: RefCell<Option<String>>,
+    /// No record is sent: the journal is about to begin anew.
+    pub(crate) holding: Cell<bool>,
     pub(crate) closing: Cell<bool>,
     /// A buffered change was lost: every sync says so.
     pub(crate) lost: RefCell<Option<StoreError>>,
@@ -506,6 +534,9 @@ impl Domain {
             inodes: table.inode_count(),
             extents: table.extents(),
             sequence: journal.last.sequence,
+            leaving_blocks: self.blocks_to_leave(),
+            leaving_waits: self.evacuation_waits.borrow().clone(),
+            slots: space.slots(),
             journal_bytes: journal.id.bytes,
             journal_used_bytes: journal.used_bytes(),
             pending: self.pipe.borrow().ops(),

@@ -45,7 +45,7 @@ pub(crate) struct Executor<F> {
 }
 
 /// Most resident tasks.
-const RESIDENTS_MAX: usize = 16;
+const RESIDENTS_MAX: usize = 32;
 
 impl<F: Future<Output = ()>> Executor<F> {
     /// Room for `requests` requests at a time.

@@ -4,6 +4,7 @@
 //! journal is in one slot, its **home**; metadata pages and data are in any. Everything above names
 //! a slot alone: `store/mirror.rs` takes a request to all disks of it, or to one that answers.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::format::extent::Place;
 use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, Layout};
+use crate::format::removals::SlotFate;
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::DmaBuf;
@@ -140,9 +142,42 @@ pub struct Member {
     pub flushes: Arc<DiskFlushes>,
     /// In parts of how many bytes it is told of what became free; 0: never.
     pub discard_part_bytes: u64,
+    fate: AtomicU8,
+    /// Domains that have nothing there any more and will not have, a bit each: only a domain
+    /// changes its own.
+    pub(crate) left_domains: AtomicU64,
 }
 
 impl Member {
+    /// Without disks, and with this fate.
+    pub(crate) fn new(discard_part_bytes: u64, fate: SlotFate) -> Member {
+        Member {
+            mirrors: MirrorList::default(),
+            flushes: Arc::default(),
+            discard_part_bytes,
+            fate: AtomicU8::new(fate as u8),
+            left_domains: AtomicU64::new(0),
+        }
+    }
+
+    /// What becomes of it, as its pool's labels say.
+    pub fn fate(&self) -> SlotFate {
+        match self.fate.load(Ordering::Acquire) {
+            0 => SlotFate::Stays,
+            1 => SlotFate::Leaving,
+            _ => SlotFate::Gone,
+        }
+    }
+
+    pub(crate) fn set_fate(&self, fate: SlotFate) {
+        self.fate.store(fate as u8, Ordering::Release);
+    }
+
+    /// Whether anything of the pool is there.
+    pub(crate) fn is_there(&self) -> bool {
+        self.fate() != SlotFate::Gone
+    }
+
     /// Its disks that may be read.
     pub(crate) fn in_sync(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> + Clone {
         self.mirrors.iter().filter(|mirror| mirror.is_in_sync())
@@ -223,7 +258,19 @@ pub struct Disks {
 pub const HUNG_AFTER_NS: u64 = 15_000_000_000;
 
 impl Disks {
-    /// What all labels of the pool say, as the first one does.
+    /// The slot with a domain's journal, as the labels say.
+    pub fn home_of(&self, domain: u16) -> u16 {
+        Label { removals: self.membership.removals(), ..*self.label() }.home(domain)
+    }
+
+    /// A disk that is driven by all reactors: of the first slot that is there.
+    pub(crate) fn any_disk(&self) -> DiskId {
+        let there = self.members.iter().find(|member| member.is_there());
+        there.unwrap_or_else(|| unreachable!("a pool has a slot")).first_disk()
+    }
+
+    /// What all labels of the pool say, as the first one does; but for epoch, disks in sync, and
+    /// slots that leave.
     pub fn label(&self) -> &Label {
         let mut all = self.members.iter().flat_map(|member| member.mirrors.iter());
         &all.next().unwrap_or_else(|| unreachable!("a pool has a disk")).label
@@ -238,22 +285,18 @@ impl Disks {
         assembly: &Assembly,
         mut disk: impl FnMut(usize, MirrorState) -> Result<(MirrorDisk, u64), E>,
     ) -> Result<Disks, E> {
-        let slots = usize::from(assembly.label.slots);
-        let mut members: Vec<Option<Member>> = (0..slots).map(|_| None).collect();
+        let removals = assembly.label.removals;
+        let mut members: Vec<Member> =
+            (0..assembly.label.slots).map(|slot| Member::new(0, removals.fate(slot))).collect();
         for (index, state) in &assembly.disks {
             let (mirror, part_bytes) = disk(*index, *state)?;
-            let slot = &mut members[usize::from(mirror.label.slot)];
-            let member = slot.get_or_insert_with(|| Member {
-                mirrors: MirrorList::default(),
-                flushes: Arc::default(),
-                discard_part_bytes: 0,
-            });
+            let member = &mut members[usize::from(mirror.label.slot)];
             member.discard_part_bytes = member.discard_part_bytes.max(part_bytes);
             if member.mirrors.push(Arc::new(mirror)).is_err() {
                 unreachable!("a slot has at most four disks")
             }
         }
-        for member in members.iter().flatten() {
+        for member in &members {
             // One that was cut short while the slot grew has the label from before.
             let in_sync = member.in_sync().max_by_key(|mirror| mirror.label.epoch);
             let bytes = in_sync.map_or(0, |mirror| mirror.label.layout.disk_bytes());
@@ -261,8 +304,8 @@ impl Disks {
             all.for_each(|mirror| mirror.made_for.store(bytes, Ordering::Release));
         }
         let (epoch, in_sync) = (assembly.label.epoch, assembly.label.mirror.in_sync);
-        let members = SlotList::new(members.into_iter().flatten().collect());
-        let membership = Membership::new(epoch, in_sync);
+        let members = SlotList::new(members);
+        let membership = Membership::new(epoch, in_sync, removals);
         let (sync, board) = (SyncOrders::default(), Board::new(assembly.label.layout.domains()));
         let hung_after_ns = HUNG_AFTER_NS;
         Ok(Disks { members, membership, hung_after_ns, sync, board, hedged_reads: true })
@@ -279,6 +322,9 @@ impl Disks {
         if slot >= slots || number >= count {
             return Some(format!("the pool has {slots} slots with {count} mirrors each"));
         }
+        if !self.members[usize::from(slot)].is_there() {
+            return Some(format!("slot {slot} was removed from the pool"));
+        }
         let mut there = self.members[usize::from(slot)].mirrors.iter();
         let used = there.find(|mirror| {
             mirror.label.mirror.number == number && mirror.state() != MirrorState::Out
@@ -292,7 +338,8 @@ impl Disks {
 #[derive(Clone, Debug)]
 pub struct Members {
     disks: Arc<Disks>,
-    home: u16,
+    /// It changes when the slot leaves.
+    home: Cell<u16>,
 }
 
 impl Members {
@@ -302,12 +349,7 @@ impl Members {
     /// When there is no such slot.
     pub fn new(disks: Arc<Disks>, home: u16) -> Members {
         assert!(usize::from(home) < disks.members.len(), "a journal is in a slot of the pool");
-        Members { disks, home }
-    }
-
-    /// The slot of a domain's journal in a pool of so many slots.
-    pub fn home_of(domain: u16, slots: usize) -> u16 {
-        (usize::from(domain) % slots) as u16
+        Members { disks, home: Cell::new(home) }
     }
 
     /// All that domains share.
@@ -320,19 +362,24 @@ impl Members {
         &self.disks.members
     }
 
-    /// Every slot.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = u16> + use<> {
-        0..self.all().len() as u16
+    /// Every slot where anything of the pool is.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u16> + '_ {
+        (0..).zip(self.all().iter()).filter(|(_, member)| member.is_there()).map(|(slot, _)| slot)
     }
 
     /// The journal's slot.
     pub(crate) fn home_slot(&self) -> u16 {
-        self.home
+        self.home.get()
+    }
+
+    /// The journal is in this slot from now on.
+    pub(crate) fn move_home(&self, slot: u16) {
+        self.home.set(slot);
     }
 
     /// What is in it.
     pub(crate) fn home(&self) -> &Member {
-        self.at(self.home)
+        self.at(self.home.get())
     }
 
     /// What is in a slot, if there is one of that number.

@@ -3,15 +3,18 @@
 //! One change at a time. It is durable on every disk that is in sync, or being brought there,
 //! before anybody acts on it; a disk that cannot take its label is taken out by the next one.
 
+mod removal;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::format::disk_set::{DISKS_MAX, DiskSet};
 use crate::format::label::{Label, WRITE_QUORUM};
 use crate::format::layout::{LABEL_COPIES, label_offsets};
+use crate::format::removals::{Removals, SlotFate};
 use crate::io::op::{OpKind, Request};
 use crate::store::member::{Disks, Member, Members, MirrorDisk, MirrorState};
-use crate::store::mirror_list::{MIRRORS_MAX, MirrorList};
+use crate::store::mirror_list::MIRRORS_MAX;
 use crate::store::pool::CopyFault;
 use crate::store::port::{Port, join_enough};
 
@@ -23,6 +26,8 @@ const LOOK_AGAIN_NS: u64 = 20_000;
 pub struct Membership {
     /// Epoch and disks in sync, as the labels say.
     durable: Mutex<(u64, DiskSet)>,
+    /// Slots that leave, and journals that have moved, as the labels say.
+    removals: Mutex<Removals>,
     /// Somebody is changing it.
     changing: AtomicBool,
     /// Disks that were taken out since the pool was opened.
@@ -39,10 +44,15 @@ pub struct NotDurable(pub String);
 
 impl Membership {
     /// As the newest labels say, with disks that are missing or stale.
-    pub fn new(epoch: u64, in_sync: DiskSet) -> Membership {
+    pub fn new(epoch: u64, in_sync: DiskSet, removals: Removals) -> Membership {
         let (changing, fenced) = (AtomicBool::new(false), AtomicU64::new(0));
         let (durable, broken) = (Mutex::new((epoch, in_sync)), Mutex::new(None));
-        Membership { durable, changing, fenced, broken }
+        Membership { durable, removals: Mutex::new(removals), changing, fenced, broken }
+    }
+
+    /// Slots that leave, and journals that have moved.
+    pub fn removals(&self) -> Removals {
+        *self.removals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The epoch, and the disks in sync by their number in the pool.
@@ -92,7 +102,8 @@ impl Members {
         }
         let (_, mut in_sync) = disks.membership.durable();
         in_sync.remove(failed.number());
-        if disks.leaves_every_slot(&in_sync, &[failed.number()]).is_err() {
+        let removals = disks.membership.removals();
+        if disks.leaves_every_slot(&in_sync, &[failed.number()], &removals).is_err() {
             return;
         }
         let (_, base) = disks.membership.durable();
@@ -128,7 +139,9 @@ impl Disks {
             let is_whole = mirror.label_copies.are_all(&mirror.label);
             let Label { epoch, slots, .. } = mirror.label;
             let in_sync = mirror.label.mirror.in_sync;
-            (!is_whole).then_some(Content { epoch, slots, in_sync, grown: None, is_own: true })
+            let removals = mirror.label.removals;
+            let own = Content { epoch, slots, in_sync, removals, grown: None, is_own: true };
+            (!is_whole).then_some(own)
         };
         self.write_each(port, own).await;
         // A label of an older epoch may know of fewer slots.
@@ -143,6 +156,7 @@ impl Disks {
                 epoch: newest,
                 slots,
                 in_sync: of_newest,
+                removals: self.membership.removals(),
                 grown: None,
                 is_own: false,
             })
@@ -223,18 +237,15 @@ impl Disks {
             disks.iter().for_each(|disk| in_sync.insert(disk.number()));
         }
         let (epoch, slots) = (epoch + 1, slot as u16 + 1);
-        let content = Content { epoch, slots, in_sync, grown: None, is_own: false };
+        let removals = self.membership.removals();
+        let content = Content { epoch, slots, in_sync, removals, grown: None, is_own: false };
         if let Err(why) = self.write_all(port, &disks, Some(content)).await {
             // The next epoch is another change's, of which these are to say nothing.
             let _ = self.write_all(port, &disks, None).await;
             return Err(why);
         }
         disks.iter().for_each(|disk| disk.set_state(MirrorState::InSync));
-        let member = Member {
-            mirrors: MirrorList::default(),
-            flushes: Arc::default(),
-            discard_part_bytes: part_bytes,
-        };
+        let member = Member::new(part_bytes, SlotFate::Stays);
         for disk in disks {
             if member.mirrors.push(disk).is_err() {
                 unreachable!("a slot has at most four disks")
@@ -258,7 +269,7 @@ impl Disks {
         }
         layout.for_disk(bytes).map_err(|error| error.to_string())?;
         let (_, in_sync) = self.membership.durable();
-        let change = Change { in_sync, base: in_sync, grown: Some((slot, bytes)) };
+        let change = Change { grown: Some((slot, bytes)), ..Change::of(in_sync, in_sync) };
         self.publish(port, change, &[]).await.map_err(|NotDurable(why)| why)?;
         for mirror in member.mirrors.iter() {
             mirror.made_for.store(bytes, Ordering::Release);
@@ -330,12 +341,13 @@ impl Disks {
     async fn try_publish(
         &self,
         port: &Port,
-        Change { mut in_sync, base, grown }: Change,
+        Change { mut in_sync, base, grown, removals }: Change,
         without: &[usize],
     ) -> Result<(), NotDurable> {
         let mut out: Vec<usize> = without.to_vec();
+        let removals = removals.unwrap_or_else(|| self.membership.removals());
         loop {
-            self.leaves_every_slot(&in_sync, &out)?;
+            self.leaves_every_slot(&in_sync, &out, &removals)?;
             let uninformed = base.iter().filter(|number| !in_sync.contains(*number)).count();
             if 2 * uninformed > base.len() {
                 let of = base.len();
@@ -349,7 +361,7 @@ impl Disks {
             let to: Vec<&Arc<MirrorDisk>> = to.collect();
             let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
             let slots = self.members.len() as u16;
-            let content = Content { epoch, slots, in_sync, grown, is_own: false };
+            let content = Content { epoch, slots, in_sync, removals, grown, is_own: false };
             for mirror in &to {
                 writes.push(Box::pin(write_label(port, mirror, Some(content))));
             }
@@ -360,6 +372,7 @@ impl Disks {
             let failed: Vec<usize> = failed.map(|(mirror, _)| mirror.number()).collect();
             if failed.is_empty() {
                 self.membership.set(epoch, in_sync);
+                self.obey(removals);
                 break;
             }
             failed.iter().for_each(|number| in_sync.remove(*number));
@@ -376,22 +389,42 @@ impl Disks {
         Ok(())
     }
 
+    /// The labels say so, durably.
+    fn obey(&self, removals: Removals) {
+        *self.membership.removals.lock().unwrap_or_else(PoisonError::into_inner) = removals;
+        for (slot, member) in (0..).zip(self.members.iter()) {
+            member.set_fate(removals.fate(slot));
+        }
+    }
+
     /// All disks that are written.
     fn written(&self) -> impl Iterator<Item = &Arc<MirrorDisk>> {
-        let all = self.members.iter().flat_map(|member| member.mirrors.iter());
+        let there = self.members.iter().filter(|member| member.is_there());
+        let all = there.flat_map(|member| member.mirrors.iter());
         all.filter(|mirror| mirror.state() != MirrorState::Out)
     }
 
     /// Refuses when some slot would have no disk in sync.
-    fn leaves_every_slot(&self, in_sync: &DiskSet, out: &[usize]) -> Result<(), NotDurable> {
+    fn leaves_every_slot(
+        &self,
+        in_sync: &DiskSet,
+        out: &[usize],
+        removals: &Removals,
+    ) -> Result<(), NotDurable> {
         let left = |mirror: &Arc<MirrorDisk>| {
             let number = mirror.number();
             let in_sync = mirror.label.mirror.count == 1 || in_sync.contains(number);
             in_sync && mirror.state() != MirrorState::Out && !out.contains(&number)
         };
-        match self.members.iter().position(|member| !member.mirrors.iter().any(left)) {
+        let mut slots = (0..).zip(self.members.iter());
+        let empty = slots.find(|(slot, member)| {
+            removals.fate(*slot) != SlotFate::Gone && !member.mirrors.iter().any(left)
+        });
+        match empty {
             None => Ok(()),
-            Some(slot) => Err(NotDurable(format!("no disk of slot {slot} would be left in sync"))),
+            Some((slot, _)) => {
+                Err(NotDurable(format!("no disk of slot {slot} would be left in sync")))
+            }
         }
     }
 }
@@ -402,6 +435,7 @@ struct Content {
     epoch: u64,
     slots: u16,
     in_sync: DiskSet,
+    removals: Removals,
     /// A slot whose disks have so many bytes from here on.
     grown: Option<(u16, u64)>,
     /// It is what the disk said already, also of its size.
@@ -417,11 +451,13 @@ struct Change {
     base: DiskSet,
     /// A slot whose disks have so many bytes from here on.
     grown: Option<(u16, u64)>,
+    /// Slots that leave, and journals that have moved, where that changes.
+    removals: Option<Removals>,
 }
 
 impl Change {
     fn of(in_sync: DiskSet, base: DiskSet) -> Change {
-        Change { in_sync, base, grown: None }
+        Change { in_sync, base, grown: None, removals: None }
     }
 }
 
@@ -432,8 +468,8 @@ async fn write_label(
     content: Option<Content>,
 ) -> Result<(), NotDurable> {
     let mut label: Label = mirror.label;
-    if let Some(Content { epoch, slots, in_sync, grown, is_own }) = content {
-        (label.epoch, label.slots) = (epoch, slots);
+    if let Some(Content { epoch, slots, in_sync, removals, grown, is_own }) = content {
+        (label.epoch, label.slots, label.removals) = (epoch, slots, removals);
         if !is_own {
             label.layout = mirror.layout();
         }

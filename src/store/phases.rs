@@ -38,14 +38,17 @@ impl Phases {
         &self.under_way[usize::from(odd)]
     }
 
-    /// Waits until all that are under way now have ended. One at a time may wait.
+    /// Waits until all that are under way now have ended. Who comes while another waits does so
+    /// after it.
     pub(crate) async fn all_have_ended(&self, changed: &Changed) {
+        changed.until(|| (!self.wanted.get()).then_some(())).await;
         let before = self.odd.get();
         // The one before that is empty: whoever waited for it has seen it so.
         self.odd.set(!before);
         self.wanted.set(true);
         changed.until(|| (self.of(before).get() == 0).then_some(())).await;
         self.wanted.set(false);
+        changed.notify();
     }
 }
 
@@ -82,8 +85,11 @@ mod tests {
             // The next one waits for it.
             let mut ended = pin!(phases.all_have_ended(&changed));
             assert_eq!(ended.as_mut().poll(&mut context), Poll::Pending);
+            let mut third = pin!(phases.all_have_ended(&changed));
+            assert_eq!(third.as_mut().poll(&mut context), Poll::Pending, "one after another");
             drop(later);
             assert_eq!(ended.as_mut().poll(&mut context), Poll::Ready(()));
+            assert_eq!(third.as_mut().poll(&mut context), Poll::Ready(()));
         }
     }
 }

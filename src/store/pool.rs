@@ -10,10 +10,10 @@ use crate::format::page::Child;
 use crate::format::record::{
     Body, CheckpointBody, JournalId, Lifetime, RecordHead, RecordKind, encode, record_bytes,
 };
+use crate::format::removals::Removals;
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
 use crate::memory::{Arena, DmaBuf};
-use crate::store::member::Members;
 use crate::store::port::{Port, join_all};
 
 /// What a new pool is to be.
@@ -169,7 +169,7 @@ pub(crate) async fn format(
     let mirrors = usize::from(plan.mirrors);
     let slots = (plan.disks.len() / mirrors) as u16;
     let homes = (0..plan.disks[0].layout.domains()).flat_map(|domain| {
-        let home = Members::home_of(domain, usize::from(slots));
+        let home = domain % slots;
         let disks = plan.disks[usize::from(home) * mirrors..].iter().take(mirrors);
         disks.map(move |planned| (domain, home, planned))
     });
@@ -213,7 +213,8 @@ pub(crate) async fn format(
         let mirror = Mirror { number: number % plan.mirrors, count: plan.mirrors, in_sync };
         let slot = number / plan.mirrors;
         let (home_slots, epoch) = (slots, 1);
-        let label = Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout };
+        let removals = Removals::NONE;
+        let label = Label { pool, disk, slot, slots, home_slots, removals, mirror, epoch, layout };
         for (copy, offset) in label_offsets(layout.disk_bytes()).into_iter().enumerate() {
             disk_of(planned).write_label(copy, offset, Some(&label), planned.sector).await?;
         }
@@ -273,7 +274,7 @@ pub(crate) async fn prepare(
         disk.write_label(copy, offset, None, sector).await?;
         answered();
     }
-    let of_slot = |domain: &u16| Members::home_of(*domain, label.home_slots.into()) == label.slot;
+    let of_slot = |domain: &u16| label.home(*domain) == label.slot;
     for domain in (0..layout.domains()).filter(of_slot) {
         let journal = layout.zone(Zone::Journal(domain));
         let mut places = journal.clone().step_by(ZEROES_BYTES as usize).peekable();

@@ -444,15 +444,14 @@ fn verify(domain: &Domain, part: &Part, extent: &Extent, buffer: &[u8]) -> Resul
     Ok(())
 }
 
-/// Reads one block as the next change will find it, in memory that stays.
-pub(crate) async fn read_block(
+/// Reads blocks as the next change will find them, in memory that stays.
+pub(crate) async fn read_now(
     domain: &Rc<Domain>,
-    (inode, index, block): (u64, u64, usize),
+    part: &Part,
     extent: &Extent,
-) -> Result<DmaBuf, StoreError> {
-    let part = Part { inode, index, first: block, count: 1 };
-    let buffer = domain.buffer(BLOCK)?;
-    let (buffer, result) = fetch(domain, &part, extent, buffer, Priority::NormalRead).await;
+) -> Result<Rc<DmaBuf>, StoreError> {
+    let buffer = domain.buffer(part.count * BLOCK)?;
+    let (buffer, result) = fetch(domain, part, extent, buffer, Priority::NormalRead).await;
     result?;
-    buffer.ok_or_else(lost_buffer)
+    buffer.map(Rc::new).ok_or_else(lost_buffer)
 }

@@ -55,6 +55,7 @@ use crate::store::batch::Pipe;
 use crate::store::domain::{
     Access, Domain, DomainConfig, DomainCounters, Health, Undecidable, record_bytes_max,
 };
+use crate::store::evacuation::Rewrites;
 use crate::store::journal::{Journal, spot_after};
 use crate::store::mechanism::MechanismChooser;
 use crate::store::member::{Member, Members, MirrorDisk};
@@ -236,8 +237,7 @@ pub(crate) async fn recover(
     left.map_err(|doubted| recovery.unsettled(&table, &doubted))?;
     recovery.judge_table(&table, scan.last.sequence)?;
     table.next_inode = table.next_inode.max(checkpoint.next_inode).max(1);
-    let shares: Vec<Share> = seed.members.all().iter().map(share).collect();
-    let mut space = Space::new(seed.domain, &shares);
+    let mut space = space(seed);
     recovery.obey_deeds(&table, &mut space)?;
     recovery.claim(&table, &mut space)?;
     let mut ram = RamBlocks::default();
@@ -294,6 +294,21 @@ pub(crate) fn journal_id(seed: &DomainSeed) -> JournalId {
     }
 }
 
+/// The space of a domain, all of it free.
+fn space(seed: &DomainSeed) -> Space {
+    let members = &seed.members;
+    // Of a slot that is gone nobody has anything.
+    let shares = members.all().iter().map(|member| match member.is_there() {
+        true => share(member),
+        false => share(members.home()),
+    });
+    let mut space = Space::new(seed.domain, &shares.collect::<Vec<Share>>());
+    for (slot, member) in (0..).zip(members.all().iter()) {
+        space.set_fate(slot, member.fate());
+    }
+    space
+}
+
 /// What a domain has of a slot.
 pub(crate) fn share(member: &Member) -> Share {
     Share { layout: member.layout(), part_blocks: member.discard_part_bytes / BLOCK_BYTES }
@@ -338,6 +353,11 @@ fn assemble(
         hurry: Cell::new(false),
         checkpoint_wanted: Cell::new(false),
         drain_wanted: Cell::new(false),
+        new_home: Cell::new(None),
+        has_slots_to_leave: Cell::new(false),
+        rewrites: Rewrites::default(),
+        evacuation_waits: RefCell::default(),
+        holding: Cell::new(false),
         closing: Cell::new(false),
         lost: RefCell::new(None),
         lifetime_before: Lifetime::default(),
@@ -608,7 +628,10 @@ impl Recovery<'_> {
     fn elsewhere(&self, changes: &Changes) -> Option<Place> {
         let is_data = |place: &Place| {
             let member = self.seed.members.get(place.disk());
-            member.is_some_and(|member| member.layout().group_of(place.block()).is_some())
+            // What was in a slot that is gone has gone elsewhere since.
+            member.is_some_and(|member| {
+                !member.is_there() || member.layout().group_of(place.block()).is_some()
+            })
         };
         let mut places = changes.extents.iter().flat_map(|put| put.extent.existing());
         places.find(|place| !is_data(place))

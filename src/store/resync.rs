@@ -15,7 +15,6 @@
 //! A block is copied while its inode is locked and no change of it is on the way, so it is nobody
 //! else's before the copy has ended.
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +29,7 @@ use crate::store::domain::{Domain, Health};
 use crate::store::error::StoreError;
 use crate::store::member::{Members, MirrorDisk, MirrorState};
 use crate::store::read::{good_block, no_lock};
+use crate::store::sync_pace::SyncPace;
 use crate::store::verify::verify_on;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -37,8 +37,6 @@ const BLOCK: usize = BLOCK_BYTES as usize;
 const LOOKED_UP: usize = 64;
 /// How long to wait after something failed that may be better later.
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
-/// How long it sleeps at most without looking whether it is to go on.
-const LOOK_AGAIN_NS: u64 = 50_000_000;
 /// How often a block is read that no disk has right.
 const READ_AGAIN: usize = 3;
 
@@ -69,13 +67,12 @@ pub(crate) fn behind(domain: &Domain) -> Vec<Arc<MirrorDisk>> {
 struct Resync<'a> {
     domain: &'a Rc<Domain>,
     mirror: &'a Arc<MirrorDisk>,
-    /// Not before then may more be read.
-    due_ns: Cell<u64>,
+    pace: SyncPace,
 }
 
 impl<'a> Resync<'a> {
     fn new(domain: &'a Rc<Domain>, mirror: &'a Arc<MirrorDisk>) -> Resync<'a> {
-        Resync { domain, mirror, due_ns: Cell::new(0) }
+        Resync { domain, mirror, pace: SyncPace::default() }
     }
 
     async fn bring(&self) {
@@ -121,30 +118,13 @@ impl<'a> Resync<'a> {
         serving && !self.domain.closing.get() && self.mirror.state() == MirrorState::Syncing
     }
 
-    /// Waits as long as it is to pause, and until as much may be read as was.
     async fn slow_down(&self) {
-        let (port, orders) = (&self.domain.port, &self.domain.members.disks().sync);
-        loop {
-            let (now, paused) = (port.now_ns(), orders.paused.load(Ordering::Relaxed));
-            let is_due = self.due_ns.get() <= now && !paused;
-            if is_due || !self.goes_on() {
-                return;
-            }
-            let due = if paused { u64::MAX } else { self.due_ns.get() };
-            // An order is followed soon.
-            port.sleep_until(due.min(now + LOOK_AGAIN_NS)).await;
-        }
+        self.pace.slow_down(self.domain, || self.goes_on()).await;
     }
 
     /// Counts what was read, for [`Resync::slow_down`].
     fn has_read(&self, bytes: u64) {
-        let rate = self.domain.members.disks().sync.bytes_per_second.load(Ordering::Relaxed);
-        let took_ns = match rate {
-            0 => 0,
-            rate => u128::from(bytes) * 1_000_000_000 / u128::from(rate),
-        };
-        let from = self.due_ns.get().max(self.domain.port.now_ns());
-        self.due_ns.set(from.saturating_add(took_ns as u64));
+        self.pace.has_read(self.domain, bytes);
     }
 
     async fn run(&self) -> Result<(), StoreError> {

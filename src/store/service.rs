@@ -20,6 +20,7 @@ use crate::store::commit::GroupCommitCoordinator;
 use crate::store::discard::discards;
 use crate::store::domain::{Access, Domain, Health};
 use crate::store::error::{Certainty, StoreError};
+use crate::store::evacuation::{REWRITERS, evacuations, rewrites};
 use crate::store::executor::Executor;
 use crate::store::member::MirrorDisk;
 use crate::store::mend::mending;
@@ -221,6 +222,11 @@ impl<F: Future<Output = ()>> Service<F> {
         let behind = behind(&domain);
         self.executor.reside(Box::pin(resyncs(Rc::clone(&domain), behind)));
         self.executor.reside(Box::pin(scrubs(Rc::clone(&domain))));
+        domain.know_fates();
+        self.executor.reside(Box::pin(evacuations(Rc::clone(&domain))));
+        for _ in 0..REWRITERS {
+            self.executor.reside(Box::pin(rewrites(Rc::clone(&domain))));
+        }
         if domain.members.domains() > 1 {
             self.executor.reside(Box::pin(transfers(Rc::clone(&domain))));
         }
@@ -357,6 +363,10 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
         Call::Audit => Ok(Reply::Audit(audit(&domain))),
         Call::Bring(mirror) => bring(&domain, mirror),
         Call::Widen(slot) | Call::Grow(slot) => Ok(know_slot(&domain, slot)),
+        Call::Fates => {
+            domain.know_fates();
+            Ok(Reply::Done)
+        }
         Call::Close => close(&shared, &domain).await,
     };
     answer.give(reply.unwrap_or_else(Reply::Failed), &shared.wakers);

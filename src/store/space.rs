@@ -9,6 +9,9 @@
 //! much slower than the others gets as much less, and one to which much more is on its way nothing
 //! until that has arrived (`pace`). A turn is some blocks long, so that small requests of one batch
 //! are on few disks: its commit flushes each that it wrote to, and waits for the slowest.
+//!
+//! A slot that is leaving has no space to be had, but for what was promised before: it is taken
+//! there when no other slot has as much.
 
 mod disk_space;
 mod numbering;
@@ -19,7 +22,9 @@ use crate::format::deed::GroupId;
 use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
 use crate::format::layout::Layout;
+use crate::format::removals::SlotFate;
 use crate::store::allocator::Run;
+use crate::store::domain::SlotUse;
 use disk_space::DiskSpace;
 use pace::{Measure, Pace};
 
@@ -72,12 +77,24 @@ struct Member {
     /// What it is owed of the requests so far, in blocks: the turn is of whom most is owed to.
     owed: i128,
     pace: Pace,
+    fate: SlotFate,
 }
 
 impl Member {
     /// Blocks that are to be had.
     fn room(&self) -> u64 {
-        self.space.free_blocks() - self.space.held()
+        match self.fate {
+            SlotFate::Stays => self.room_if_need_be(),
+            SlotFate::Leaving | SlotFate::Gone => 0,
+        }
+    }
+
+    /// Also where nothing ought to go any more.
+    fn room_if_need_be(&self) -> u64 {
+        match self.fate {
+            SlotFate::Stays | SlotFate::Leaving => self.space.free_blocks() - self.space.held(),
+            SlotFate::Gone => 0,
+        }
     }
 }
 
@@ -110,7 +127,8 @@ impl Space {
     pub(crate) fn add_disk(&mut self, slot: u16, share: &Share) {
         if usize::from(slot) == self.members.len() {
             let space = DiskSpace::new(share.layout, self.domain, slot, share.part_blocks);
-            self.members.push(Member { space, owed: 0, pace: Pace::default() });
+            let fate = SlotFate::Stays;
+            self.members.push(Member { space, owed: 0, pace: Pace::default(), fate });
         }
     }
 
@@ -121,8 +139,39 @@ impl Space {
         }
     }
 
+    /// What becomes of a slot: what is free there is not to be had while it is leaving, and never
+    /// again once it is gone.
+    pub(crate) fn set_fate(&mut self, slot: u16, fate: SlotFate) {
+        if let Some(member) = self.members.get_mut(usize::from(slot)) {
+            member.fate = fate;
+        }
+    }
+
+    /// What becomes of a slot, as far as this domain knows.
+    pub(crate) fn fate(&self, slot: u16) -> SlotFate {
+        self.members.get(usize::from(slot)).map_or(SlotFate::Stays, |member| member.fate)
+    }
+
+    /// Blocks of a slot that have an owner.
+    pub(crate) fn used(&self, slot: u16) -> u64 {
+        let member = self.members.get(usize::from(slot));
+        member.map_or(0, |member| member.space.blocks() - member.space.free_blocks())
+    }
+
+    /// What there is of each slot, but for those that are gone.
+    pub(crate) fn slots(&self) -> Vec<SlotUse> {
+        let all = (0..).zip(&self.members);
+        let there = all.filter(|(_, member)| member.fate != SlotFate::Gone);
+        let slot = |(slot, member): (u16, &Member)| {
+            let (blocks, used_blocks) = (member.space.blocks(), self.used(slot));
+            SlotUse { slot, blocks, used_blocks }
+        };
+        there.map(slot).collect()
+    }
+
     fn sum(&self, of: impl Fn(&DiskSpace) -> u64) -> u64 {
-        self.members.iter().map(|member| of(&member.space)).sum()
+        let there = self.members.iter().filter(|member| member.fate != SlotFate::Gone);
+        there.map(|member| of(&member.space)).sum()
     }
 
     /// Blocks that have no owner.
@@ -137,8 +186,14 @@ impl Space {
 
     /// Blocks that data may have, when pages want `pages` blocks.
     pub(crate) fn available(&self, pages: u64) -> u64 {
-        let held = self.sum(DiskSpace::held);
-        self.free_blocks().saturating_sub(RESERVE_BLOCKS + self.promised + held + pages)
+        let room: u64 = self.members.iter().map(Member::room).sum();
+        room.saturating_sub(RESERVE_BLOCKS + self.promised + pages)
+    }
+
+    /// Whether less than nothing is available: what is left is not enough for what was promised.
+    pub(crate) fn is_short(&self, pages: u64) -> bool {
+        let room: u64 = self.members.iter().map(Member::room).sum();
+        room < RESERVE_BLOCKS + self.promised + pages
     }
 
     /// Blocks that requests on their way may want for pages.
@@ -173,6 +228,10 @@ impl Space {
         let (measure, least) = self.measure(blocks);
         let mut all = 0;
         for member in &mut self.members {
+            if member.fate != SlotFate::Stays {
+                member.owed = 0;
+                continue;
+            }
             let share = member.space.free_blocks() * member.pace.share(measure);
             member.owed += i128::from(share) * i128::from(blocks);
             all += i128::from(share);
@@ -214,21 +273,28 @@ impl Space {
     /// Takes blocks in as few runs as can be; nothing when there are not so many.
     pub(crate) fn take(&mut self, blocks: u32) -> Option<Vec<DiskRun>> {
         let first = self.turn(blocks);
-        if let Some(runs) = self.members[first].space.take(blocks) {
+        let member = &mut self.members[first];
+        if member.fate == SlotFate::Stays
+            && let Some(runs) = member.space.take(blocks)
+        {
             return Some(runs);
         }
-        if self.members.iter().map(Member::room).sum::<u64>() < u64::from(blocks) {
+        let rooms = || self.members.iter().map(Member::room_if_need_be);
+        if rooms().sum::<u64>() < u64::from(blocks) {
             return None;
         }
         let (mut runs, mut left) = (Vec::new(), blocks);
         let count = self.members.len();
         let mut slots: Vec<usize> = (first..count).chain(0..first).collect();
-        // Where too much is on its way already, last.
+        // Where too much is on its way already, late; where nothing ought to go, last.
         let (measure, _) = self.measure(blocks);
-        slots.sort_by_key(|slot| self.members[*slot].pace.share(measure) == 0);
+        slots.sort_by_key(|slot| {
+            let member = &self.members[*slot];
+            (member.fate != SlotFate::Stays, member.pace.share(measure) == 0)
+        });
         for slot in slots {
             let member = &mut self.members[slot];
-            let here = member.room().min(left.into()) as u32;
+            let here = member.room_if_need_be().min(left.into()) as u32;
             if here > 0 {
                 let Some(some) = member.space.take(here) else {
                     unreachable!("{here} blocks are free")
@@ -247,17 +313,20 @@ impl Space {
         if !self.members[self.beside].space.has_beside(blocks) || self.is_crowded(self.beside) {
             self.beside = self.turn(blocks);
         }
-        match self.members[self.beside].space.take_beside(blocks) {
+        let member = &mut self.members[self.beside];
+        let stays = member.fate == SlotFate::Stays;
+        match stays.then(|| member.space.take_beside(blocks)).flatten() {
             Some(runs) => Some(runs),
             None => self.take(blocks),
         }
     }
 
-    /// Whether too much is on its way to a slot.
+    /// Whether too much is on its way to a slot, or nothing ought to go there.
     fn is_crowded(&self, slot: usize) -> bool {
         let [_, _, ..] = self.members.as_slice() else { return false };
         let (measure, _) = self.measure(1);
-        self.members[slot].pace.share(measure) == 0
+        let member = &self.members[slot];
+        member.fate != SlotFate::Stays || member.pace.share(measure) == 0
     }
 
     /// Two homes for a page, which need not be neighbours.
@@ -289,7 +358,10 @@ impl Space {
         let most = blocks_max.min(self.available(pages) / 2);
         let count = self.members.len();
         let turn = (self.unused_next..count).chain(0..self.unused_next);
-        let mut found = turn.filter_map(|slot| self.members[slot].space.hold_unused(most));
+        let turn = turn.filter(|slot| self.members[*slot].fate == SlotFate::Stays);
+        let turn: Vec<usize> = turn.collect();
+        let mut found =
+            turn.into_iter().filter_map(|slot| self.members[slot].space.hold_unused(most));
         let held = found.next()?;
         self.unused_next = (usize::from(held.disk) + 1) % count;
         Some(held)
@@ -311,6 +383,7 @@ impl Space {
     /// has one.
     pub(crate) fn find_free_group(&mut self) -> Option<GroupId> {
         let mut slots: Vec<u16> = (0..self.members.len() as u16).collect();
+        slots.retain(|slot| self.fate(*slot) == SlotFate::Stays);
         let free = |slot: &u16| self.members[usize::from(*slot)].space.free_blocks();
         slots.sort_by_key(|slot| std::cmp::Reverse(free(slot)));
         slots.into_iter().find_map(|slot| {
@@ -321,7 +394,14 @@ impl Space {
 
     /// Whether some disk has so many free blocks in a row.
     pub(crate) fn has_run(&self, blocks: u32) -> bool {
-        self.members.iter().any(|member| member.space.has_run(blocks))
+        let staying = self.members.iter().filter(|member| member.fate == SlotFate::Stays);
+        staying.into_iter().any(|member| member.space.has_run(blocks))
+    }
+
+    /// Blocks of the largest group of those that stay.
+    pub(crate) fn group_blocks_max(&self) -> u64 {
+        let staying = self.members.iter().filter(|member| member.fate == SlotFate::Stays);
+        staying.map(|member| member.space.group_blocks()).max().unwrap_or(0)
     }
 
     /// Blocks of a group.
@@ -342,7 +422,8 @@ impl Space {
     /// A block has an owner, as recovery finds.
     pub(crate) fn claim(&mut self, place: Place) -> Result<(), SpaceError> {
         let elsewhere = self.elsewhere(place);
-        let member = self.members.get_mut(usize::from(place.disk())).ok_or(elsewhere)?;
+        let member = self.members.get_mut(usize::from(place.disk()));
+        let member = member.filter(|member| member.fate != SlotFate::Gone).ok_or(elsewhere)?;
         member.space.claim(place)
     }
 

@@ -265,6 +265,24 @@ impl Table {
         held.into_iter().map(|(index, held)| (index, held.extent)).collect()
     }
 
+    /// Up to `max` extents that have a block, of all inodes, by inode and index from there on.
+    pub(crate) fn extents_from(
+        &self,
+        (inode, index): (u64, u64),
+        max: usize,
+    ) -> Vec<(u64, u64, Extent)> {
+        let mut found = Vec::new();
+        for id in self.inodes.range(inode.min(INODE_IDS_END)..INODE_IDS_END).map(|(id, _)| *id) {
+            let from = if id == inode { index } else { 0 };
+            let some = self.extents_of(id, from, u64::MAX, max - found.len());
+            found.extend(some.into_iter().map(|(index, extent)| (id, index, extent)));
+            if found.len() == max {
+                break;
+            }
+        }
+        found
+    }
+
     /// As [`Table::extents_of`], each with its generation.
     pub(crate) fn snapshots_of(
         &self,

@@ -11,6 +11,7 @@ mod limits;
 mod mirrors;
 mod model;
 mod reading;
+mod removal;
 mod scrubbing;
 mod sharers;
 mod show;

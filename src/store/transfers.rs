@@ -218,7 +218,7 @@ impl Domain {
         if !urgent {
             transfers.wanted = 0;
         }
-        let ahead = transfers.ask_below.unwrap_or_else(|| self.space.borrow().group_blocks(0));
+        let ahead = transfers.ask_below.unwrap_or_else(|| self.space.borrow().group_blocks_max());
         let wants = urgent || available < ahead;
         if (wants || !transfers.taking_failed)
             && let Some(group) = transfers.untaken.pop()

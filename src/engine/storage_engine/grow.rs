@@ -40,7 +40,8 @@ impl StorageEngine {
         }
         let _alone = self.open.attaching.lock().unwrap_or_else(PoisonError::into_inner);
         let mut grown = Vec::new();
-        for (slot, member) in (0..).zip(self.open.disks.members.iter()) {
+        let all = (0..).zip(self.open.disks.members.iter());
+        for (slot, member) in all.filter(|(_, member)| member.is_there()) {
             if self.open.closed.load(Ordering::Acquire) {
                 return Err(not_grown(slot, StoreError::Closing.to_string()));
             }

@@ -290,6 +290,7 @@ mod tests {
     use super::*;
     use crate::format::label::Mirror;
     use crate::format::layout::Layout;
+    use crate::format::removals::Removals;
     use crate::machine::device::scratch::ScratchDir;
     use crate::machine::write_gate::{ForceSignatures, LABEL_MAGIC, WriteGate, WriteRefusal};
 
@@ -317,7 +318,8 @@ mod tests {
         let (pool, disk) = ([0xab; 16], [2; 16]);
         let mirror = Mirror::ALONE;
         let (slot, slots, home_slots, epoch) = (0, 1, 1, 1);
-        let label = Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout };
+        let removals = Removals::NONE;
+        let label = Label { pool, disk, slot, slots, home_slots, removals, mirror, epoch, layout };
         assert_eq!(label.encode(0)[..LABEL_MAGIC.len()], LABEL_MAGIC);
         let scratch = ScratchDir::new();
         for (copy, offset) in label_offsets(disk_bytes).into_iter().enumerate() {

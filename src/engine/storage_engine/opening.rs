@@ -294,7 +294,7 @@ fn members(
 
 /// Raises the epoch of a pool that is opened for writing.
 fn raise(io: &IoScheduler, disks: &Arc<Disks>, in_sync: DiskSet) -> Result<(), EngineError> {
-    let through = disks.members[0].first_disk();
+    let through = disks.any_disk();
     let disks = Arc::clone(disks);
     let work = move |port: std::rc::Rc<Port>, _: Arc<Arena>| -> LocalFuture<_> {
         Box::pin(async move { disks.raise(&port, in_sync).await })
@@ -376,7 +376,7 @@ fn start_domain(
     (pool, domain, members): ([u8; 16], u16, &Arc<Disks>),
     (others, told): (&[DomainHandle], Sender<Told>),
 ) -> Result<DomainHandle, EngineError> {
-    let home = Members::home_of(domain, members.label().home_slots.into());
+    let home = members.home_of(domain);
     let reactors = io.reactors_of(members.members[usize::from(home)].first_disk());
     let taken: Vec<usize> = others.iter().map(|other| other.reactor).collect();
     let reactor = least_taken(&reactors, &taken);

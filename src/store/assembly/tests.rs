@@ -3,6 +3,7 @@
 use super::*;
 use crate::format::label::Mirror;
 use crate::format::layout::Layout;
+use crate::format::removals::Removals;
 
 /// Disk `mirror` of a slot, of so many slots with two mirrors each.
 fn disk((slot, mirror): (u16, u16), slots: u16, epoch: u64, in_sync: &[usize]) -> Label {
@@ -11,7 +12,17 @@ fn disk((slot, mirror): (u16, u16), slots: u16, epoch: u64, in_sync: &[usize]) -
     in_sync.iter().for_each(|number| set.insert(*number));
     let mirror = Mirror { number: mirror, count: 2, in_sync: set };
     let disk = [1 + slot as u8 * 2 + mirror.number as u8; 16];
-    Label { pool: [1; 16], disk, slot, slots, home_slots: slots, mirror, epoch, layout }
+    Label {
+        pool: [1; 16],
+        disk,
+        slot,
+        slots,
+        home_slots: slots,
+        removals: Removals::NONE,
+        mirror,
+        epoch,
+        layout,
+    }
 }
 
 fn named(labels: &[Label]) -> Vec<(Arc<str>, Label)> {

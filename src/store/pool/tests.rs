@@ -4,6 +4,7 @@ use super::*;
 use crate::check::label::LabelView;
 use crate::check::report::Findings;
 use crate::check::{Image, Severity};
+use crate::format::removals::Removals;
 
 const DISK_BYTES: u64 = 12 << 20;
 
@@ -28,6 +29,7 @@ fn label_of(copy: Copy) -> Option<Label> {
         slot: 0,
         slots: 1,
         home_slots: 1,
+        removals: Removals::NONE,
         mirror: Mirror::ALONE,
         epoch: 4,
         layout,

@@ -5,8 +5,10 @@ use crate::format::deed::{Deed, GroupId, decode};
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::format::page::InodeRecord;
 use crate::format::record::is_inode_id;
+use crate::format::removals::SlotFate;
 use crate::format::scrub_note::{self, SCRUB_NOTE_ID};
 use crate::store::domain::{INODE_BYTES_MAX, places};
+use crate::store::member::Member;
 use crate::store::recovery::{Recovery, RecoveryError};
 use crate::store::space::{Space, SpaceError};
 use crate::store::table::{Doubt, ExtentSnapshot, Table};
@@ -74,6 +76,9 @@ impl Recovery<'_> {
         for record in table.deeds() {
             let wrong = |what: String| self.corrupt(self.id.start, what);
             let (group, deed) = self.judge_deed(record).map_err(wrong)?;
+            if space.fate(group.slot) == SlotFate::Gone {
+                continue;
+            }
             let done = match deed {
                 Deed::GivenTo(_) => space.part_with(group),
                 Deed::TakenFrom(_) => space.gain(group),
@@ -88,7 +93,10 @@ impl Recovery<'_> {
         let (group, deed) = decode(record).map_err(said)?;
         let (own, domains) = (self.seed.domain, self.seed.members.domains());
         let member = self.seed.members.get(group.slot);
-        if member.is_none_or(|member| u64::from(group.group) >= member.layout().groups()) {
+        let has_it = |member: &Member| {
+            !member.is_there() || u64::from(group.group) < member.layout().groups()
+        };
+        if !member.is_some_and(has_it) {
             return Err(said("the pool has no such group"));
         }
         let of = group.domain(domains);

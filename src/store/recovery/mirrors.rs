@@ -75,7 +75,7 @@ impl Recovery<'_> {
 
     /// Brings the last record, and the data that it names, to the disks that have it not.
     pub(crate) async fn mirror_last(&self, scan: &Scan) -> Result<(), RecoveryError> {
-        if self.seed.members.all().iter().all(|member| member.in_sync().count() == 1) {
+        if self.seed.members.all().iter().all(|member| member.in_sync().count() <= 1) {
             return Ok(());
         }
         let (last, slot) = (&scan.last, self.id.disk);

@@ -82,7 +82,8 @@ impl Recovery<'_> {
             let what = "a root or levels where there are no pages";
             return if none { Ok(Vec::new()) } else { Err(self.corrupt(self.id.start, what)) };
         }
-        let blocks = self.seed.members.all().iter().map(|member| member.layout().data_blocks());
+        let blocks = self.seed.members.all().iter().filter(|member| member.is_there());
+        let blocks = blocks.map(|member| member.layout().data_blocks());
         if u64::from(checkpoint.pages) > blocks.sum() {
             let what = format!("{} pages are more than there are blocks", checkpoint.pages);
             return Err(self.corrupt(self.id.start, what));

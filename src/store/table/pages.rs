@@ -23,6 +23,8 @@ pub(crate) struct Page {
     taken: bool,
     /// Both homes; none before its first checkpoint.
     homes: Option<[Fragment; 2]>,
+    /// Homes that it had before these, which the durable tree may name.
+    left: Option<[Fragment; 2]>,
     /// As the durable tree has it.
     durable: Child,
     /// As the tree that is being built has it, if that is different.
@@ -64,6 +66,7 @@ impl Page {
             dirty: false,
             taken: false,
             homes: None,
+            left: None,
             durable,
             built,
         }
@@ -171,14 +174,14 @@ impl Pages {
         (0..).zip(pages).filter(|(_, page)| page.dirty).map(|(number, _)| number).collect()
     }
 
-    /// Parents of a level with a child below that is built anew.
+    /// Parents of a level with a child below that is built anew, or that go elsewhere.
     pub(crate) fn changed_parents(&self, level: usize) -> Vec<u32> {
         let below = &self.levels[level - 1];
         (0..self.count(level))
             .filter(|number| {
                 let first = *number as usize * CHILDREN_PER_PAGE;
-                let children = below.iter().skip(first).take(CHILDREN_PER_PAGE);
-                children.into_iter().any(|child| child.built.is_some())
+                let mut children = below.iter().skip(first).take(CHILDREN_PER_PAGE);
+                self.page((level, *number)).dirty || children.any(|child| child.built.is_some())
             })
             .collect()
     }
@@ -238,6 +241,7 @@ impl Pages {
             page.taken = false;
             let Some(built) = page.built.take() else { continue };
             page.durable = built;
+            left.extend(page.left.take().into_iter().flatten());
             if built.is_none()
                 && let Some(homes) = page.homes.take()
             {
@@ -253,7 +257,8 @@ impl Pages {
         for (level, pages) in self.levels.iter_mut().enumerate() {
             for page in pages {
                 page.built = None;
-                page.dirty |= std::mem::take(&mut page.taken) && level == 0;
+                let goes_elsewhere = level == 0 || page.left.is_some();
+                page.dirty |= std::mem::take(&mut page.taken) && goes_elsewhere;
             }
         }
     }
@@ -289,9 +294,28 @@ impl Pages {
         (!durable.is_none()).then(|| durable.homes[0])
     }
 
-    /// Homes of all pages.
+    /// Homes of all pages, also those that they leave.
     pub(crate) fn homes(&self) -> impl Iterator<Item = Fragment> + '_ {
-        self.levels.iter().flatten().filter_map(|page| page.homes).flatten()
+        let pages = self.levels.iter().flatten();
+        pages.flat_map(|page| page.homes.into_iter().chain(page.left)).flatten()
+    }
+
+    /// Has up to so many pages with a home in one of these slots go elsewhere, with the checkpoint
+    /// that begins now. None is under way.
+    pub(crate) fn leave_slots(&mut self, max: u64, leaving: impl Fn(u16) -> bool) {
+        let mut left = max;
+        for page in self.levels.iter_mut().flatten() {
+            let is_there = |homes: &[Fragment; 2]| homes.iter().any(|home| leaving(home.disk()));
+            if left == 0 {
+                return;
+            }
+            if page.left.is_none() && page.homes.as_ref().is_some_and(is_there) {
+                page.left = page.homes.take();
+                page.dirty = true;
+                self.homeless += u64::from(page.is_homeless());
+                left -= 1;
+            }
+        }
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Setup {
     /// Disks beside the pool's.
     pub(super) spares: usize,
     pub(super) missing: Missing,
+    /// Disks without a label may have been removed.
+    pub(super) removed: bool,
     pub(super) hung_after_ns: u64,
     pub(super) hedged_reads: bool,
     /// A disk that is so many times as slow as the others.
@@ -77,6 +79,7 @@ impl Default for Setup {
             mirrors: 1,
             spares: 0,
             missing: Missing::Refuse,
+            removed: false,
             hung_after_ns: 100_000_000,
             hedged_reads: true,
             slow: None,
@@ -292,7 +295,7 @@ impl World {
                 }
                 // As a disk that is not there.
                 Err(PoolError::Unusable { .. } | PoolError::NoPool { .. })
-                    if self.setup.mirrors > 1 => {}
+                    if self.setup.mirrors > 1 || self.setup.removed => {}
                 Err(error) => return Err(OpenFailure::Pool(error)),
             }
         }
@@ -411,10 +414,7 @@ impl World {
             let doorstep = Arc::new(Doorstep::new(calls, bell.clone()));
             self.doorsteps.push(Arc::clone(&doorstep));
             let seed = DomainSeed {
-                members: Members::new(
-                    Arc::clone(&disks),
-                    Members::home_of(domain, disks.label().home_slots.into()),
-                ),
+                members: Members::new(Arc::clone(&disks), disks.home_of(domain)),
                 pool: [7; 16],
                 domain,
                 incarnation: Random::new(seed ^ u64::from(domain) << 48).next_u64(),
