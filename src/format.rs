@@ -3,9 +3,9 @@
 //! The rustdoc of these modules is the specification: [`layout`] says where everything lies,
 //! [`label`] what a disk is, [`record`] what a commit changes, [`page`] how inodes and extents
 //! lie between checkpoints, [`deed`] which domain has an allocation group, [`removals`] which
-//! slots leave, [`scrub_note`] how far a scrub is, [`checksum`] how it is all summed. Numbers are little-endian; what is called zero is
-//! written as zeroes and not looked at. Every structure is decoded from verified bytes alone, and
-//! nothing that a disk holds makes it panic.
+//! slots leave, [`scrub_note`] how far a scrub is, [`checksum`] how it is all summed. Numbers are
+//! little-endian; what is called zero is written as zeroes and not looked at. Every structure is
+//! decoded from verified bytes alone, and nothing that a disk holds makes it panic.
 
 pub mod checksum;
 pub mod deed;

@@ -13,6 +13,7 @@ use dynamicfs::format::page::{
     PageAddress, PageKind, SecondSlot,
 };
 use dynamicfs::format::record::{Body, JournalId, decode_body, decode_head, encode, record_bytes};
+use dynamicfs::format::removals::Removals;
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, prop_oneof};
 use proptest::strategy::{Just, Strategy};
@@ -146,7 +147,8 @@ proptest! {
             false => Mirror::ALONE,
         };
         let (pool, disk, slot, slots) = (POOL, [9; 16], 0, 2);
-        let label = Label { pool, disk, slot, slots, home_slots, mirror, epoch, layout };
+        let removals = Removals::NONE;
+        let label = Label { pool, disk, slot, slots, home_slots, removals, mirror, epoch, layout };
         let mut bytes = label.encode(copy.min(3));
         for (at, width, number) in &patches {
             put(&mut bytes, 10 + at % 94, &number.to_le_bytes()[..*width]);

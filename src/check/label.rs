@@ -17,6 +17,7 @@ use crate::format::label::{LABEL_BYTES, Label, LabelError, OPEN_QUORUM, WRITE_QU
 use crate::format::layout::{LABEL_COPIES, LABEL_ZONE_BYTES, label_offsets};
 
 /// What lies where a copy belongs.
+#[expect(clippy::large_enum_variant, reason = "there are four of them, for a moment")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CopyContent {
     /// A label.

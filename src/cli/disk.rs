@@ -1,5 +1,7 @@
 //! `dynamicfs disk`: the disks of a pool.
 
+mod remove;
+
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +39,13 @@ pub(crate) enum DiskCommand {
     /// Use what the disks of a pool have grown by, while it is used. Where no engine has the pool
     /// open, it is opened for this.
     Grow(GrowArguments),
+    /// Take a slot out of a pool: what is there goes to the others, while the pool is used. Its
+    /// disks are needed until nothing is left there; then they lose their labels.
+    ///
+    /// Waits until that is done, unless told otherwise; it goes on at the next opening, and
+    /// `--keep` ends it. Where no engine has the pool open, it is opened for this. `disk sync` with
+    /// `--mib-per-second` or `--pause` slows it down.
+    Remove(RemoveArguments),
     /// Put a new disk in the place of one that is missing or has failed. All that it holds is lost.
     ///
     /// An engine that has the pool open takes it while it works. Where none has, name the disks
@@ -79,6 +88,26 @@ pub(crate) struct AddArguments {
 pub(crate) struct GrowArguments {
     #[command(flatten)]
     pool: PoolArguments,
+    #[command(flatten)]
+    live: LiveArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArguments {
+    #[command(flatten)]
+    pool: PoolArguments,
+    /// The slot: `disk list` shows which disks are in it.
+    #[arg(long, value_name = "N")]
+    slot: u16,
+    /// The slot stays after all. What has left it is elsewhere.
+    #[arg(long)]
+    keep: bool,
+    /// Have a running engine begin with it, and do not wait for the end.
+    #[arg(long, conflicts_with = "keep")]
+    no_wait: bool,
     #[command(flatten)]
     live: LiveArguments,
     /// Print JSON.
@@ -147,6 +176,7 @@ pub(crate) fn run(command: &DiskCommand) -> Result<Report, Failure> {
         DiskCommand::List(arguments) => list(arguments),
         DiskCommand::Add(arguments) => add(arguments),
         DiskCommand::Grow(arguments) => grow(arguments),
+        DiskCommand::Remove(arguments) => remove::remove(arguments),
         DiskCommand::Replace(arguments) => replace(arguments),
         DiskCommand::Attach(arguments) => attach(arguments),
         DiskCommand::Sync(arguments) => sync(arguments),
@@ -364,6 +394,7 @@ fn wait_until_in_sync(
 fn describe_disks(disks: &[MirrorReport]) -> String {
     let row = |disk: &MirrorReport| {
         let state = match disk.state {
+            MirrorState::InSync if disk.leaving => "leaving",
             MirrorState::InSync => "in sync",
             MirrorState::Syncing => "behind",
             MirrorState::Out => "failed",

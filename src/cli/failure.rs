@@ -132,6 +132,7 @@ impl From<EngineError> for Failure {
             | EngineError::Random(_)
             | EngineError::Pool(PoolError::NoMemory(_))
             | EngineError::NotGrown { .. }
+            | EngineError::NotRemoved { .. }
             | EngineError::Reactor(_) => Exit::Runtime,
         };
         Failure::new(exit, message)

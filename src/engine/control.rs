@@ -14,7 +14,7 @@ pub mod verdict;
 
 pub use client::{ControlClient, ControlError};
 pub use protocol::{
-    AddRequest, Answer, AttachRequest, Refusal, RefusalKind, Request, ScrubRequest, ScrubVerb,
-    SyncRequest,
+    AddRequest, Answer, AttachRequest, Refusal, RefusalKind, RemoveRequest, Request, ScrubRequest,
+    ScrubVerb, SyncRequest,
 };
 pub use snapshot::Snapshot;

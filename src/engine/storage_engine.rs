@@ -21,6 +21,7 @@ mod grow;
 mod labels;
 mod opening;
 mod operations;
+mod remove;
 mod replace;
 mod store_ticket;
 mod transaction;
@@ -39,7 +40,7 @@ use crate::format::layout::BLOCK_BYTES;
 use crate::memory::{Arena, BufferUnavailable, DmaBuf};
 use crate::store::call::Call;
 use crate::store::error::StoreError;
-use crate::store::member::Disks;
+use crate::store::member::{Disks, Member};
 use crate::store::recovery::RecoveryReport;
 use crate::store::service::Doorstep;
 
@@ -50,6 +51,7 @@ pub use grow::GrownSlot;
 pub use labels::{MemberReport, PoolReport};
 pub use opening::Force;
 pub use operations::{Acknowledged, InodeId, InodeInfo, InodeOptions, ReadOptions};
+pub use remove::SlotRemoval;
 pub use replace::DiskPlace;
 pub use store_ticket::{QueueFull, StoreTicket};
 pub use transaction::Transaction;
@@ -74,6 +76,8 @@ pub(crate) struct OpenPool {
     domains: Vec<DomainHandle>,
     pool: PoolReport,
     disks: Arc<Disks>,
+    /// Slots that it had when it was opened.
+    slots_at_opening: usize,
     /// Creations so far: their domains take turns.
     creations: AtomicUsize,
     closed: AtomicBool,
@@ -102,6 +106,10 @@ impl OpenPool {
     /// What the pool is, with the slots that have come.
     fn pool_report(&self) -> PoolReport {
         let mut report = self.pool.clone();
+        report.disks.retain(|disk| {
+            let member = self.disks.members.get(usize::from(disk.slot));
+            member.is_some_and(Member::is_there)
+        });
         // Those that have grown say so.
         for disk in &mut report.disks {
             if let Some(member) = self.disks.members.get(usize::from(disk.slot)) {
@@ -110,9 +118,10 @@ impl OpenPool {
                 disk.data_bytes = layout.data_blocks() * BLOCK_BYTES;
             }
         }
-        let known = usize::from(report.members / report.mirrors.max(1));
-        for member in self.disks.members.iter().skip(known) {
-            report.members += report.mirrors;
+        let there = self.disks.members.iter().filter(|member| member.is_there());
+        report.members = there.count() as u16 * report.mirrors.max(1);
+        let came = self.disks.members.iter().skip(self.slots_at_opening);
+        for member in came.filter(|member| member.is_there()) {
             let disks = member.mirrors.iter();
             report.disks.extend(disks.map(|mirror| MemberReport::that_came(mirror)));
         }

@@ -65,7 +65,7 @@ use crate::format::disk_set::{DISKS_MAX, DiskSet};
 use crate::format::layout::{
     BLOCK_BYTES, EXTENT_BYTES, LABEL_COPIES, Layout, LayoutError, Zone, label_offsets,
 };
-use crate::format::removals::Removals;
+use crate::format::removals::{Removals, SlotFate};
 
 /// Version of the format that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
@@ -227,6 +227,12 @@ impl Label {
         self.removals.home(domain).unwrap_or(domain % self.home_slots.max(1))
     }
 
+    /// Disks of slots that are not gone.
+    pub fn disks_there(&self) -> usize {
+        let there = |slot: &u16| self.removals.fate(*slot) != SlotFate::Gone;
+        (0..self.slots).filter(there).count() * usize::from(self.mirror.count)
+    }
+
     /// Whether the disk of that number in the pool is in sync.
     pub fn is_in_sync(&self, number: usize) -> bool {
         self.mirror.count == 1 || self.mirror.in_sync.contains(number)
@@ -369,7 +375,6 @@ fn checksum(bytes: &LabelBytes, copy: usize, address: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::removals::SlotFate;
 
     const DISK: u64 = 64 << 20;
 

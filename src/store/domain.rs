@@ -269,7 +269,7 @@ pub struct DomainStatus {
     pub sequence: u64,
     /// Blocks with an owner in slots that are leaving.
     pub leaving_blocks: u64,
-    /// Why those stay for now, if something is in the way.
+    /// Why those are still there, if something is in the way.
     pub leaving_waits: Option<String>,
     /// Blocks by slot.
     pub slots: Vec<SlotUse>,

@@ -5,8 +5,8 @@
 //! ([`move_journal`](crate::store::move_journal)), writes every extent anew that has a block there,
 //! by changes like any other, and has checkpoints give its pages other homes. Whether it has left
 //! says the allocator alone: no block there has an owner, and what was promised has room elsewhere.
-//! What was missed is looked for again. Then it says so, for good: when all domains have, labels say
-//! that the slot is gone.
+//! What was missed is looked for again. Then it says so, for good: when all domains have, labels
+//! say that the slot is gone.
 //!
 //! Nothing of it is remembered but that the slot is leaving: an opening looks at what is there.
 

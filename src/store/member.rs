@@ -70,6 +70,8 @@ pub struct MirrorDisk {
     pub(crate) sync_copied: AtomicU64,
     /// Blocks that no disk of the slot has right.
     pub(crate) sync_lost: AtomicU64,
+    /// Its slot is gone, and it was let go.
+    pub(crate) is_let_go: AtomicBool,
     /// It came with nothing of the pool, so there is nothing to look at before it is copied there.
     pub is_blank: bool,
     /// Memory for its label: there may be none left when it is needed.
@@ -97,6 +99,7 @@ impl MirrorDisk {
             sync_looked_at: AtomicU64::new(0),
             sync_copied: AtomicU64::new(0),
             sync_lost: AtomicU64::new(0),
+            is_let_go: AtomicBool::new(false),
             is_blank: false,
             label_buffer: Mutex::new(Some(label_buffer)),
         }

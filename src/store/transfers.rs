@@ -283,7 +283,8 @@ impl Domain {
     /// durably: another domain may be told before this one.
     pub(crate) fn know_slot(&self, slot: u16) {
         let mut space = self.space.borrow_mut();
-        for (slot, member) in (0..=slot).zip(self.members.all().iter()) {
+        let all = (0..=slot).zip(self.members.all().iter());
+        for (slot, member) in all.filter(|(_, member)| member.is_there()) {
             space.add_disk(slot, &share(member));
             space.grow(slot, member.layout());
         }

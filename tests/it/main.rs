@@ -24,5 +24,6 @@ mod store_disks;
 mod store_hangs;
 mod store_kills;
 mod store_mirrors;
+mod store_removal;
 mod stress;
 mod tickets;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::control::snapshot::Snapshot;
-use crate::engine::storage_engine::{DiskPlace, GrownSlot, MirrorReport};
+use crate::engine::storage_engine::{DiskPlace, GrownSlot, MirrorReport, SlotRemoval};
 use crate::store::scrub::{ScrubOrder, ScrubReport};
 
 /// Version of the protocol.
@@ -37,6 +37,8 @@ pub enum Request {
     Add(AddRequest),
     /// What disks have grown by is to be used.
     Grow,
+    /// A slot leaves, or stays after all.
+    Remove(RemoveRequest),
 }
 
 /// What a scrub is to do.
@@ -135,6 +137,17 @@ pub struct AddRequest {
     pub overwrite: bool,
 }
 
+/// What is to become of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveRequest {
+    /// Which.
+    pub slot: u16,
+    /// It stays, although it was to leave.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
+}
+
 /// What it answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,6 +162,8 @@ pub enum Answer {
     Added(Vec<MirrorReport>),
     /// Slots that have grown.
     Grown(Vec<GrownSlot>),
+    /// To a slot that is to leave: how far it is.
+    Removed(SlotRemoval),
     /// To whatever is only done.
     Done,
 }

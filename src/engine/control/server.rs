@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::engine::control::protocol::{
-    Answer, REQUEST_BYTES_MAX, Refusal, RefusalKind, Request, read_request, write_answer,
+    Answer, REQUEST_BYTES_MAX, Refusal, RefusalKind, RemoveRequest, Request, read_request,
+    write_answer,
 };
 use crate::engine::control::snapshot::Snapshot;
 use crate::engine::storage_engine::{EngineError, OpenPool, Overwrite, StorageEngine};
@@ -226,6 +227,13 @@ fn carry_out(engine: &StorageEngine, request: &Request) -> Result<Answer, Refusa
             Ok(Answer::Added(added.map_err(did_not_come)?))
         }
         Request::Grow => Ok(Answer::Grown(engine.grow().map_err(did_not_come)?)),
+        Request::Remove(RemoveRequest { slot, keep: false }) => {
+            Ok(Answer::Removed(engine.remove_slot(*slot).map_err(did_not_come)?))
+        }
+        Request::Remove(RemoveRequest { slot, keep: true }) => {
+            engine.keep_slot(*slot).map_err(did_not_come)?;
+            Ok(Answer::Done)
+        }
         Request::Sync(wish) => {
             engine.sync_order(wish.paused, wish.mib_per_second);
             Ok(Answer::Done)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::control::verdict::{self, Verdict};
 use crate::engine::status::Status;
-use crate::engine::storage_engine::{MirrorReport, PoolReport, StorageEngine};
+use crate::engine::storage_engine::{MirrorReport, PoolReport, SlotRemoval, StorageEngine};
 use crate::format::layout::BLOCK_BYTES;
 use crate::io::error::ErrorKind;
 use crate::io::metrics::{ClassSnapshot, DiskMetrics, Metrics, ReactorSnapshot};
@@ -48,6 +48,9 @@ pub struct Snapshot {
     pub disks: Vec<DiskView>,
     /// How disks are brought into sync.
     pub sync: SyncView,
+    /// Slots that are leaving, and those that are gone.
+    #[serde(default)]
+    pub removals: Vec<SlotRemoval>,
     /// Commit domains, by number.
     pub domains: Vec<DomainView>,
     /// Memory for buffers.
@@ -154,6 +157,9 @@ pub struct DomainView {
     pub scrub: Option<ScrubReport>,
     /// Why it did not say what it is doing.
     pub silent: Option<String>,
+    /// It never will again: it has ended.
+    #[serde(default)]
+    pub has_ended: bool,
     /// What the opening found and did.
     pub recovery: RecoveryReport,
 }
@@ -231,6 +237,7 @@ impl Snapshot {
         let now = || domains.iter().filter_map(|domain| domain.now.as_ref());
         let metrics = metrics_of(&counted, now(), &io);
         let (epoch, labels_failed) = engine.membership();
+        let removals = engine.removals_of(&now().cloned().collect::<Vec<_>>());
         let mut snapshot = Snapshot {
             engine: ProcessView {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -246,6 +253,7 @@ impl Snapshot {
             reactors: reactors_of(&status, &io, &domains),
             disks: disks_of(&status, &io, members),
             sync: engine.sync_orders(),
+            removals,
             memory: memory_of(&status),
             domains,
             metrics,
@@ -260,7 +268,12 @@ impl Snapshot {
     #[must_use]
     pub fn stopped(&self) -> Option<&str> {
         let now = self.domains.iter().filter_map(|domain| domain.now.as_ref());
-        now.filter_map(|now| now.stopped.as_deref()).next().or(self.labels_failed.as_deref())
+        let ended = self.domains.iter().filter(|domain| domain.has_ended);
+        let mut why = now
+            .filter_map(|now| now.stopped.as_deref())
+            .chain(ended.filter_map(|domain| domain.silent.as_deref()))
+            .chain(self.labels_failed.as_deref());
+        why.next()
     }
 }
 

@@ -33,6 +33,7 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a disk brings that comes.
+#[expect(clippy::large_enum_variant, reason = "there is one, while a disk comes")]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Brings {
     /// Nothing of the pool.

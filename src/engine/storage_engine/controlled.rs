@@ -86,11 +86,11 @@ impl StorageEngine {
         let views = asked.into_iter().zip(&self.open.domains).enumerate().map(|(number, parts)| {
             let ((status, scrub), domain) = parts;
             let silent = status.wait_until(until);
-            let (now, silent) = match silent {
-                Ok(Ok(now)) => (now.into_iter().next(), None),
+            let (now, silent, has_ended) = match silent {
+                Ok(Ok(now)) => (now.into_iter().next(), None, false),
                 Ok(Err(StoreError::WaitOnReactor)) => return Err(StoreError::WaitOnReactor),
-                Ok(Err(error)) => (None, Some(error.to_string())),
-                Err(_) => (None, Some("it does not answer".to_owned())),
+                Ok(Err(error)) => (None, Some(error.to_string()), true),
+                Err(_) => (None, Some("it does not answer".to_owned()), false),
             };
             let scrub = scrub.wait_until(until).unwrap_or_else(late).ok();
             Ok(DomainView {
@@ -99,6 +99,7 @@ impl StorageEngine {
                 now,
                 scrub: scrub.and_then(|reports| reports.into_iter().next()),
                 silent,
+                has_ended,
                 recovery: domain.recovery.clone(),
             })
         });

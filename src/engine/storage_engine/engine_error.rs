@@ -75,6 +75,14 @@ pub enum EngineError {
         /// Why not.
         reason: String,
     },
+    /// A slot does not leave the pool, or does not stay.
+    #[error("slot {slot} is not removed, nor kept: {reason}")]
+    NotRemoved {
+        /// The slot.
+        slot: u16,
+        /// Why not.
+        reason: String,
+    },
     /// The control socket that the configuration names cannot be served. Another path, or `"off"`
     /// in `control.socket`, opens the pool.
     #[error("{0}; name another path in control.socket, or \"off\"")]

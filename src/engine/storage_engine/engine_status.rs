@@ -2,6 +2,7 @@
 
 use std::ops::Add;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -10,13 +11,15 @@ use crate::engine::status::Status;
 use crate::engine::storage_engine::StorageEngine;
 use crate::engine::storage_engine::labels::PoolReport;
 use crate::engine::storage_engine::operations::InodeId;
+use crate::engine::storage_engine::remove::SlotRemoval;
 use crate::engine::storage_engine::store_ticket::{Replies, StoreTicket};
 use crate::format::layout::BLOCK_BYTES;
+use crate::format::removals::SlotFate;
 use crate::io::metrics::Metrics;
 use crate::store::call::{Call, Reply};
 use crate::store::domain::{DomainCounters, DomainStatus};
 use crate::store::error::StoreError;
-use crate::store::member::{MirrorDisk, MirrorState};
+use crate::store::member::{Member, MirrorDisk, MirrorState};
 use crate::store::recovery::RecoveryReport;
 use crate::store::scrub::{ScrubOrder, ScrubReport};
 
@@ -44,6 +47,9 @@ pub struct MirrorReport {
     pub mirror: u16,
     /// What it is good for.
     pub state: MirrorState,
+    /// Its slot is leaving the pool.
+    #[serde(default)]
+    pub leaving: bool,
     /// Reads that failed there.
     pub read_failures: u64,
     /// Reads that were sent to another disk too, because this one took long.
@@ -65,6 +71,8 @@ pub struct EngineStatus {
     pub pool: PoolReport,
     /// Its disks that are used, by slot and mirror.
     pub disks: Vec<MirrorReport>,
+    /// Slots that are leaving, and those that are gone.
+    pub removals: Vec<SlotRemoval>,
     /// Of its membership, now.
     pub epoch: u64,
     /// Why no label can be written any more, if so: no disk can be taken out, or come back.
@@ -171,6 +179,7 @@ impl From<&MirrorDisk> for MirrorReport {
             slot: mirror.label.slot,
             mirror: mirror.label.mirror.number,
             state: mirror.state(),
+            leaving: false,
             read_failures: mirror.times.failures(),
             reads_hedged: mirror.times.hedged(),
             read_average_ns: mirror.times.average_ns(),
@@ -203,6 +212,7 @@ impl StorageEngine {
     /// As [`StorageEngine::metrics`].
     pub fn status(&self) -> Result<EngineStatus, StoreError> {
         let now = self.domains().wait()?;
+        let removals = self.removals_of(&now);
         let domains = self.open.domains.iter().zip(now).map(|(domain, now)| DomainReport {
             reactor: domain.reactor,
             recovery: domain.recovery.clone(),
@@ -211,6 +221,7 @@ impl StorageEngine {
         Ok(EngineStatus {
             pool: self.open.pool_report(),
             disks: self.disks(),
+            removals,
             epoch: self.open.disks.membership.durable().0,
             labels_failed: self.open.disks.membership.broken().map(|why| why.to_string()),
             domains: domains.collect(),
@@ -238,8 +249,16 @@ impl StorageEngine {
     /// The disks of the pool that are used, by slot and mirror.
     #[must_use]
     pub fn disks(&self) -> Vec<MirrorReport> {
-        let mirrors = self.open.disks.members.iter().flat_map(|member| member.mirrors.iter());
-        mirrors.map(|mirror| MirrorReport::from(&**mirror)).collect()
+        let members = self.open.disks.members.iter().filter(|member| member.is_there());
+        let of = |member: &Member| {
+            let leaving = member.fate() == SlotFate::Leaving;
+            let report = |mirror: &Arc<MirrorDisk>| MirrorReport {
+                leaving,
+                ..MirrorReport::from(&**mirror)
+            };
+            member.mirrors.iter().map(report).collect::<Vec<_>>()
+        };
+        members.flat_map(of).collect()
     }
 
     pub(crate) fn io_status(&self) -> Status {

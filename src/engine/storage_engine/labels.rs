@@ -156,7 +156,7 @@ impl PoolReport {
     ) -> PoolReport {
         PoolReport {
             pool: Uuid::from_bytes(label.pool),
-            members: label.disks() as u16,
+            members: label.disks_there() as u16,
             mirrors: label.mirror.count,
             epoch: label.epoch,
             domains: label.layout.domains(),

@@ -105,6 +105,16 @@ fn what_was_in_a_slot_is_elsewhere_when_it_is_gone() {
         let mut world = World::open(&setup, seed, disks).unwrap();
         model.check(&mut world);
         world.audit();
+        // Allocation groups go from domain to domain as before.
+        let inode = world.create(0).unwrap();
+        let mut size = 0u64;
+        while world.write(inode, size, &[5; 65_536]).is_ok() {
+            size += 65_536;
+        }
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        assert_eq!(world.size(inode).unwrap(), size);
+        world.audit();
     });
 }
 
