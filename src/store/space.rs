@@ -557,8 +557,8 @@ mod tests {
         assert_eq!(homes.iter().sum::<u16>(), 2, "one on each disk that has one");
     }
 
-    /// Cause: a slot that was nearly full was the one with least on its way. Harm: all others had too
-    /// much, and requests were cut to its last blocks. Fix: who has no room is no measure.
+    /// Cause: a slot that was nearly full was the one with least on its way. Harm: all others had
+    /// too much, and requests were cut to its last blocks. Fix: who has no room is no measure.
     #[test]
     fn a_slot_that_is_nearly_full_is_left_to_what_fits() {
         let disks = [share(64 << 20), share(64 << 20), share(64 << 20)];
