@@ -65,7 +65,7 @@ pub fn check(image: &mut Image<'_>, depth: Depth) -> Report {
     if let Some(members) = read_members(image, &mut findings) {
         report = view(image, &members, (depth, 0), &mut findings);
         for mirror in 1..members.views() {
-            image.arrange(members.order(mirror));
+            image.arrange(members.order(mirror), members.mirrors());
             let other = view(image, &members, (depth, mirror), &mut findings);
             if other.digest != report.digest {
                 let site =
@@ -138,6 +138,6 @@ pub fn read_members(image: &mut Image<'_>, findings: &mut Findings) -> Option<Me
         labels.push(view.judge(name, image.bytes(disk), findings));
     }
     let members = Members::judge(&labels, findings)?;
-    image.arrange(members.order(0));
+    image.arrange(members.order(0), members.mirrors());
     Some(members)
 }

@@ -53,7 +53,7 @@ impl Claim {
             Owner::Page(level, number) => format!("a home of page {number} of level {level}"),
             Owner::Data(inode, block) => format!("block {block} of inode {inode}"),
         };
-        Site::at(domain, self.offset(), what).on(self.place.disk())
+        Site::at(domain, self.offset(), what).on(self.place.slot())
     }
 }
 
@@ -62,7 +62,7 @@ impl Claims {
     pub fn gather(domain: u16, tree: &Tree, state: &State) -> Claims {
         let mut list = Vec::new();
         for (page, home) in tree.homes() {
-            let place = Place::new(home.disk(), home.start_block());
+            let place = Place::new(home.target(), home.start_block());
             list.push(Claim { place, owner: Owner::Page(page.level, page.number), checksum: 0 });
         }
         for ((inode, index), held) in &state.extents {
@@ -75,7 +75,7 @@ impl Claims {
                 }
             }
         }
-        list.sort_by_key(|claim| claim.place);
+        list.sort_by_key(|claim| (claim.place.slot(), claim.place.block(), claim.place));
         Claims { list, domain }
     }
 
@@ -87,7 +87,9 @@ impl Claims {
         facts: &mut DomainFacts,
     ) {
         for claim in &self.list {
-            if !members.is_inside(self.domain, claim.place, deeds) {
+            let is_page = matches!(claim.owner, Owner::Page(..));
+            let is_partly = is_page && !claim.place.mirrors().is_all();
+            if is_partly || !members.is_inside(self.domain, claim.place, deeds) {
                 let expected = format!("a block in a group of domain {}", self.domain);
                 findings.error(claim.site(self.domain), expected, format!("{:?}", claim.place));
             }
@@ -96,13 +98,27 @@ impl Claims {
                 Owner::Data(..) => facts.data_blocks += 1,
             }
         }
-        for pair in self.list.windows(2).filter(|pair| pair[0].place == pair[1].place) {
-            let site = pair[0].site(self.domain);
-            findings.error(site, "one owner", pair[1].site(self.domain).what);
+        let same = |a: &Claim, b: &Claim| {
+            (a.place.slot(), a.place.block()) == (b.place.slot(), b.place.block())
+        };
+        for claims in self.list.chunk_by(same).filter(|claims| claims.len() > 1) {
+            self.judge_shared(claims, findings);
         }
         facts.blocks = members.space_blocks(deeds);
         let owned = facts.page_blocks + facts.data_blocks;
         facts.free_blocks = facts.blocks.saturating_sub(owned);
+    }
+
+    /// Of the claims for one block number, none is for a disk that another is for.
+    fn judge_shared(&self, claims: &[Claim], findings: &mut Findings) {
+        for (n, claim) in claims.iter().enumerate() {
+            let mut others = claims[n + 1..].iter();
+            let own = claim.place.mirrors();
+            if let Some(other) = others.find(|other| other.place.mirrors().overlaps(own)) {
+                let site = claim.site(self.domain);
+                findings.error(site, "one owner", other.site(self.domain).what);
+            }
+        }
     }
 
     /// Counts the copies in the journal, and reads every block if that is wanted.
@@ -128,7 +144,7 @@ impl Claims {
             let run = neighbours(first, rest);
             let (here, behind) = rest.split_at(run);
             rest = behind;
-            let disk = first.place.disk();
+            let disk = first.place.target();
             let read = image.piece(disk, first.offset(), (run as u64) * BLOCK_BYTES).ok();
             for (n, claim) in here.iter().enumerate() {
                 let at = n * BLOCK_BYTES as usize;
@@ -188,7 +204,7 @@ impl Claims {
 /// How many of the first claims are for blocks one after another.
 fn neighbours(first: &Claim, claims: &[Claim]) -> usize {
     let follows = |(n, claim): &(usize, &Claim)| {
-        claim.place.disk() == first.place.disk()
+        claim.place.target() == first.place.target()
             && claim.place.block() == first.place.block() + *n as u64
     };
     claims.iter().take(RUN_BLOCKS).enumerate().take_while(follows).count()

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::format::layout::BLOCK_BYTES;
+use crate::format::mirror_set::MirrorSet;
 
 /// Reads from an offset as many bytes as the buffer takes.
 pub type ReadAt<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> io::Result<()>;
@@ -19,18 +20,20 @@ pub struct Image<'a> {
     disks: Vec<DiskImage<'a>>,
     /// Which of them is in each slot, once that is known. None: missing.
     order: Option<Vec<Option<usize>>>,
+    /// Of each slot, which of them are there, by the number of the mirror.
+    mirrors: Vec<Vec<(u16, usize)>>,
 }
 
 impl<'a> Image<'a> {
     /// One disk of `bytes` bytes, which `read` reads.
     pub fn new(bytes: u64, read: ReadAt<'a>) -> Image<'a> {
-        Image { disks: vec![DiskImage { bytes, read }], order: None }
+        Image { disks: vec![DiskImage { bytes, read }], order: None, mirrors: Vec::new() }
     }
 
     /// Several disks, in any order.
     pub fn of_disks(disks: impl IntoIterator<Item = (u64, ReadAt<'a>)>) -> Image<'a> {
         let disks = disks.into_iter().map(|(bytes, read)| DiskImage { bytes, read });
-        Image { disks: disks.collect(), order: None }
+        Image { disks: disks.collect(), order: None, mirrors: Vec::new() }
     }
 
     /// How many disks there are.
@@ -39,12 +42,22 @@ impl<'a> Image<'a> {
     }
 
     /// From now on disk `n` is the one that `order` has there; where it has none, there is none.
-    pub(super) fn arrange(&mut self, order: Vec<Option<usize>>) {
-        self.order = Some(order);
+    /// What not all mirrors of a slot have is read from one of `mirrors` that has it.
+    pub(super) fn arrange(&mut self, order: Vec<Option<usize>>, mirrors: Vec<Vec<(u16, usize)>>) {
+        (self.order, self.mirrors) = (Some(order), mirrors);
     }
 
-    fn index(&self, disk: u16) -> Option<usize> {
-        let disk = usize::from(disk);
+    /// Of what a place names as its disk.
+    fn index(&self, target: u16) -> Option<usize> {
+        let (slot, set) = MirrorSet::of_target(target);
+        let disk = usize::from(slot);
+        if !set.is_all() {
+            let there = self.mirrors.get(disk)?.iter().filter(|(mirror, _)| set.includes(*mirror));
+            let chosen = self.order.as_ref().and_then(|order| order.get(disk).copied().flatten());
+            let is_chosen = |(_, index): &&(u16, usize)| Some(*index) == chosen;
+            let found = there.clone().find(is_chosen).or_else(|| there.clone().next());
+            return found.map(|(_, index)| *index);
+        }
         match &self.order {
             None => Some(disk),
             Some(order) => order.get(disk).copied().flatten(),

@@ -314,13 +314,13 @@ impl Journal {
                 continue;
             }
             let offset = place.block() * BLOCK_BYTES;
-            let site = Site::at(self.id.domain, offset, "data of the last record").on(place.disk());
-            let layout = members.layout(place.disk());
+            let site = Site::at(self.id.domain, offset, "data of the last record").on(place.slot());
+            let layout = members.layout(place.slot());
             if layout.and_then(|layout| layout.space_block(place.block())).is_none() {
                 findings.error(site, "a block of the data zone", format!("{place:?}"));
                 continue;
             }
-            match image.block(place.disk(), offset) {
+            match image.block(place.target(), offset) {
                 Ok(block) if block_checksum(&block) == expected => {}
                 Ok(block) => {
                     let found = block_checksum(&block);

@@ -109,6 +109,11 @@ impl Members {
         self.view(view).map(|found| found.map(|(_, number)| number)).collect()
     }
 
+    /// Of each slot, which of the disks that were given are in sync, by the number of the mirror.
+    pub(super) fn mirrors(&self) -> Vec<Vec<(u16, usize)>> {
+        self.mirrors.clone()
+    }
+
     /// Which mirror of each slot that is.
     pub(super) fn numbers(&self, view: usize) -> Vec<u16> {
         self.view(view).map(|found| found.map_or(0, |(mirror, _)| mirror)).collect()
@@ -139,9 +144,9 @@ impl Members {
 
     /// Whether a block is in an allocation group, or may have been when its slot was there.
     pub fn was_data(&self, place: Place) -> bool {
-        self.any.removals.fate(place.disk()) == SlotFate::Gone
+        self.any.removals.fate(place.slot()) == SlotFate::Gone
             || self
-                .layout(place.disk())
+                .layout(place.slot())
                 .is_some_and(|layout| layout.group_of(place.block()).is_some())
     }
 
@@ -152,12 +157,16 @@ impl Members {
 
     /// Whether a block is in a group that a domain has, which has these deeds.
     pub fn is_inside(&self, domain: u16, place: Place, deeds: &BTreeMap<GroupId, Deed>) -> bool {
-        let layout = self.layout(place.disk());
+        let layout = self.layout(place.slot());
         let Some((group, _)) = layout.and_then(|layout| layout.group_of(place.block())) else {
             return false;
         };
+        let set = place.mirrors();
+        if !set.is_all() && !set.is_of_group(self.any.mirror.count, group) {
+            return false;
+        }
         // A group has 1 MiB at least, and a disk 2^48 bytes at most.
-        let id = GroupId { slot: place.disk(), group: group as u32 };
+        let id = GroupId { slot: place.slot(), group: group as u32 };
         match deeds.get(&id) {
             Some(Deed::GivenTo(_)) => false,
             Some(Deed::TakenFrom(_)) => true,

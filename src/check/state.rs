@@ -451,6 +451,9 @@ fn inode_fault(
         Some((format!("an id below {INODE_IDS_END}"), id.to_string()))
     } else if size_bytes > INODE_BYTES_MAX {
         Some((format!("at most {INODE_BYTES_MAX} bytes"), size_bytes.to_string()))
+    } else if !held.record.has_fitting_flags(label.mirror.count) {
+        let flags = format!("flags {:#x}", held.record.flags);
+        Some((format!("fewer copies than the {} mirrors, or 0", label.mirror.count), flags))
     } else {
         sequence_fault(held, checkpoint, last)
     }

@@ -147,7 +147,7 @@ impl Reader<'_, '_> {
         let Wanted { level, number, .. } = wanted;
         let home = wanted.child.homes[0];
         let what = format!("page {number} of level {level}");
-        Site::at(self.domain, home.start_block() * BLOCK_BYTES, what).on(home.disk())
+        Site::at(self.domain, home.start_block() * BLOCK_BYTES, what).on(home.slot())
     }
 
     /// Reads a page; returns its children.
@@ -157,7 +157,7 @@ impl Reader<'_, '_> {
         let mut below = Vec::new();
         self.judge_homes(wanted);
         let (pool, domain, home) = (self.members.label().pool, self.domain, child.homes[0]);
-        let block = self.image.block(home.disk(), home.start_block() * BLOCK_BYTES);
+        let block = self.image.block(home.slot(), home.start_block() * BLOCK_BYTES);
         let address = PageAddress { pool, domain, level, number, home };
         let opened = match &block {
             Ok(block) => {

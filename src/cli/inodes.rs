@@ -49,6 +49,9 @@ pub(crate) struct PutArguments {
     /// Kept with a new inode and shown by `ls`, up to 64 bytes.
     #[arg(long, value_name = "TEXT")]
     tag: Option<String>,
+    /// On how many disks each block of a new inode is; by default on as many as a slot has.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
+    copies: Option<u16>,
 }
 
 fn file_failure(path: &Path, doing: &str, error: &io::Error) -> Failure {
@@ -62,11 +65,14 @@ fn file_failure(path: &Path, doing: &str, error: &io::Error) -> Failure {
 
 pub(crate) fn put(arguments: &PutArguments) -> Result<Report, Failure> {
     let tag = arguments.tag.as_deref().unwrap_or("");
-    let Some(options) = InodeOptions::tagged(tag.as_bytes()) else {
+    let Some(mut options) = InodeOptions::tagged(tag.as_bytes()) else {
         return Err(Failure::new(Exit::Usage, format!("{tag:?} is longer than 64 bytes")));
     };
-    if arguments.tag.is_some() && matches!(arguments.inode, Into::Known(_)) {
-        return Err(Failure::new(Exit::Usage, "--tag is for new inodes".to_owned()));
+    options.copies = arguments.copies;
+    let is_for_new = arguments.tag.is_some() || arguments.copies.is_some();
+    if is_for_new && matches!(arguments.inode, Into::Known(_)) {
+        let message = "--tag and --copies are for new inodes".to_owned();
+        return Err(Failure::new(Exit::Usage, message));
     }
     let mut input: Box<dyn Read> = match arguments.file.as_os_str() == "-" {
         true => Box::new(io::stdin().lock()),

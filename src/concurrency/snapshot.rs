@@ -168,7 +168,7 @@ mod tests {
             blocks in 1..=Fragment::BLOCKS_MAX,
         ) {
             let fragment = Fragment::new(disk, start_block, blocks).unwrap();
-            prop_assert_eq!(fragment.disk(), disk);
+            prop_assert_eq!(fragment.target(), disk);
             prop_assert_eq!(fragment.start_block(), start_block);
             prop_assert_eq!(fragment.blocks(), blocks);
         }
@@ -177,7 +177,7 @@ mod tests {
         fn every_word_is_the_fragment_that_it_says(word in any::<u64>()) {
             let fragment: Fragment = bytemuck::cast(word);
             let again =
-                Fragment::new(fragment.disk(), fragment.start_block(), fragment.blocks());
+                Fragment::new(fragment.target(), fragment.start_block(), fragment.blocks());
             prop_assert_eq!(again, Some(fragment));
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::format::fragment::Fragment;
 use crate::format::layout::EXTENT_BLOCKS;
+use crate::format::mirror_set::MirrorSet;
 
 /// The place of one block: disk and block, or nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,10 +18,11 @@ impl Place {
     /// A hole.
     pub const NOWHERE: Place = Place(u64::MAX);
 
-    /// A block of a disk; the block is at most [`Fragment::START_BLOCK_MAX`].
-    pub const fn new(disk: u16, block: u64) -> Place {
+    /// A block of a slot, or of some mirrors of it ([`MirrorSet::target`]); the block is at most
+    /// [`Fragment::START_BLOCK_MAX`].
+    pub const fn new(target: u16, block: u64) -> Place {
         assert!(block <= Fragment::START_BLOCK_MAX);
-        Place((disk as u64) << DISK_SHIFT | block)
+        Place((target as u64) << DISK_SHIFT | block)
     }
 
     /// Whether it is a hole.
@@ -28,8 +30,18 @@ impl Place {
         self.0 == u64::MAX
     }
 
-    /// The disk's slot in its pool.
-    pub const fn disk(self) -> u16 {
+    /// Its slot in the pool.
+    pub const fn slot(self) -> u16 {
+        MirrorSet::of_target(self.target()).0
+    }
+
+    /// The mirrors of the slot that have it.
+    pub const fn mirrors(self) -> MirrorSet {
+        MirrorSet::of_target(self.target()).1
+    }
+
+    /// Both, as [`MirrorSet`] says.
+    pub const fn target(self) -> u16 {
         (self.0 >> DISK_SHIFT) as u16
     }
 
@@ -134,7 +146,7 @@ impl Extent {
         let mut extent = Extent::HOLE;
         let (mut left, mut found) = (mask, 0);
         for fragment in fragments {
-            let first = Place::new(fragment.disk(), fragment.start_block());
+            let first = Place::new(fragment.target(), fragment.start_block());
             found += fragment.blocks();
             for n in 0..u64::from(fragment.blocks()) {
                 if left == 0 {
@@ -161,7 +173,7 @@ pub struct Fragments {
 impl Fragments {
     fn push(&mut self, run: Option<(Place, u32)>) {
         let Some((first, blocks)) = run else { return };
-        let fragment = Fragment::new(first.disk(), first.block(), blocks);
+        let fragment = Fragment::new(first.target(), first.block(), blocks);
         self.list[self.count] = fragment.unwrap_or_else(|| unreachable!("a place is in range"));
         self.count += 1;
     }

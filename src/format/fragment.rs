@@ -4,13 +4,15 @@ use std::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::format::mirror_set::MirrorSet;
+
 const START_BLOCK_BITS: u32 = 40;
 const BLOCKS_BITS: u32 = 8;
 /// A run of blocks on one disk, in 8 bytes.
 ///
 /// From the lowest bit: 40 bits for the first block, 8 for the number of blocks less one, 16 for
-/// the disk. Every 64-bit word is some fragment, so that one copied from memory needs no check to
-/// be safe to look at.
+/// the disk: its slot, and [which mirrors](MirrorSet) of it. Every 64-bit word is some fragment, so
+/// that one copied from memory needs no check to be safe to look at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Fragment(u64);
@@ -25,17 +27,22 @@ impl Fragment {
 
     /// `blocks` blocks from `start_block` on: 1 to [`Fragment::BLOCKS_MAX`] of them, from at most
     /// [`Fragment::START_BLOCK_MAX`]. None for anything else.
-    pub const fn new(disk: u16, start_block: u64, blocks: u32) -> Option<Fragment> {
+    pub const fn new(target: u16, start_block: u64, blocks: u32) -> Option<Fragment> {
         if start_block > Self::START_BLOCK_MAX || blocks == 0 || blocks > Self::BLOCKS_MAX {
             return None;
         }
         let blocks = (blocks as u64 - 1) << START_BLOCK_BITS;
-        let disk = (disk as u64) << (START_BLOCK_BITS + BLOCKS_BITS);
+        let disk = (target as u64) << (START_BLOCK_BITS + BLOCKS_BITS);
         Some(Fragment(disk | blocks | start_block))
     }
 
-    /// The disk's number in its pool.
-    pub const fn disk(self) -> u16 {
+    /// Its slot in the pool.
+    pub const fn slot(self) -> u16 {
+        MirrorSet::of_target(self.target()).0
+    }
+
+    /// Its slot in the pool, and the mirrors there that have it, as [`MirrorSet`] says.
+    pub const fn target(self) -> u16 {
         (self.0 >> (START_BLOCK_BITS + BLOCKS_BITS)) as u16
     }
 
@@ -53,7 +60,7 @@ impl Fragment {
 impl fmt::Debug for Fragment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fragment")
-            .field("disk", &self.disk())
+            .field("disk", &self.target())
             .field("start_block", &self.start_block())
             .field("blocks", &self.blocks())
             .finish()

@@ -95,12 +95,24 @@ pub struct InodeRecord {
     pub size_bytes: u64,
     /// Sequence of the commit that created it.
     pub created: u64,
-    /// Zero.
+    /// In bits 0 to 2 how many copies its data has; 0: as many as its pool has mirrors. Else zero.
     pub flags: u64,
     /// What its creator wrote here: a name, a type; the engine does not look at it.
     pub tag: [u8; 64],
     /// Zero.
     pub zero: [u64; 3],
+}
+
+impl InodeRecord {
+    /// How many copies its data has; 0: as many as its pool has mirrors.
+    pub fn copies(&self) -> u16 {
+        (self.flags & 7) as u16
+    }
+
+    /// Whether its pool, with so many mirrors, can have it as it says.
+    pub fn has_fitting_flags(&self, mirrors: u16) -> bool {
+        self.flags < u64::from(mirrors.max(1))
+    }
 }
 
 /// Which four extents a group holds.
@@ -406,7 +418,7 @@ fn checksum(address: &PageAddress, bytes: &[u8]) -> u64 {
     let at = std::mem::offset_of!(Head, checksum);
     let context = Context {
         pool: address.pool,
-        disk: address.home.disk(),
+        disk: address.home.slot(),
         zone: Zone::Data.number(),
         address: address.home.start_block() * BLOCK_BYTES,
         incarnation: 0,

@@ -65,6 +65,8 @@ pub enum Call {
     Create {
         /// What the creator writes into it.
         tag: [u8; 64],
+        /// How many copies its data has; none: as many as its pool has mirrors.
+        copies: Option<u16>,
     },
     /// Removes one, with its content.
     Delete {

@@ -23,7 +23,7 @@ use crate::store::domain::{Domain, INODE_BYTES_MAX, Inline, fragments, places};
 use crate::store::error::StoreError;
 use crate::store::ram::RamBlock;
 use crate::store::read::{Part, lock_name, no_lock, parts, read_now};
-use crate::store::space::DiskRun;
+use crate::store::space::{Copies, DiskRun};
 use crate::store::write_batcher::write_gathered;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -459,11 +459,12 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
     let checksums: Vec<u32> =
         draft.blocks().map(|content| block_checksum(content.bytes())).collect();
     let blocks = checksums.len() as u64;
-    let promised = draft.promise();
+    let (promised, copies) = (draft.promise(), domain.copies_of(&draft.inode));
     // What only makes room is never refused: its pages exist, or it makes none.
-    if blocks > 0 {
-        domain.has_space(blocks + promised).await?;
-    }
+    let copies = match blocks {
+        0 => Copies::All,
+        _ => domain.finds_space(copies, blocks, promised).await?,
+    };
     {
         let mut space = domain.space.borrow_mut();
         let missing = if blocks == 0 { 0 } else { draft.missing_groups(domain) };
@@ -473,18 +474,20 @@ async fn place(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Placed, StoreEr
             let bytes_max = u64::from(domain.config.table_pages_max) * BLOCK_BYTES;
             return Err(StoreError::TableFull { bytes_max });
         }
-        space.promise(promised + blocks);
+        space.promise(promised);
+        space.promise_data(copies, blocks);
     }
-    let inline = domain.takes_inline(blocks);
+    // The home of a block in a record must be there when that is to be used again.
+    let inline = copies == Copies::All && domain.takes_inline(blocks);
     let runs = match inline || blocks == 0 {
         true => {
             let mut space = domain.space.borrow_mut();
-            space.release(blocks);
+            space.release_data(copies, blocks);
             let runs =
                 if blocks == 0 { Some(Vec::new()) } else { space.take_beside(blocks as u32) };
             Ok(runs.unwrap_or_else(|| unreachable!("as many blocks are free")))
         }
-        false => write_direct(domain, draft).await,
+        false => write_direct(domain, copies, draft).await,
     };
     let runs = runs.inspect_err(|_| domain.space.borrow_mut().release(promised))?;
     if !inline {
@@ -497,12 +500,46 @@ impl Domain {
     /// Refuses what there is no space for, here or in another domain. What it finds is there until
     /// its caller waits for something else.
     pub(crate) async fn has_space(&self, blocks: u64) -> Result<(), StoreError> {
+        if self.available() >= blocks {
+            return Ok(());
+        }
+        self.space.borrow_mut().reunite_all();
         if self.available() >= blocks || self.gets_space(blocks).await {
             return Ok(());
         }
         let (wanted_bytes, free_bytes) = (blocks * BLOCK_BYTES, self.available() * BLOCK_BYTES);
         self.check_writable()?;
         Err(StoreError::Full { wanted_bytes, free_bytes })
+    }
+
+    /// How many copies the data of an inode has.
+    pub(crate) fn copies_of(&self, inode: &InodeRecord) -> Copies {
+        match inode.copies() {
+            0 => Copies::All,
+            copies if copies >= self.members.disks().label().mirror.count => Copies::All,
+            copies => Copies::Fewer(copies),
+        }
+    }
+
+    /// Finds space for data with so many copies, and `promised` blocks for pages beside it: what it
+    /// finds is there until its caller waits for something else. Where no group can be divided for
+    /// fewer copies, there are more of them.
+    async fn finds_space(
+        &self,
+        copies: Copies,
+        blocks: u64,
+        promised: u64,
+    ) -> Result<Copies, StoreError> {
+        if let Copies::Fewer(number) = copies {
+            self.has_space(promised).await?;
+            let pages = self.table.borrow().pages.blocks_wanted() + promised;
+            let fitness = |slot, set| self.members.fitness(slot, set);
+            if self.space.borrow_mut().has_divided(number, blocks, pages, &fitness) {
+                return Ok(copies);
+            }
+        }
+        self.has_space(blocks + promised).await?;
+        Ok(Copies::All)
     }
 
     /// Refuses what no record can hold.
@@ -535,14 +572,18 @@ fn give_back(domain: &Domain, placed: &Placed) {
 
 /// Hands the draft's blocks to the write batcher; the draft knows where they were, and has them no
 /// more.
-async fn write_direct(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Vec<DiskRun>, StoreError> {
+async fn write_direct(
+    domain: &Rc<Domain>,
+    copies: Copies,
+    draft: &mut Draft,
+) -> Result<Vec<DiskRun>, StoreError> {
     let blocks = draft.blocks().count();
     let give_up = |error| {
-        domain.space.borrow_mut().release(blocks as u64);
+        domain.space.borrow_mut().release_data(copies, blocks as u64);
         error
     };
     if let Some(buffer) = draft.take_whole(blocks) {
-        return write_gathered(domain, std::iter::once(buffer)).await;
+        return write_gathered(domain, copies, std::iter::once(buffer)).await;
     }
     let mut buffers = Vec::new();
     let mut contents = draft.blocks();
@@ -556,7 +597,7 @@ async fn write_direct(domain: &Rc<Domain>, draft: &mut Draft) -> Result<Vec<Disk
         buffers.push(buffer);
         left -= here;
     }
-    write_gathered(domain, buffers.into_iter()).await
+    write_gathered(domain, copies, buffers.into_iter()).await
 }
 
 /// The draft becomes part of the open batch.
@@ -632,7 +673,7 @@ fn settle_extent(
 fn freed_by_put(before: &[Place; EXTENT_BLOCKS], after: &Extent, freed: &mut Vec<Fragment>) {
     for (old, new) in before.iter().zip(&after.places) {
         if !old.is_nowhere() && old != new {
-            freed.extend(Fragment::new(old.disk(), old.block(), 1));
+            freed.extend(Fragment::new(old.target(), old.block(), 1));
         }
     }
 }

@@ -43,7 +43,8 @@ pub(crate) async fn checkpoints(domain: Rc<Domain>) {
         };
         if let Err(error) = written {
             domain.table.borrow_mut().pages.give_up();
-            if !matches!(error, StoreError::CommitFailed { .. }) {
+            // A journal that could not move is where it was.
+            if !moves && !matches!(error, StoreError::CommitFailed { .. }) {
                 domain.stop(&format!("a checkpoint could not be written: {error}"));
             }
         }
@@ -219,7 +220,7 @@ async fn write_page(
         return Ok(());
     };
     let checksum = seal_page(domain, number, home, &mut buffer, sequence);
-    let (disk, offset) = Members::address(Place::new(home.disk(), home.start_block()));
+    let (disk, offset) = Members::address(Place::new(home.target(), home.start_block()));
     let request = Request::write(disk, offset, buffer);
     let request = request.with_priority(domain.cleaning_priority());
     let completion = domain.members.submit(&domain.port, request).await;

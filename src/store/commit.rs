@@ -424,7 +424,7 @@ impl Domain {
         for put in &changes.extents {
             let direct = put.fresh & !put.inline;
             for block in (0..EXTENT_BLOCKS).filter(|block| direct & 1 << block != 0) {
-                let slot = put.extent.places[block].disk();
+                let slot = put.extent.places[block].slot();
                 if slot != self.members.home_slot() && !slots.contains(&slot) {
                     slots.push(slot);
                 }

@@ -37,7 +37,7 @@ use crate::store::port::{Changed, Port};
 use crate::store::ram::RamBlocks;
 use crate::store::reserve::Reserves;
 use crate::store::scrub::Scrub;
-use crate::store::space::{DiskRun, Space};
+use crate::store::space::{Copies, DiskRun, Space};
 use crate::store::table::Table;
 use crate::store::transfers::Transfers;
 use crate::store::write_batcher::WriteBatcher;
@@ -290,7 +290,7 @@ pub struct DomainStatus {
 /// The blocks of a fragment.
 pub(crate) fn places(fragment: Fragment) -> impl Iterator<Item = Place> {
     let blocks = 0..u64::from(fragment.blocks());
-    blocks.map(move |n| Place::new(fragment.disk(), fragment.start_block() + n))
+    blocks.map(move |n| Place::new(fragment.target(), fragment.start_block() + n))
 }
 
 /// A record may be as long as a batch, and as long as one large request needs in any case.
@@ -315,7 +315,8 @@ pub(crate) struct Domain {
     pub(crate) port: Rc<Port>,
     pub(crate) arena: Arc<Arena>,
     pub(crate) reserves: Reserves,
-    pub(crate) batcher: WriteBatcher,
+    /// By the number of copies that data has.
+    pub(crate) batchers: [WriteBatcher; Copies::KINDS],
     pub(crate) members: Members,
     pub(crate) config: DomainConfig,
     pub(crate) table: RefCell<Table>,
@@ -345,10 +346,12 @@ pub(crate) struct Domain {
     pub(crate) hurry: Cell<bool>,
     /// A checkpoint is wanted whatever the journal's fill.
     pub(crate) checkpoint_wanted: Cell<bool>,
-    /// Everything in memory alone is to go home.
-    pub(crate) drain_wanted: Cell<bool>,
+    /// How many want everything home that is in memory alone.
+    pub(crate) drains: Cell<u32>,
     /// The journal is to begin anew in this slot.
     pub(crate) new_home: Cell<Option<u16>>,
+    /// Where it could not, last.
+    pub(crate) bad_home: Cell<Option<u16>>,
     /// Some slot is leaving where it may have something.
     pub(crate) has_slots_to_leave: Cell<bool>,
     /// What is to be written anew for that.
@@ -379,7 +382,23 @@ pub(crate) struct Domain {
     pub(crate) last_commit_ns: Cell<u64>,
 }
 
+/// While this lives everything that is in memory alone goes home.
+pub(crate) struct Draining<'a>(&'a Domain);
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.drains.set(self.0.drains.get() - 1);
+    }
+}
+
 impl Domain {
+    /// Has everything go home that is in memory alone.
+    pub(crate) fn drain(&self) -> Draining<'_> {
+        self.drains.set(self.drains.get() + 1);
+        self.changed.notify();
+        Draining(self)
+    }
+
     /// An extent as the next change will find it.
     pub(crate) fn newest_extent(&self, inode: u64, index: u64) -> Extent {
         match self.pipe.borrow().extent(inode, index) {

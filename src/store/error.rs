@@ -32,6 +32,14 @@ pub enum StoreError {
         /// Most bytes of an inode.
         max: u64,
     },
+    /// An inode cannot have so many copies.
+    #[error("an inode of this pool has 1 to {mirrors} copies, and {copies} are wanted")]
+    Copies {
+        /// Copies that are wanted.
+        copies: u16,
+        /// Mirrors of each slot.
+        mirrors: u16,
+    },
     /// A request or transaction is larger than a commit can be.
     #[error("the request needs {bytes} bytes of one commit, which holds {max}; cut it into parts")]
     TooLarge {

@@ -18,25 +18,33 @@ use std::sync::atomic::Ordering;
 use crate::format::extent::Extent;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::removals::SlotFate;
+use crate::io::op::{DiskId, Priority, Request};
 use crate::store::call::{Durability, Step};
 use crate::store::change::change;
 use crate::store::domain::{Domain, Health};
-use crate::store::error::StoreError;
+use crate::store::error::{Certainty, StoreError};
 use crate::store::membership::NotDurable;
 use crate::store::port::Changed;
 use crate::store::sync_pace::SyncPace;
+use crate::store::table::ExtentKey;
 
 /// Extents that are looked up at a time.
 const LOOKED_UP: usize = 64;
 /// Extents that are written anew at a time.
 pub(crate) const REWRITERS: usize = 8;
-/// How long to wait after something failed that may be better later.
+/// How long to wait after something failed that may be better later; each time twice as long, up
+/// to 64 times that.
 const TRY_AGAIN_NS: u64 = 100_000_000;
+const TRY_AGAIN_TIMES_MAX: u32 = 6;
+/// Bytes of the journal's new place that are cleared at a time.
+const CLEARED_BYTES: u64 = 128 << 10;
+/// Blocks for pages that other domains are asked for, where pages have none to go to.
+const PAGES_WANTED: u64 = 64;
 
 /// Extents that are to be written anew, and what came of it.
 #[derive(Debug, Default)]
 pub(crate) struct Rewrites {
-    waiting: RefCell<VecDeque<(u64, u64)>>,
+    waiting: RefCell<VecDeque<ExtentKey>>,
     under_way: Cell<usize>,
     failed: RefCell<Option<StoreError>>,
     /// Apart from the domain's own, which tells everybody of each commit.
@@ -49,7 +57,7 @@ impl Rewrites {
     }
 
     /// Has these extents written anew; the first thing that went wrong.
-    async fn run(&self, extents: VecDeque<(u64, u64)>) -> Result<(), StoreError> {
+    async fn run(&self, extents: VecDeque<ExtentKey>) -> Result<(), StoreError> {
         self.waiting.replace(extents);
         self.changed.notify();
         self.changed.until(|| self.is_idle().then_some(())).await;
@@ -70,9 +78,12 @@ pub(crate) async fn rewrites(domain: Rc<Domain>) {
         rewrites.under_way.set(rewrites.under_way.get() - 1);
         match written {
             Ok(_) | Err(StoreError::NoSuchInode { .. }) => {}
+            // One that cannot be read holds up no other.
             Err(error) => {
-                rewrites.waiting.borrow_mut().clear();
-                *rewrites.failed.borrow_mut() = Some(error);
+                if !matches!(error, StoreError::Corrupt { .. } | StoreError::Unreadable { .. }) {
+                    rewrites.waiting.borrow_mut().clear();
+                }
+                rewrites.failed.borrow_mut().get_or_insert(error);
             }
         }
         rewrites.changed.notify();
@@ -90,9 +101,18 @@ pub(crate) async fn evacuations(domain: Rc<Domain>) {
         };
         let Some(slot) = domain.changed.until(next).await else { return };
         let evacuation = Evacuation { domain: &domain, slot, pace: SyncPace::default() };
-        if let Err(error) = evacuation.run().await {
-            *domain.evacuation_waits.borrow_mut() = Some(error.to_string());
-            domain.port.sleep_until(domain.port.now_ns() + TRY_AGAIN_NS).await;
+        let mut failures = 0;
+        loop {
+            let ended = evacuation.run().await;
+            let waits = ended.err().map(|error| error.to_string());
+            let goes_on = evacuation.goes_on();
+            *domain.evacuation_waits.borrow_mut() = waits.filter(|_| goes_on);
+            // Also where it does not: who has it stay is about to tell the domain.
+            domain.port.sleep_until(domain.port.now_ns() + (TRY_AGAIN_NS << failures)).await;
+            if !evacuation.goes_on() {
+                break;
+            }
+            failures = (failures + 1).min(TRY_AGAIN_TIMES_MAX);
         }
     }
 }
@@ -119,7 +139,11 @@ impl Domain {
 
     fn slot_to_leave(&self) -> Option<u16> {
         let space = self.space.borrow();
-        self.members.slots().find(|slot| space.fate(*slot) == SlotFate::Leaving)
+        let leaves = |slot: &u16| {
+            space.fate(*slot) == SlotFate::Leaving
+                && self.members.at(*slot).fate() == SlotFate::Leaving
+        };
+        self.members.slots().find(leaves)
     }
 
     /// Blocks that it has in slots that are leaving.
@@ -149,65 +173,100 @@ impl Evacuation<'_> {
         let domain = self.domain;
         // What has taken space there and not joined is not in the table.
         domain.phases.all_have_ended(&domain.changed).await;
-        while self.goes_on() {
-            self.move_journal().await;
-            self.sweep().await?;
-            domain.evacuation_waits.borrow_mut().take();
-            self.settle().await;
-            if self.has_left() {
-                return self.leave().await;
-            }
-            // Something was on its way, or has no room elsewhere yet.
-            if domain.space.borrow().is_short(domain.table.borrow().pages.blocks_wanted()) {
-                let reason = "what is promised has no room in the other slots".to_owned();
-                *domain.evacuation_waits.borrow_mut() = Some(reason);
-            }
-            domain.port.sleep_until(domain.port.now_ns() + TRY_AGAIN_NS).await;
+        self.move_journal().await?;
+        self.sweep().await?;
+        self.settle().await;
+        if self.has_left() {
+            return self.leave().await;
+        }
+        if !self.goes_on() {
+            return Ok(());
+        }
+        // Something was on its way, or has no room elsewhere yet.
+        let left = domain.space.borrow().used(self.slot);
+        Err(StoreError::Full {
+            wanted_bytes: left * BLOCK_BYTES,
+            free_bytes: domain.available() * BLOCK_BYTES,
+        })
+    }
+
+    /// Waits until the journal is elsewhere.
+    async fn move_journal(&self) -> Result<(), StoreError> {
+        let domain = self.domain;
+        if domain.members.home_slot() != self.slot {
+            return Ok(());
+        }
+        let to = domain.members.disks().next_home(domain.bad_home.take());
+        let cleared = self.clear(to).await;
+        cleared.inspect_err(|_| domain.bad_home.set(Some(to)))?;
+        domain.new_home.set(Some(to));
+        // No block may be in a record alone.
+        let _draining = domain.drain();
+        let is_there = || domain.members.home_slot() != self.slot;
+        while self.goes_on() && !is_there() && domain.new_home.get().is_some() {
+            domain.changed.changed().await;
+        }
+        domain.new_home.set(None);
+        if self.goes_on() && !is_there() {
+            domain.bad_home.set(Some(to));
+            let reason = format!("the journal cannot begin anew in slot {to}").into();
+            let certainty = Certainty::Out;
+            return Err(StoreError::CommitFailed { reason, certainty });
         }
         Ok(())
     }
 
-    /// Waits until the journal is elsewhere.
-    async fn move_journal(&self) {
+    /// Takes everything out of the place where the journal is to be: what a disk has there may be
+    /// of a time that the others know nothing of. The flush of the first record covers it.
+    async fn clear(&self, to: u16) -> Result<(), StoreError> {
         let domain = self.domain;
-        while self.goes_on() && domain.members.home_slot() == self.slot {
-            if domain.new_home.get().is_none() {
-                domain.new_home.set(Some(domain.members.disks().next_home()));
-            }
-            // No block may be in a record alone.
-            domain.drain_wanted.set(true);
-            domain.changed.notify();
-            domain.changed.changed().await;
+        let id = domain.journal.borrow().id;
+        let mut at = 0;
+        while at < id.bytes && self.goes_on() {
+            let bytes = CLEARED_BYTES.min(id.bytes - at);
+            let mut zeroes = domain.buffer(bytes as usize)?;
+            zeroes.fill(0);
+            let request = Request::write(DiskId(to), id.start + at, zeroes);
+            let request = request.with_priority(Priority::Background);
+            let written = domain.members.submit(&domain.port, request).await.result;
+            written.map_err(|error| StoreError::Write { source: error.into() })?;
+            at += bytes;
         }
-        domain.new_home.set(None);
-        domain.drain_wanted.set(domain.closing.get());
+        Ok(())
     }
 
     /// Writes every extent anew that has a block there.
     async fn sweep(&self) -> Result<(), StoreError> {
         let domain = self.domain;
-        let mut from = (0, 0);
+        let (mut from, mut outcome) = ((0, 0), Ok(()));
         while self.goes_on() {
-            let extents = domain.table.borrow().extents_from(from, LOOKED_UP);
-            let Some((inode, index, _)) = extents.last() else { return Ok(()) };
-            from = (*inode, index + 1);
-            let is_there = |(_, _, extent): &&(u64, u64, Extent)| places_in(extent, self.slot) > 0;
+            let (extents, next) = domain.table.borrow().extents_from(from, LOOKED_UP);
+            let Some(next) = next else { break };
+            from = next;
+            domain.port.step_aside().await;
+            let is_there = |(_, extent): &&(ExtentKey, Extent)| places_in(extent, self.slot) > 0;
             let there: Vec<_> = extents.iter().filter(is_there).collect();
             if there.is_empty() {
                 continue;
             }
             self.pace.slow_down(domain, || self.goes_on()).await;
             if !self.goes_on() {
-                return Ok(());
+                break;
             }
-            let blocks: u64 = there.iter().map(|(_, _, e)| e.existing().count() as u64).sum();
+            let blocks: u64 =
+                there.iter().map(|(_, extent)| extent.existing().count() as u64).sum();
             self.pace.has_read(domain, blocks * BLOCK_BYTES);
-            domain
-                .rewrites
-                .run(there.iter().map(|(inode, index, _)| (*inode, *index)).collect())
-                .await?;
+            let extents = there.iter().map(|(key, _)| *key).collect();
+            let written = domain.rewrites.run(extents).await;
+            if let Err(error @ (StoreError::Corrupt { .. } | StoreError::Unreadable { .. })) =
+                written
+            {
+                outcome = outcome.and(Err(error));
+            } else {
+                written?;
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// Waits until what was freed is free, and pages are elsewhere, as far as checkpoints do that.
@@ -216,7 +275,12 @@ impl Evacuation<'_> {
         let mut before = u64::MAX;
         loop {
             let used = domain.space.borrow().used(self.slot);
-            if used == 0 || used == before || !self.goes_on() {
+            if used == 0 || !self.goes_on() {
+                return;
+            }
+            if used == before
+                && (domain.available() >= PAGES_WANTED || !domain.gets_space(PAGES_WANTED).await)
+            {
                 return;
             }
             before = used;
@@ -231,6 +295,8 @@ impl Evacuation<'_> {
         self.goes_on()
             && domain.members.home_slot() != self.slot
             && space.used(self.slot) == 0
+            // A disk that is told of free space may destroy what somebody has there later.
+            && space.held(self.slot) == 0
             && !space.is_short(pages)
     }
 
@@ -251,5 +317,5 @@ impl Evacuation<'_> {
 
 /// Blocks of an extent in a slot.
 fn places_in(extent: &Extent, slot: u16) -> usize {
-    extent.existing().filter(|place| place.disk() == slot).count()
+    extent.existing().filter(|place| place.slot() == slot).count()
 }

@@ -5,7 +5,7 @@
 //! a slot alone: `store/mirror.rs` takes a request to all disks of it, or to one that answers.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::format::extent::Place;
 use crate::format::label::Label;
 use crate::format::layout::{BLOCK_BYTES, Layout};
+use crate::format::mirror_set::MirrorSet;
 use crate::format::removals::SlotFate;
 use crate::io::error::IoError;
 use crate::io::op::{DiskId, Priority, Request};
@@ -130,6 +131,11 @@ impl MirrorDisk {
         self.state.store(state as u8, Ordering::Release);
     }
 
+    /// Whether a block is to be on it.
+    pub(crate) fn has(&self, place: Place) -> bool {
+        place.slot() == self.label.slot && place.mirrors().includes(self.label.mirror.number)
+    }
+
     /// Whether it may be read.
     pub(crate) fn is_in_sync(&self) -> bool {
         self.state() == MirrorState::InSync
@@ -146,6 +152,11 @@ pub struct Member {
     /// In parts of how many bytes it is told of what became free; 0: never.
     pub discard_part_bytes: u64,
     fate: AtomicU8,
+    /// Sets of mirrors that have blocks which the others have not: bit `n` is the set with bits
+    /// `n`.
+    sets: AtomicU16,
+    /// It is gone, and nothing is written to its disks any more.
+    pub(crate) is_released: AtomicBool,
     /// Domains that have nothing there any more and will not have, a bit each: only a domain
     /// changes its own.
     pub(crate) left_domains: AtomicU64,
@@ -159,6 +170,8 @@ impl Member {
             flushes: Arc::default(),
             discard_part_bytes,
             fate: AtomicU8::new(fate as u8),
+            sets: AtomicU16::new(0),
+            is_released: AtomicBool::new(fate == SlotFate::Gone),
             left_domains: AtomicU64::new(0),
         }
     }
@@ -179,6 +192,28 @@ impl Member {
     /// Whether anything of the pool is there.
     pub(crate) fn is_there(&self) -> bool {
         self.fate() != SlotFate::Gone
+    }
+
+    /// Its disks of a set of mirrors.
+    pub(crate) fn of(&self, set: MirrorSet) -> impl Iterator<Item = &Arc<MirrorDisk>> + Clone {
+        self.mirrors.iter().filter(move |mirror| set.includes(mirror.label.mirror.number))
+    }
+
+    /// Some of its blocks are on these mirrors alone.
+    pub(crate) fn note_set(&self, set: MirrorSet) {
+        self.sets.fetch_or(1 << set.bits(), Ordering::AcqRel);
+    }
+
+    /// Whether some blocks would be on no disk in sync, were this one not.
+    pub(crate) fn needs(&self, mirror: &MirrorDisk) -> bool {
+        let sets = self.sets.load(Ordering::Acquire);
+        let sets = (0..16).filter(|bits| sets & 1 << bits != 0).map(MirrorSet::of_bits);
+        let is_last = |set: MirrorSet| {
+            let others = self.of(set).filter(|other| other.number() != mirror.number());
+            set.includes(mirror.label.mirror.number)
+                && !others.into_iter().any(|other| other.is_in_sync())
+        };
+        sets.into_iter().any(is_last)
     }
 
     /// Its disks that may be read.
@@ -328,6 +363,9 @@ impl Disks {
         if !self.members[usize::from(slot)].is_there() {
             return Some(format!("slot {slot} was removed from the pool"));
         }
+        if self.members[usize::from(slot)].fate() == SlotFate::Leaving {
+            return Some(format!("slot {slot} is leaving the pool"));
+        }
         let mut there = self.members[usize::from(slot)].mirrors.iter();
         let used = there.find(|mirror| {
             mirror.label.mirror.number == number && mirror.state() != MirrorState::Out
@@ -335,6 +373,17 @@ impl Disks {
         let path = &used?.path;
         Some(format!("{path} is there, and in use: it is mirror {number} of slot {slot}"))
     }
+}
+
+/// How well a set of mirrors takes data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fitness {
+    /// None of its disks has everything.
+    Unfit,
+    /// Some have: the others get it later.
+    Degraded,
+    /// All have.
+    Whole,
 }
 
 /// The disks of a pool, by slot, and which slot is home.
@@ -395,10 +444,27 @@ impl Members {
         &self.all()[usize::from(slot)]
     }
 
-    /// Where a block that somebody owns is: the slot as [`Members::submit`] takes it, and the
-    /// offset in bytes.
+    /// Where a block that somebody owns is: slot and mirrors as [`Members::submit`] takes it, and
+    /// the offset in bytes.
     pub(crate) fn address(place: Place) -> (DiskId, u64) {
-        (DiskId(place.disk()), place.block() * BLOCK_BYTES)
+        (DiskId(place.target()), place.block() * BLOCK_BYTES)
+    }
+
+    /// How well a set of mirrors in a slot takes data.
+    pub(crate) fn fitness(&self, slot: u16, set: MirrorSet) -> Fitness {
+        let there = self.at(slot).of(set).filter(|mirror| mirror.is_in_sync()).count() as u16;
+        match there {
+            0 => Fitness::Unfit,
+            all if all == set.copies(self.disks.label().mirror.count) => Fitness::Whole,
+            _ => Fitness::Degraded,
+        }
+    }
+
+    /// For messages: of a block, the path of a disk that has it.
+    pub(crate) fn path_of(&self, place: Place) -> Arc<str> {
+        let member = self.at(place.slot());
+        let mirror = member.of(place.mirrors()).next();
+        mirror.map_or_else(|| member.path(), |mirror| Arc::clone(&mirror.path))
     }
 
     /// Commit domains of the pool.
@@ -418,11 +484,16 @@ impl Members {
         member.flushes.turn(domain);
         let request = Request::flush(DiskId(slot)).with_priority(Priority::Critical);
         let result = self.submit(port, request).await.result;
-        if result.is_err() {
-            member.flushes.count_failure();
-        }
         member.flushes.turn(domain);
-        result.map(|_| ())
+        match result {
+            Ok(_) => Ok(()),
+            // Nobody has anything there any more.
+            Err(_) if !member.is_there() => Ok(()),
+            Err(error) => {
+                member.flushes.count_failure();
+                Err(error)
+            }
+        }
     }
 
     /// Waits until the flushes of other domains on a slot have ended that are under way now.

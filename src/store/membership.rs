@@ -97,7 +97,8 @@ impl Members {
     pub(crate) async fn fence(&self, port: &Port, failed: &MirrorDisk) {
         let disks = self.disks();
         let _change = disks.membership.begin_change(port).await;
-        if failed.state() == MirrorState::Out {
+        let is_there = disks.members[usize::from(failed.label.slot)].is_there();
+        if failed.state() == MirrorState::Out || !is_there {
             return;
         }
         let (_, mut in_sync) = disks.membership.durable();
@@ -116,7 +117,8 @@ impl Members {
     pub(crate) async fn join(&self, port: &Port, synced: &MirrorDisk) -> Result<(), NotDurable> {
         let disks = self.disks();
         let _change = disks.membership.begin_change(port).await;
-        if synced.state() != MirrorState::Syncing {
+        let is_there = disks.members[usize::from(synced.label.slot)].is_there();
+        if synced.state() != MirrorState::Syncing || !is_there {
             return Err(NotDurable(format!("{} failed meanwhile", synced.path)));
         }
         let (_, mut in_sync) = disks.membership.durable();
@@ -380,6 +382,12 @@ impl Disks {
         }
         for mirror in self.written().filter(|mirror| mirror.label.mirror.count > 1) {
             let number = mirror.number();
+            let member = &self.members[usize::from(mirror.label.slot)];
+            if out.contains(&number) && member.needs(mirror) {
+                // What others have written to it alone, and no flush has covered, may be lost; so
+                // it is before they go on without it.
+                member.flushes.count_failure();
+            }
             mirror.set_state(match (out.contains(&number), in_sync.contains(number)) {
                 (true, _) => MirrorState::Out,
                 (false, true) => MirrorState::InSync,

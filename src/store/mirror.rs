@@ -18,8 +18,9 @@ pub(crate) use self::read::ReadTimes;
 
 use std::sync::Arc;
 
+use crate::format::mirror_set::MirrorSet;
 use crate::io::error::{ErrorKind, IoError};
-use crate::io::op::{Buffers, Completion, OpKind, Request};
+use crate::io::op::{Buffers, Completion, DiskId, OpKind, Request};
 use crate::memory::{BufferList, DmaBuf};
 use crate::store::member::{Member, Members, MirrorDisk, MirrorState};
 use crate::store::port::{Port, join_enough};
@@ -72,14 +73,17 @@ fn own(buffer: Arc<DmaBuf>) -> Option<DmaBuf> {
 impl Members {
     /// Does what a request says in a slot, which stands where its disk does.
     pub(crate) async fn submit(&self, port: &Port, mut request: Request) -> Completion {
-        let member = self.at(request.disk.0);
-        if let Some(only) = member.mirrors.only() {
+        let (slot, set) = MirrorSet::of_target(request.disk.0);
+        let member = self.at(slot);
+        if let Some(only) = member.mirrors.only()
+            && set.is_all()
+        {
             request.disk = only.disk;
             return port.submit(request).await;
         }
         match request.kind {
             OpKind::Read => Box::pin(self.read(port, request)).await.0,
-            _ => Box::pin(self.write(port, member, request)).await,
+            _ => Box::pin(self.write(port, (member, set), request)).await,
         }
     }
 
@@ -106,11 +110,23 @@ impl Members {
         })
     }
 
-    async fn write(&self, port: &Port, member: &Member, request: Request) -> Completion {
+    async fn write(
+        &self,
+        port: &Port,
+        (member, set): (&Member, MirrorSet),
+        request: Request,
+    ) -> Completion {
         let Request { priority, kind, offset, len, buffers, .. } = request;
+        if !set.is_all() {
+            member.note_set(set);
+        }
         let shared = Shared::new(buffers);
         let targets: Vec<&Arc<MirrorDisk>> =
-            member.mirrors.iter().filter(|mirror| mirror.state() != MirrorState::Out).collect();
+            member.of(set).filter(|mirror| mirror.state() != MirrorState::Out).collect();
+        if targets.is_empty() {
+            let result = Err(Box::new(gone(member, set, (kind, offset, len))));
+            return Completion { result, buffers: shared.back(), wait_ns: 0, service_ns: 0 };
+        }
         let write = |mirror: &&Arc<MirrorDisk>| {
             let (disk, buffers) = (mirror.disk, shared.view());
             port.submit(Request { disk, priority, kind, offset, len, buffers })
@@ -152,6 +168,15 @@ impl Members {
         let (wait_ns, service_ns) = (outcome.wait_ns, outcome.service_ns);
         Completion { result, buffers: shared.back(), wait_ns, service_ns }
     }
+}
+
+/// What is said where no disk is left of those that have something.
+fn gone(member: &Member, set: MirrorSet, (op, offset, expected): (OpKind, u64, u64)) -> IoError {
+    let mirror = member.of(set).next();
+    let disk = mirror.map_or(DiskId(u16::MAX), |mirror| mirror.disk);
+    let path = mirror.map_or_else(|| "a disk that is missing".into(), |m| Arc::clone(&m.path));
+    let (kind, found, errno) = (ErrorKind::DeviceGone, 0, None);
+    IoError { kind, op, disk, path, offset, expected, found, errno }
 }
 
 /// What is said of a disk that does not answer.

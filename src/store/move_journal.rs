@@ -28,6 +28,7 @@ impl Domain {
             && self.is_serving()
             && !self.closing.get()
             && !self.holding.get()
+            && !self.room_wanted.get()
             && self.ram.borrow().len() == 0
     }
 }
@@ -45,6 +46,15 @@ impl Drop for Holding<'_> {
 /// Moves the journal to where it is wanted, unless something else is wanted first: then it is tried
 /// again. What fails leaves it where it was, but for labels that cannot be written.
 pub(crate) async fn move_journal(domain: &Rc<Domain>) -> Result<(), StoreError> {
+    let moved = try_to_move(domain).await;
+    if moved.is_err() {
+        // Who wanted it there says what is to be done.
+        domain.new_home.set(None);
+    }
+    moved
+}
+
+async fn try_to_move(domain: &Rc<Domain>) -> Result<(), StoreError> {
     let Some(to) = domain.new_home.get() else { return Ok(()) };
     domain.holding.set(true);
     let held = Holding(domain);

@@ -122,7 +122,7 @@ impl RamBlocks {
             }
             Stage::Written(position, number) => {
                 self.by_position.remove(&(position, place));
-                self.take_written((place.disk(), number));
+                self.take_written((place.slot(), number));
             }
         }
         self.blocks.remove(&place);
@@ -196,8 +196,8 @@ impl RamBlocks {
         if success {
             self.writes += 1;
             *stage = Stage::Written(position, self.writes);
-            self.written.insert((place.disk(), self.writes), place);
-            *self.unflushed.entry(place.disk()).or_default() += 1;
+            self.written.insert((place.slot(), self.writes), place);
+            *self.unflushed.entry(place.slot()).or_default() += 1;
         } else {
             *stage = Stage::Deferred(position);
             self.waiting.insert((position, place));

@@ -246,7 +246,7 @@ pub(crate) async fn fetch(
 /// Whether a block of it is in a slot with several disks in sync.
 fn has_mirrors(domain: &Domain, part: &Part, extent: &Extent) -> bool {
     let places = &extent.places[part.first..part.first + part.count];
-    let slots = places.iter().filter(|place| !place.is_nowhere()).map(|place| place.disk());
+    let slots = places.iter().filter(|place| !place.is_nowhere()).map(|place| place.slot());
     // One that was taken out meanwhile may have been the one that answered.
     let mut members = slots.map(|slot| domain.members.at(slot));
     members.any(|member| member.mirrors.len() > 1)
@@ -294,8 +294,12 @@ pub(crate) async fn good_block(
     sum: u32,
     priority: Priority,
 ) -> Result<Option<DmaBuf>, StoreError> {
-    let (slot, offset) = Members::address(place);
-    for mirror in domain.members.at(slot.0).in_sync() {
+    let (_, offset) = Members::address(place);
+    let member = domain.members.at(place.slot());
+    let behind = member.of(place.mirrors()).filter(|mirror| !mirror.is_in_sync());
+    // What few have may be right on one of these too.
+    let behind = behind.filter(|_| !place.mirrors().is_all());
+    for mirror in member.of(place.mirrors()).filter(|mirror| mirror.is_in_sync()).chain(behind) {
         let request = Request::read(mirror.disk, offset, domain.buffer(BLOCK)?);
         let request = request.with_priority(priority);
         let completion = domain.members.submit_to(&domain.port, mirror, request).await;
@@ -391,7 +395,7 @@ fn run_length(places: &[Place]) -> usize {
     let Some(first) = places.first() else { return 0 };
     let next = |(n, place): &(usize, &Place)| {
         !place.is_nowhere()
-            && place.disk() == first.disk()
+            && place.target() == first.target()
             && place.block() == first.block() + *n as u64
     };
     places.iter().enumerate().take_while(next).count().max(1)
@@ -430,7 +434,7 @@ fn verify(domain: &Domain, part: &Part, extent: &Extent, buffer: &[u8]) -> Resul
         if expected != found {
             domain.counters.borrow_mut().corrupt_blocks += 1;
             let (inode, offset) = (part.inode, part.offset(block));
-            let path = domain.members.at(place.disk()).path();
+            let path = domain.members.path_of(place);
             return Err(StoreError::Corrupt {
                 inode,
                 offset,

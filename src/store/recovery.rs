@@ -44,6 +44,7 @@ use crate::concurrency::metadata_locks::InodeLocks;
 use crate::format::checksum::block_checksum;
 use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, Zone};
+use crate::format::mirror_set::MirrorSet;
 use crate::format::record::{
     Body, Changes, CheckpointBody, JournalId, Lifetime, RecordHead, RecordKind, SEQUENCE_MAX,
     encode, inline_start, newest_checkpoint,
@@ -67,7 +68,6 @@ use crate::store::reserve::{Reserve, Reserves};
 use crate::store::space::{Share, Space};
 use crate::store::table::{Table, TableError, Written};
 use crate::store::write_back::{RUN_BLOCKS, RUNS};
-use crate::store::write_batcher::WriteBatcher;
 
 /// What a domain is opened from.
 #[derive(Clone, Debug)]
@@ -311,7 +311,8 @@ fn space(seed: &DomainSeed) -> Space {
 
 /// What a domain has of a slot.
 pub(crate) fn share(member: &Member) -> Share {
-    Share { layout: member.layout(), part_blocks: member.discard_part_bytes / BLOCK_BYTES }
+    let (layout, mirrors) = (member.layout(), member.label().mirror.count);
+    Share { layout, part_blocks: member.discard_part_bytes / BLOCK_BYTES, mirrors }
 }
 
 fn assemble(
@@ -331,7 +332,7 @@ fn assemble(
         port,
         arena: Arc::clone(&seed.arena),
         reserves,
-        batcher: WriteBatcher::default(),
+        batchers: Default::default(),
         members: seed.members.clone(),
         config: seed.config.clone(),
         table: RefCell::new(table),
@@ -352,8 +353,9 @@ fn assemble(
         setbacks: Cell::new(0),
         hurry: Cell::new(false),
         checkpoint_wanted: Cell::new(false),
-        drain_wanted: Cell::new(false),
+        drains: Cell::new(0),
         new_home: Cell::new(None),
+        bad_home: Cell::new(None),
         has_slots_to_leave: Cell::new(false),
         rewrites: Rewrites::default(),
         evacuation_waits: RefCell::default(),
@@ -443,7 +445,8 @@ impl Recovery<'_> {
     }
 
     /// The disk in a slot, or that there is none.
-    pub(crate) fn path(&self, slot: u16) -> Arc<str> {
+    pub(crate) fn path(&self, target: u16) -> Arc<str> {
+        let (slot, _) = MirrorSet::of_target(target);
         let member = self.seed.members.get(slot);
         member.map_or_else(|| format!("slot {slot}").into(), Member::path)
     }
@@ -504,20 +507,24 @@ impl Recovery<'_> {
         self.corrupt_at(slot, offset, "no disk of the slot is left to be read")
     }
 
-    /// The disks of a slot that may be read, and have answered so far.
+    /// The disks that may be read of those that have what is in a slot, and have answered so far.
     pub(crate) fn mirrors(
         &self,
-        slot: u16,
+        target: u16,
         offset: u64,
     ) -> Result<impl Iterator<Item = &Arc<MirrorDisk>>, RecoveryError> {
+        let (slot, set) = MirrorSet::of_target(target);
         let answers = move |mirror: &&Arc<MirrorDisk>| {
             let silent = self.silent.borrow();
-            let others = self.seed.members.at(slot).in_sync();
+            let others = self.seed.members.at(slot).of(set).filter(|other| other.is_in_sync());
             let all_are = others.clone().all(|other| silent.contains(&other.number()));
             all_are || !silent.contains(&mirror.number())
         };
         match self.seed.members.get(slot) {
-            Some(member) => Ok(member.in_sync().filter(answers)),
+            Some(member) => {
+                let of_set = member.of(set).filter(|mirror| mirror.is_in_sync());
+                Ok(of_set.filter(answers))
+            }
             None => {
                 let count = self.seed.members.all().len();
                 let what = format!("the pool has {count} slots, and no slot {slot}");
@@ -627,7 +634,7 @@ impl Recovery<'_> {
     /// any more; what is left in the end is looked at when it is claimed.
     fn elsewhere(&self, changes: &Changes) -> Option<Place> {
         let is_data = |place: &Place| {
-            let member = self.seed.members.get(place.disk());
+            let member = self.seed.members.get(place.slot());
             // What was in a slot that is gone has gone elsewhere since.
             member.is_some_and(|member| {
                 !member.is_there() || member.layout().group_of(place.block()).is_some()

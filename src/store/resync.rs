@@ -104,12 +104,10 @@ impl<'a> Resync<'a> {
         domain.changed.until(|| (!domain.journal_busy.get()).then_some(())).await;
         let end = domain.journal.borrow().last.end();
         let is_home = || domain.ram.borrow().oldest().is_none_or(|oldest| oldest >= end);
+        let _draining = domain.drain();
         while self.goes_on() && !is_home() {
-            domain.drain_wanted.set(true);
-            domain.changed.notify();
             domain.changed.changed().await;
         }
-        domain.drain_wanted.set(domain.closing.get());
     }
 
     /// Whether it makes sense still.
@@ -200,8 +198,7 @@ impl<'a> Resync<'a> {
         self.mirror.sync_looked_at.fetch_add(1, Ordering::Relaxed);
         // What is written meanwhile goes there too: only what stays has to be there.
         if self.mirror.is_blank {
-            let slot = self.mirror.label.slot;
-            let here = extent.existing().filter(|place| place.disk() == slot).count() as u64;
+            let here = extent.existing().filter(|place| self.mirror.has(*place)).count() as u64;
             if here == 0 {
                 return Ok(());
             }
@@ -239,7 +236,7 @@ impl<'a> Resync<'a> {
                 let wrong = seen.wrong & 1 << (block + n) != 0;
                 wrong
                     && extent.places[block + n]
-                        == Place::new(first.disk(), first.block() + *n as u64)
+                        == Place::new(first.target(), first.block() + *n as u64)
             };
             let run = match seen.wrong & 1 << block {
                 0 => 0,

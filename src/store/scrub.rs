@@ -437,8 +437,8 @@ impl Scrubber<'_> {
     ) -> Result<Vec<(Arc<MirrorDisk>, u16)>, StoreError> {
         let (mut slots, mut wrong) = (Vec::new(), Vec::new());
         for place in extent.existing() {
-            if !slots.contains(&place.disk()) {
-                slots.push(place.disk());
+            if !slots.contains(&place.slot()) {
+                slots.push(place.slot());
             }
         }
         for slot in slots {
@@ -531,7 +531,7 @@ impl Scrubber<'_> {
         let address = PageAddress { pool, domain: own, level: level as u32, number, home };
         let offset = home.start_block() * BLOCK_BYTES;
         let mirrors: Vec<_> =
-            self.domain.members.at(home.disk()).in_sync().map(Arc::clone).collect();
+            self.domain.members.at(home.slot()).in_sync().map(Arc::clone).collect();
         for mirror in mirrors {
             let read = self.read(&mirror, offset, BLOCK_BYTES as usize).await?;
             self.note(|report| report.pages += 1);

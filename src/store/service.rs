@@ -347,7 +347,7 @@ async fn serve(shared: Rc<Shared>, domain: Rc<Domain>, key: ServerKey, call: Cal
     };
     let answer = Answer { doorstep: &shared.doorstep, key: Some(key), unanswered };
     let reply = match call {
-        Call::Create { tag } => create(&domain, tag).await,
+        Call::Create { tag, copies } => create(&domain, tag, copies).await,
         Call::Delete { inode } => delete(&domain, inode).await,
         Call::Stat { inode } => stat(&domain, inode).await,
         Call::List { from, max } => Ok(Reply::List(domain.table.borrow().inodes(from, max))),
@@ -416,13 +416,20 @@ async fn stat(domain: &Domain, inode: u64) -> Result<Reply, StoreError> {
 /// A new inode needs a place on a page, which may be new.
 const CREATE_PROMISE: u64 = 2;
 
-async fn create(domain: &Domain, tag: [u8; 64]) -> Result<Reply, StoreError> {
+async fn create(domain: &Domain, tag: [u8; 64], copies: Option<u16>) -> Result<Reply, StoreError> {
     domain.check_writable()?;
+    let mirrors = domain.members.disks().label().mirror.count;
+    let flags = match copies {
+        None => 0,
+        Some(copies) if (1..=mirrors).contains(&copies) => copies % mirrors,
+        Some(copies) => return Err(StoreError::Copies { copies, mirrors }),
+    };
     domain.has_space(CREATE_PROMISE).await?;
     domain.check_writable()?;
     domain.space.borrow_mut().promise(CREATE_PROMISE);
     let inode = domain.new_inode_id();
-    let record = InodeRecord { id: inode, tag, ..bytemuck::Zeroable::zeroed() };
+    let record =
+        InodeRecord { id: inode, tag, flags: flags.into(), ..bytemuck::Zeroable::zeroed() };
     let change = Change { inode: Some(record), promised: CREATE_PROMISE, ..Change::default() };
     let committed = domain.join(change).decided().await?;
     Ok(Reply::Created { inode, committed })
@@ -461,7 +468,6 @@ async fn sync(domain: &Domain) -> Result<Reply, StoreError> {
 async fn close(shared: &Shared, domain: &Domain) -> Result<Reply, StoreError> {
     let synced = sync(domain).await;
     domain.closing.set(true);
-    domain.drain_wanted.set(true);
     domain.checkpoint_wanted.set(true);
     domain.changed.notify();
     let stopped = |domain: &Domain| matches!(&*domain.health.borrow(), Health::Stopped(_));

@@ -14,6 +14,7 @@
 //! there when no other slot has as much.
 
 mod disk_space;
+mod divided;
 mod numbering;
 mod pace;
 mod unused;
@@ -22,10 +23,13 @@ use crate::format::deed::GroupId;
 use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
 use crate::format::layout::Layout;
+use crate::format::mirror_set::MirrorSet;
 use crate::format::removals::SlotFate;
 use crate::store::allocator::Run;
 use crate::store::domain::SlotUse;
+use crate::store::member::Fitness;
 use disk_space::DiskSpace;
+use divided::Divided;
 use pace::{Measure, Pace};
 
 /// Blocks that data never gets: for the parents of new pages.
@@ -69,11 +73,40 @@ pub(crate) struct Share {
     pub(crate) layout: Layout,
     /// The disk is told of what becomes free in parts of so many blocks; 0: never.
     pub(crate) part_blocks: u64,
+    /// Mirrors of its slot.
+    pub(crate) mirrors: u16,
 }
+
+/// How many copies data has: as many as its pool has mirrors, or fewer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Copies {
+    /// One on each mirror of a slot.
+    #[default]
+    All,
+    /// So many, 1 to 3.
+    Fewer(u16),
+}
+
+impl Copies {
+    /// Kinds of copies that there are.
+    pub(crate) const KINDS: usize = 4;
+
+    /// Its number among them.
+    pub(crate) fn kind(self) -> usize {
+        match self {
+            Copies::All => 0,
+            Copies::Fewer(copies) => usize::from(copies),
+        }
+    }
+}
+
+/// How well a set of mirrors in a slot takes data.
+pub(crate) type Fit<'a> = &'a dyn Fn(u16, MirrorSet) -> Fitness;
 
 #[derive(Debug)]
 struct Member {
     space: DiskSpace,
+    divided: Divided,
     /// What it is owed of the requests so far, in blocks: the turn is of whom most is owed to.
     owed: i128,
     pace: Pace,
@@ -96,6 +129,12 @@ impl Member {
             SlotFate::Gone => 0,
         }
     }
+
+    /// All blocks, and those without an owner: of a divided group, of each set by themselves.
+    fn counts(&self) -> (u64, u64) {
+        let (blocks, free) = (self.space.blocks(), self.space.free_blocks());
+        (blocks + self.divided.blocks(), free + self.divided.free_blocks())
+    }
 }
 
 /// See the module.
@@ -105,6 +144,8 @@ pub(crate) struct Space {
     /// By slot.
     members: Vec<Member>,
     promised: u64,
+    /// The same of data with fewer copies, by their number.
+    promised_fewer: [u64; Copies::KINDS],
     /// Whose turn it is, and how many blocks it still has.
     turn: (usize, u32),
     /// Where the next small requests that are to be neighbours go, while there is room.
@@ -117,25 +158,38 @@ impl Space {
     /// All of it is free. The disks are by slot.
     pub(crate) fn new(domain: u16, disks: &[Share]) -> Space {
         let members = Vec::new();
-        let mut space =
-            Space { domain, members, promised: 0, turn: (0, 0), beside: 0, unused_next: 0 };
-        (0..).zip(disks).for_each(|(slot, share)| space.add_disk(slot, share));
+        let mut space = Space {
+            domain,
+            members,
+            promised: 0,
+            promised_fewer: [0; Copies::KINDS],
+            turn: (0, 0),
+            beside: 0,
+            unused_next: 0,
+        };
+        for (slot, share) in (0..).zip(disks) {
+            space.add_disk(slot, share);
+        }
         space
     }
 
-    /// A disk has come, in the next slot; nothing changes when it was here.
-    pub(crate) fn add_disk(&mut self, slot: u16, share: &Share) {
-        if usize::from(slot) == self.members.len() {
+    /// A disk has come, in the next slot; nothing changes when it was here. Whether it was not.
+    pub(crate) fn add_disk(&mut self, slot: u16, share: &Share) -> bool {
+        let is_new = usize::from(slot) == self.members.len();
+        if is_new {
             let space = DiskSpace::new(share.layout, self.domain, slot, share.part_blocks);
             let fate = SlotFate::Stays;
-            self.members.push(Member { space, owed: 0, pace: Pace::default(), fate });
+            let divided = Divided::new(share.layout, self.domain, slot, share.mirrors);
+            self.members.push(Member { space, divided, owed: 0, pace: Pace::default(), fate });
         }
+        is_new
     }
 
     /// The disk in a slot has more groups than before.
     pub(crate) fn grow(&mut self, slot: u16, layout: Layout) {
         if let Some(member) = self.members.get_mut(usize::from(slot)) {
             member.space.grow(layout);
+            member.divided.grow(layout);
         }
     }
 
@@ -155,7 +209,20 @@ impl Space {
     /// Blocks of a slot that have an owner.
     pub(crate) fn used(&self, slot: u16) -> u64 {
         let member = self.members.get(usize::from(slot));
-        member.map_or(0, |member| member.space.blocks() - member.space.free_blocks())
+        member.map_or(0, |member| {
+            let (blocks, free) = member.counts();
+            blocks - free
+        })
+    }
+
+    /// Blocks of a slot that its disk is being told of.
+    pub(crate) fn held(&self, slot: u16) -> u64 {
+        self.members.get(usize::from(slot)).map_or(0, |member| member.space.held())
+    }
+
+    /// Blocks that are to be had, whatever they are kept for.
+    pub(crate) fn room(&self) -> u64 {
+        self.members.iter().map(Member::room).sum()
     }
 
     /// What there is of each slot, but for those that are gone.
@@ -163,37 +230,42 @@ impl Space {
         let all = (0..).zip(&self.members);
         let there = all.filter(|(_, member)| member.fate != SlotFate::Gone);
         let slot = |(slot, member): (u16, &Member)| {
-            let (blocks, used_blocks) = (member.space.blocks(), self.used(slot));
-            SlotUse { slot, blocks, used_blocks }
+            let (blocks, free) = member.counts();
+            SlotUse { slot, blocks, used_blocks: blocks - free }
         };
         there.map(slot).collect()
     }
 
-    fn sum(&self, of: impl Fn(&DiskSpace) -> u64) -> u64 {
+    fn sum(&self, of: impl Fn((u64, u64)) -> u64) -> u64 {
         let there = self.members.iter().filter(|member| member.fate != SlotFate::Gone);
-        there.map(|member| of(&member.space)).sum()
+        there.map(|member| of(member.counts())).sum()
     }
 
     /// Blocks that have no owner.
     pub(crate) fn free_blocks(&self) -> u64 {
-        self.sum(DiskSpace::free_blocks)
+        self.sum(|(_, free)| free)
     }
 
     /// All blocks.
     pub(crate) fn blocks(&self) -> u64 {
-        self.sum(DiskSpace::blocks)
+        self.sum(|(blocks, _)| blocks)
     }
 
     /// Blocks that data may have, when pages want `pages` blocks.
     pub(crate) fn available(&self, pages: u64) -> u64 {
-        let room: u64 = self.members.iter().map(Member::room).sum();
-        room.saturating_sub(RESERVE_BLOCKS + self.promised + pages)
+        self.room().saturating_sub(RESERVE_BLOCKS + self.promised + pages)
     }
 
     /// Whether less than nothing is available: what is left is not enough for what was promised.
     pub(crate) fn is_short(&self, pages: u64) -> bool {
-        let room: u64 = self.members.iter().map(Member::room).sum();
+        let room = self.room();
+        let staying = || self.members.iter().filter(|member| member.fate == SlotFate::Stays);
+        let is_short = |(copies, promised): (u16, &u64)| {
+            let free: u64 = staying().map(|m| m.divided.free_of(copies, |_| true)).sum();
+            free < *promised
+        };
         room < RESERVE_BLOCKS + self.promised + pages
+            || (0..).zip(&self.promised_fewer).skip(1).any(is_short)
     }
 
     /// Blocks that requests on their way may want for pages.
@@ -208,7 +280,92 @@ impl Space {
 
     /// Promises that were not taken back.
     pub(crate) fn promised(&self) -> u64 {
-        self.promised
+        self.promised + self.promised_fewer.iter().sum::<u64>()
+    }
+
+    /// Blocks that data on its way has been promised.
+    pub(crate) fn promise_data(&mut self, copies: Copies, blocks: u64) {
+        match copies {
+            Copies::All => self.promised += blocks,
+            Copies::Fewer(_) => self.promised_fewer[copies.kind()] += blocks,
+        }
+    }
+
+    /// Takes such a promise back.
+    pub(crate) fn release_data(&mut self, copies: Copies, blocks: u64) {
+        match copies {
+            Copies::All => self.promised -= blocks,
+            Copies::Fewer(_) => self.promised_fewer[copies.kind()] -= blocks,
+        }
+    }
+
+    /// Takes blocks for data in as few runs as can be; nothing when there are not so many.
+    pub(crate) fn take_data(
+        &mut self,
+        copies: Copies,
+        blocks: u32,
+        fitness: Fit<'_>,
+    ) -> Option<Vec<DiskRun>> {
+        let Copies::Fewer(number) = copies else { return self.take(blocks) };
+        let (mut runs, mut left) = (Vec::new(), blocks);
+        // Where the disks have failed since it was promised, what is written there fails.
+        for least in [Fitness::Whole, Fitness::Degraded, Fitness::Unfit] {
+            while left > 0 {
+                let usable = |slot, set| fitness(slot, set) >= least;
+                let Some(some) = self.take_divided(number, left, &usable) else { break };
+                left -= some.iter().map(|run| run.blocks).sum::<u32>();
+                runs.extend(some);
+            }
+        }
+        (left == 0).then_some(runs)
+    }
+
+    /// Takes up to so many blocks of the slot with most of those that are free.
+    fn take_divided(
+        &mut self,
+        copies: u16,
+        blocks: u32,
+        usable: &dyn Fn(u16, MirrorSet) -> bool,
+    ) -> Option<Vec<DiskRun>> {
+        let of = |(slot, member): (u16, &Member)| {
+            let free = member.divided.free_of(copies, |set| usable(slot, set));
+            (member.fate == SlotFate::Stays, free)
+        };
+        let all = (0..).zip(&self.members).filter(|all| all.1.fate != SlotFate::Gone);
+        let some = all.filter(|all| of(*all).1 > 0);
+        let (slot, _) = some.max_by_key(|all| (of(*all), std::cmp::Reverse(all.0)))?;
+        let divided = &mut self.members[usize::from(slot)].divided;
+        divided.take(copies, blocks, |set| usable(slot, set))
+    }
+
+    /// Whether data with fewer copies may have so many blocks beside what was promised; groups are
+    /// divided for that as far as there are some, and enough is left for pages.
+    pub(crate) fn has_divided(
+        &mut self,
+        copies: u16,
+        blocks: u64,
+        pages: u64,
+        fitness: Fit<'_>,
+    ) -> bool {
+        let usable = |slot, set| fitness(slot, set) > Fitness::Unfit;
+        loop {
+            let free = (0..).zip(&self.members).filter(|(_, m)| m.fate == SlotFate::Stays);
+            let free = free.map(|(slot, m)| m.divided.free_of(copies, |set| usable(slot, set)));
+            let promised = self.promised_fewer[Copies::Fewer(copies).kind()];
+            if free.sum::<u64>() >= promised + blocks {
+                return true;
+            }
+            let Some(id) = self.find_free_group() else { return false };
+            let mirrors = self.members[usize::from(id.slot)].divided.mirrors();
+            let mut sets = MirrorSet::of_group(mirrors, copies, id.group.into());
+            if self.available(pages) < self.group_blocks(id.slot)
+                || !sets.any(|set| usable(id.slot, set))
+                || self.part_with(id).is_none()
+            {
+                return false;
+            }
+            self.members[usize::from(id.slot)].divided.divide(id.group, copies);
+        }
     }
 
     /// What the slots are measured by that have room for so many blocks; by all that have any, when
@@ -345,10 +502,40 @@ impl Space {
     /// # Panics
     /// When it was: two owners would be next.
     pub(crate) fn give(&mut self, place: Place) {
-        let Some(member) = self.members.get_mut(usize::from(place.disk())) else {
+        let Some(member) = self.members.get_mut(usize::from(place.slot())) else {
             unreachable!("{}", self.elsewhere(place))
         };
-        member.space.give(place);
+        if place.mirrors().is_all() {
+            return member.space.give(place);
+        }
+        if let Some(group) = member.divided.give(place) {
+            self.reunite(GroupId { slot: place.slot(), group });
+        }
+    }
+
+    /// Makes a group one again of which no block has an owner, unless what was promised needs it.
+    fn reunite(&mut self, id: GroupId) {
+        let Some(copies) = self.members[usize::from(id.slot)].divided.copies(id.group) else {
+            return;
+        };
+        let free: u64 = self.members.iter().map(|m| m.divided.free_of(copies, |_| true)).sum();
+        let promised = self.promised_fewer[Copies::Fewer(copies).kind()];
+        let member = &mut self.members[usize::from(id.slot)];
+        let sets = u64::from(member.divided.mirrors() / copies);
+        if free >= promised + sets * member.space.group_blocks() && member.divided.reunite(id.group)
+        {
+            let gained = member.space.gain(id.group);
+            assert!(gained.is_some(), "a group that was divided was not here");
+        }
+    }
+
+    /// The same of all groups that are divided and empty.
+    pub(crate) fn reunite_all(&mut self) {
+        for slot in 0..self.members.len() {
+            for group in self.members[slot].divided.empty() {
+                self.reunite(GroupId { slot: slot as u16, group });
+            }
+        }
     }
 
     /// Takes a run that was freed since its disk was told, up to so many blocks, unless somebody
@@ -422,13 +609,17 @@ impl Space {
     /// A block has an owner, as recovery finds.
     pub(crate) fn claim(&mut self, place: Place) -> Result<(), SpaceError> {
         let elsewhere = self.elsewhere(place);
-        let member = self.members.get_mut(usize::from(place.disk()));
+        let member = self.members.get_mut(usize::from(place.slot()));
         let member = member.filter(|member| member.fate != SlotFate::Gone).ok_or(elsewhere)?;
-        member.space.claim(place)
+        if place.mirrors().is_all() {
+            return member.space.claim(place);
+        }
+        let Member { space, divided, .. } = member;
+        divided.claim(place, |group| space.part_with(group))
     }
 
     fn elsewhere(&self, place: Place) -> SpaceError {
-        let (disk, block, domain) = (place.disk(), place.block(), self.domain);
+        let (disk, block, domain) = (place.target(), place.block(), self.domain);
         SpaceError::Elsewhere { disk, block, domain }
     }
 }
@@ -438,7 +629,7 @@ mod tests {
     use super::*;
 
     fn share(bytes: u64) -> Share {
-        Share { layout: Layout::plan(bytes, 1, 1 << 20).unwrap(), part_blocks: 256 }
+        Share { layout: Layout::plan(bytes, 1, 1 << 20).unwrap(), part_blocks: 256, mirrors: 1 }
     }
 
     fn space() -> Space {
@@ -499,7 +690,7 @@ mod tests {
         for domains in [1, 3] {
             let small = Layout::plan(64 << 20, domains, 1 << 20).unwrap();
             let large = small.for_disk(200 << 20).unwrap();
-            let share = Share { layout: small, part_blocks: 256 };
+            let share = Share { layout: small, part_blocks: 256, mirrors: 1 };
             let mut space = Space::new(domains - 1, &[share]);
             let before = space.free_blocks();
             let taken = space.take(before as u32).unwrap();
@@ -511,7 +702,8 @@ mod tests {
             assert!(rest.iter().all(|run| run.start >= end), "{rest:?}");
             assert!(domains > 1 || rest.len() == 1, "neighbours are one run: {rest:?}");
             let all = taken.iter().chain(&rest);
-            let mut known = Space::new(domains - 1, &[Share { layout: large, part_blocks: 0 }]);
+            let mut known =
+                Space::new(domains - 1, &[Share { layout: large, part_blocks: 0, mirrors: 1 }]);
             for run in all {
                 (run.start..run.start + u64::from(run.blocks))
                     .for_each(|block| known.claim(Place::new(0, block)).unwrap());
@@ -553,7 +745,7 @@ mod tests {
             let run = rest.iter().find(|run| run.disk == disk).unwrap();
             space.give(Place::new(disk, run.start));
         }
-        let homes = space.take_homes().unwrap().map(Fragment::disk);
+        let homes = space.take_homes().unwrap().map(Fragment::slot);
         assert_eq!(homes.iter().sum::<u16>(), 2, "one on each disk that has one");
     }
 

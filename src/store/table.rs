@@ -32,6 +32,9 @@ pub(crate) use crate::store::table::pages::PageImage;
 const CELLS_PER_FRAME: u32 = (GROUPS_PER_PAGE * EXTENTS_PER_GROUP) as u32;
 const NIL: u32 = u32::MAX;
 
+/// An extent by its inode and its index there.
+pub(crate) type ExtentKey = (u64, u64);
+
 /// A slot without its generation, which is the cell's.
 type SlotWords = [u64; size_of::<FirstSlot>() / 8 - 1];
 
@@ -265,22 +268,26 @@ impl Table {
         held.into_iter().map(|(index, held)| (index, held.extent)).collect()
     }
 
-    /// Up to `max` extents that have a block, of all inodes, by inode and index from there on.
+    /// Up to `max` extents that have a block, of up to as many inodes, by inode and index from
+    /// there on; and from where there may be more.
     pub(crate) fn extents_from(
         &self,
-        (inode, index): (u64, u64),
+        (inode, index): ExtentKey,
         max: usize,
-    ) -> Vec<(u64, u64, Extent)> {
-        let mut found = Vec::new();
-        for id in self.inodes.range(inode.min(INODE_IDS_END)..INODE_IDS_END).map(|(id, _)| *id) {
+    ) -> (Vec<(ExtentKey, Extent)>, Option<ExtentKey>) {
+        let (mut found, mut next) = (Vec::new(), None);
+        let inodes = self.inodes.range(inode.min(INODE_IDS_END)..INODE_IDS_END);
+        for id in inodes.map(|(id, _)| *id).take(max) {
             let from = if id == inode { index } else { 0 };
             let some = self.extents_of(id, from, u64::MAX, max - found.len());
-            found.extend(some.into_iter().map(|(index, extent)| (id, index, extent)));
+            found.extend(some.into_iter().map(|(index, extent)| ((id, index), extent)));
+            next = Some((id + 1, 0));
             if found.len() == max {
+                next = found.last().map(|((id, index), _)| (*id, index + 1));
                 break;
             }
         }
-        found
+        (found, next)
     }
 
     /// As [`Table::extents_of`], each with its generation.

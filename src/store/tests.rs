@@ -3,6 +3,7 @@
 mod attach;
 mod buffered;
 mod checked;
+mod copies;
 mod cost;
 mod crashes;
 mod exhaustive;

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use crate::format::deed::{Deed, GroupId, decode, encode};
 use crate::format::page::InodeRecord;
+use crate::format::removals::SlotFate;
 use crate::reactor::bell::Bell;
 use crate::store::batch::Change;
 use crate::store::domain::{Domain, Health};
@@ -230,7 +231,7 @@ impl Domain {
         }
         let passes = |domain| domain != own && !transfers.refused.contains(&domain);
         let Some(whom) = self.board().freest(passes) else { return Some(Next::Refused) };
-        let free = self.space.borrow().free_blocks();
+        let free = self.space.borrow().room();
         Some(Next::Ask(whom, Letter::Want { from: own, free, urgent }))
     }
 
@@ -285,7 +286,9 @@ impl Domain {
         let mut space = self.space.borrow_mut();
         let all = (0..=slot).zip(self.members.all().iter());
         for (slot, member) in all.filter(|(_, member)| member.is_there()) {
-            space.add_disk(slot, &share(member));
+            if space.add_disk(slot, &share(member)) {
+                space.set_fate(slot, member.fate());
+            }
             space.grow(slot, member.layout());
         }
     }
@@ -312,7 +315,7 @@ impl Domain {
             let mut space = self.space.borrow_mut();
             let group = space.find_free_group()?;
             let blocks = space.group_blocks(group.slot);
-            let keeps_more = space.free_blocks() >= free + 2 * blocks;
+            let keeps_more = space.room() >= free + 2 * blocks;
             if available < blocks + DEED_PROMISE || !urgent && !keeps_more {
                 return None;
             }
@@ -418,7 +421,10 @@ impl Domain {
         let taken: BTreeSet<GroupId> = all[usize::from(own)].iter().map(|(id, _)| *id).collect();
         let others = all.iter().flatten();
         let given = others.filter(|(_, deed)| *deed == Deed::GivenTo(own)).map(|(id, _)| *id);
-        let untaken = given.filter(|id| !taken.contains(id)).collect();
+        let space = self.space.borrow();
+        let is_there = |id: &GroupId| space.fate(id.slot) != SlotFate::Gone;
+        let untaken = given.filter(|id| !taken.contains(id) && is_there(id)).collect();
+        drop(space);
         self.transfers.borrow_mut().untaken = untaken;
         Ok(())
     }

@@ -28,7 +28,7 @@ pub(crate) async fn verify_on(
 ) -> Result<Verified, StoreError> {
     let (mut verified, mut block) = (Verified::default(), 0);
     while block < EXTENT_BLOCKS {
-        let run = run_at(domain, mirror.label.slot, extent, block);
+        let run = run_at(domain, mirror, extent, block);
         if run == 0 {
             block += 1;
             continue;
@@ -54,16 +54,16 @@ pub(crate) async fn verify_on(
     Ok(verified)
 }
 
-/// How many blocks from this one on lie one after another in a slot, and at home.
-fn run_at(domain: &Domain, slot: u16, extent: &Extent, block: usize) -> usize {
+/// How many blocks from this one on lie one after another on a disk, and at home.
+fn run_at(domain: &Domain, mirror: &MirrorDisk, extent: &Extent, block: usize) -> usize {
     let ram = domain.ram.borrow();
     let first = extent.places[block];
-    if first.is_nowhere() || first.disk() != slot {
+    if first.is_nowhere() || !mirror.has(first) {
         return 0;
     }
     let fits = |n: &usize| {
         let place = extent.places[block + n];
-        place == Place::new(slot, first.block() + *n as u64) && ram.get(place).is_none()
+        place == Place::new(first.target(), first.block() + *n as u64) && ram.get(place).is_none()
     };
     (0..EXTENT_BLOCKS - block).take_while(fits).count()
 }

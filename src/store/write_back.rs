@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use crate::format::extent::Place;
 use crate::format::layout::BLOCK_BYTES;
+use crate::format::removals::SlotFate;
 use crate::io::op::Request;
 use crate::memory::DmaBuf;
 use crate::store::domain::{Domain, Health};
@@ -46,7 +47,7 @@ impl Domain {
         let unflushed = ram.unflushed();
         drop(ram);
         // Only flushed home writes move the tail, and with room wanted no commit brings a flush.
-        let pressed = self.room_wanted.get() || self.closing.get() || self.drain_wanted.get();
+        let pressed = self.room_wanted.get() || self.closing.get() || self.drains.get() > 0;
         waiting > self.config.write_back_bytes
             || waiting > 0 && (pressed || self.deferred_fill() >= self.config.checkpoint_percent)
             || unflushed > 0 && pressed
@@ -97,7 +98,7 @@ async fn round(domain: &Domain) -> Result<(), StoreError> {
         }
     }
     outcome?;
-    let pressed = domain.room_wanted.get() || domain.closing.get() || domain.drain_wanted.get();
+    let pressed = domain.room_wanted.get() || domain.closing.get() || domain.drains.get() > 0;
     if pressed || domain.flush_beside_is_due() {
         let mut unflushed = domain.ram.borrow().unflushed_disks();
         unflushed.retain(|slot| pressed || *slot != domain.members.home_slot());
@@ -111,7 +112,7 @@ async fn round(domain: &Domain) -> Result<(), StoreError> {
 /// How many of the first blocks lie one after another.
 fn neighbours(first: Place, blocks: &[(Place, RamBlock)]) -> usize {
     let same = |(n, (place, _)): &(usize, &(Place, RamBlock))| {
-        place.disk() == first.disk() && place.block() == first.block() + *n as u64
+        place.target() == first.target() && place.block() == first.block() + *n as u64
     };
     blocks.iter().take(RUN_BLOCKS).enumerate().take_while(same).count()
 }
@@ -155,9 +156,11 @@ pub(crate) async fn flush(
     domain: &Domain,
     slots: impl Iterator<Item = u16>,
 ) -> Result<(), StoreError> {
-    let slots: Vec<u16> = slots.collect();
     domain.changed.until(|| (!domain.journal_busy.get()).then_some(())).await;
     domain.journal_busy.set(true);
+    // Where this domain has nothing, and will not have, another may be the last to leave.
+    let there = |slot: &u16| domain.space.borrow().fate(*slot) != SlotFate::Gone;
+    let slots: Vec<u16> = slots.filter(there).collect();
     let failures = domain.notice_failures();
     let writes = domain.ram.borrow().writes();
     let result = domain.flush_each(&slots).await;

@@ -15,13 +15,14 @@ use std::sync::Arc;
 
 use crate::format::extent::Place;
 use crate::format::layout::{BLOCK_BYTES, EXTENT_BLOCKS};
+use crate::format::mirror_set::MirrorSet;
 use crate::io::op::{Completion, DiskId, Request};
 use crate::memory::{BufferList, DmaBuf};
 use crate::store::domain::Domain;
 use crate::store::error::StoreError;
 use crate::store::member::Members;
 use crate::store::port::{Changed, Fate, join_all};
-use crate::store::space::DiskRun;
+use crate::store::space::{Copies, DiskRun};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
@@ -58,9 +59,10 @@ impl WriteBatcher {
 /// by a promise of as many blocks, which this takes back.
 pub(crate) async fn write_gathered(
     domain: &Domain,
+    copies: Copies,
     buffers: impl Iterator<Item = DmaBuf>,
 ) -> Result<Vec<DiskRun>, StoreError> {
-    let batcher = &domain.batcher;
+    let batcher = &domain.batchers[copies.kind()];
     let (fate, at, blocks, gathered_bytes, gathered_extents) = {
         let mut gather = batcher.waiting.borrow_mut();
         let at = gather.blocks;
@@ -85,7 +87,7 @@ pub(crate) async fn write_gathered(
     if full || leads && batcher.waits(&fate) {
         let gather = batcher.waiting.take();
         batcher.writes.set(batcher.writes.get() + 1);
-        write_all(domain, gather).await;
+        write_all(domain, copies, gather).await;
         batcher.writes.set(batcher.writes.get() - 1);
         batcher.ended.notify();
     }
@@ -93,11 +95,11 @@ pub(crate) async fn write_gathered(
 }
 
 /// Takes space for what was gathered, writes it, and tells everybody.
-async fn write_all(domain: &Domain, gather: Gather) {
+async fn write_all(domain: &Domain, copies: Copies, gather: Gather) {
     let runs = {
         let mut space = domain.space.borrow_mut();
-        space.release(u64::from(gather.blocks));
-        space.take(gather.blocks)
+        space.release_data(copies, u64::from(gather.blocks));
+        space.take_data(copies, gather.blocks, &|slot, set| domain.members.fitness(slot, set))
     };
     let Some(runs) = runs else { unreachable!("as many blocks were promised") };
     domain.counters.borrow_mut().gathered_writes += runs.len() as u64;
@@ -190,7 +192,8 @@ async fn write_runs(
 
 /// Writes, and sees how much is on its way to the slot.
 async fn write_one(domain: &Domain, request: Request) -> Completion {
-    let (slot, blocks) = (request.disk.0, request.len / BLOCK_BYTES);
+    let (slot, _) = MirrorSet::of_target(request.disk.0);
+    let blocks = request.len / BLOCK_BYTES;
     domain.space.borrow_mut().sent(slot, blocks);
     let completion = write_noted(domain, request).await;
     domain.space.borrow_mut().arrived(slot, blocks);
@@ -199,7 +202,8 @@ async fn write_one(domain: &Domain, request: Request) -> Completion {
 
 /// Writes, and sees how long the disks of the slot take for it.
 pub(crate) async fn write_noted(domain: &Domain, request: Request) -> Completion {
-    let (slot, blocks) = (request.disk.0, request.len / BLOCK_BYTES);
+    let (slot, _) = MirrorSet::of_target(request.disk.0);
+    let blocks = request.len / BLOCK_BYTES;
     let completion = domain.members.submit(&domain.port, request).await;
     let took_ns = completion.result.is_ok().then_some(completion.service_ns);
     domain.space.borrow_mut().note_write(slot, blocks, took_ns);

@@ -137,7 +137,7 @@ pub(crate) fn seal_page(image: &mut [u8], view: &DomainView, page: &TreePage) {
         let page = view.tree.pages.iter().find(here).unwrap();
         let home = page.child.homes[0];
         let at = (home.start_block() * BLOCK_BYTES) as usize;
-        let (pool, disk, address) = (view.members.label().pool, home.disk(), at as u64);
+        let (pool, disk, address) = (view.members.label().pool, home.slot(), at as u64);
         let context = Context { pool, disk, zone: Zone::Data.number(), address, incarnation: 0 };
         let (head, rest) = (&image[at..at + PAGE_SUM], &image[at + PAGE_SUM + 8..at + 4096]);
         let sum = metadata_checksum(&context, &[head, rest]);

@@ -8,6 +8,7 @@ use dynamicfs::check::tree::{Group, Slots, Tree, TreePage};
 use dynamicfs::format::extent::Extent;
 use dynamicfs::format::fragment::Fragment;
 use dynamicfs::format::layout::{BLOCK_BYTES, EXTENT_BYTES};
+use dynamicfs::format::mirror_set::MirrorSet;
 use dynamicfs::format::page::{EXTENTS_PER_GROUP, InodeRecord};
 use dynamicfs::format::record::{Body, Changes, CheckpointBody, RecordHead, decode_body};
 use serde_json::{Value, json};
@@ -28,10 +29,18 @@ fn text(bytes: &[u8]) -> Value {
     Value::String(bytes[..end].escape_ascii().to_string())
 }
 
-/// `disk:block+blocks`.
+/// The mirrors that have something, by their numbers; `all`.
+fn mirrors_of(set: MirrorSet) -> String {
+    let numbers = (0..8).filter(|number| set.includes(*number)).map(|n: u16| n.to_string());
+    if set.is_all() { "all".to_owned() } else { numbers.collect::<Vec<_>>().join(",") }
+}
+
+/// `slot:block+blocks`, or `slot.mirrors:block+blocks` where not all mirrors have it.
 fn fragment(fragment: &Fragment) -> Value {
-    let (disk, block, blocks) = (fragment.disk(), fragment.start_block(), fragment.blocks());
-    Value::String(format!("{disk}:{block}+{blocks}"))
+    let (slot, set) = MirrorSet::of_target(fragment.target());
+    let (block, blocks) = (fragment.start_block(), fragment.blocks());
+    let mirrors = if set.is_all() { String::new() } else { format!(".{}", mirrors_of(set)) };
+    Value::String(format!("{slot}{mirrors}:{block}+{blocks}"))
 }
 
 fn fragments(extent: &Extent) -> Value {
@@ -282,7 +291,8 @@ pub(super) fn extent(state: &State, key: ExtentKey) -> Result<Shown, String> {
     let blocks = blocks.map(|(block, place)| {
         vec![
             ("block", json!(block)),
-            ("disk", json!(place.disk())),
+            ("disk", json!(place.slot())),
+            ("mirrors", json!(mirrors_of(place.mirrors()))),
             ("offset", json!(place.block() * BLOCK_BYTES)),
             ("checksum", json!(format!("{:08x}", held.extent.checksums[block]))),
         ]

@@ -190,6 +190,7 @@ impl StorageEngine {
     /// What a disk is that comes. Its epoch, and who is in sync, it gets when it is admitted.
     fn label_for(&self, place: DiskPlace, brings: &Brings) -> Result<Label, EngineError> {
         let mut label = self.open.disks.members[usize::from(place.slot)].label();
+        label.removals = self.open.disks.membership.removals();
         label.mirror.number = place.mirror;
         label.disk = match brings {
             Brings::Own(own) => own.disk,

@@ -36,11 +36,15 @@ pub struct InodeOptions {
     /// Kept with the inode and given back by [`StorageEngine::stat`]: a name, a type. The engine
     /// does not look at it.
     pub tag: [u8; 64],
+    /// On how many disks each block of its data is, 1 to as many as each slot of its pool has;
+    /// none: on as many. It stays as it is. Where it is fewer, that data takes as much less space,
+    /// and is lost with its disks; what the pool itself keeps of the inode is on all of them.
+    pub copies: Option<u16>,
 }
 
 impl Default for InodeOptions {
     fn default() -> Self {
-        InodeOptions { tag: [0; 64] }
+        InodeOptions { tag: [0; 64], copies: None }
     }
 }
 
@@ -72,6 +76,8 @@ pub struct InodeInfo {
     pub created: u64,
     /// See [`InodeOptions::tag`].
     pub tag: [u8; 64],
+    /// See [`InodeOptions::copies`].
+    pub copies: Option<u16>,
 }
 
 impl From<&InodeRecord> for InodeInfo {
@@ -82,6 +88,7 @@ impl From<&InodeRecord> for InodeInfo {
             generation: record.generation,
             created: record.created,
             tag: record.tag,
+            copies: Some(record.copies()).filter(|copies| *copies > 0),
         }
     }
 }
@@ -127,7 +134,8 @@ impl StorageEngine {
     /// Makes an empty inode. It is durable when the ticket is answered.
     pub fn create_inode(&self, options: InodeOptions) -> StoreTicket<InodeId> {
         let turn = self.open.creations.fetch_add(1, Ordering::Relaxed) % self.open.domains.len();
-        let call = Call::Create { tag: options.tag };
+        let InodeOptions { tag, copies } = options;
+        let call = Call::Create { tag, copies };
         StoreTicket::one(&self.open.domains[turn].doorstep, call, created)
     }
 

@@ -14,6 +14,7 @@ use crate::store::call::Call;
 use crate::store::domain::DomainStatus;
 use crate::store::errand::LocalFuture;
 use crate::store::error::StoreError;
+use crate::store::member::Member;
 
 /// How far a slot is that leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,11 +110,11 @@ impl StorageEngine {
         for (slot, member) in (0..).zip(self.open.disks.members.iter()) {
             let is_gone = match member.fate() {
                 SlotFate::Stays => continue,
-                fate => fate == SlotFate::Gone,
+                fate => fate == SlotFate::Gone && member.is_released.load(Ordering::Acquire),
             };
             let left_bytes = if is_gone { 0 } else { used_blocks(domains, slot) * BLOCK_BYTES };
             let waits = domains.iter().find_map(|domain| domain.leaving_waits.clone());
-            let waits = waits.filter(|_| !is_gone && left_bytes > 0);
+            let waits = waits.filter(|_| !is_gone);
             removals.push(SlotRemoval { slot, is_gone, left_bytes, waits });
         }
         removals
@@ -121,7 +122,9 @@ impl StorageEngine {
 
     /// Lets go of the disks of slots that are gone, so that others may have them.
     pub(super) fn let_go(&self) {
-        let members = self.open.disks.members.iter().filter(|member| !member.is_there());
+        // Not while labels are on their way there.
+        let is_free = |member: &&Member| member.is_released.load(Ordering::Acquire);
+        let members = self.open.disks.members.iter().filter(is_free);
         for mirror in members.flat_map(|member| member.mirrors.iter()) {
             if !mirror.is_let_go.swap(true, Ordering::AcqRel) {
                 self.open.io.detach(mirror.disk);
@@ -144,16 +147,18 @@ fn has_room(
     domains: &[DomainStatus],
     stays: impl Fn(u16) -> bool,
 ) -> Result<(), String> {
-    let others = domains.iter().flat_map(|domain| &domain.slots);
-    let others = others.filter(|other| other.slot != slot && stays(other.slot));
+    let all = || domains.iter().flat_map(|domain| &domain.slots);
+    let others = all().filter(|other| other.slot != slot && stays(other.slot));
     let free: u64 = others.map(|other| other.blocks - other.used_blocks).sum();
-    let used = used_blocks(domains, slot);
+    // What is in other slots that are leaving has to have room as well.
+    let leaves = all().filter(|other| other.slot == slot || !stays(other.slot));
+    let used: u64 = leaves.map(|other| other.used_blocks).sum();
     if used <= free / 100 * ROOM_PERCENT {
         return Ok(());
     }
     let (used, free) = (used * BLOCK_BYTES, free * BLOCK_BYTES);
     Err(format!(
-        "{used} bytes are there, and {ROOM_PERCENT} % of the {free} bytes that are free in the \
-         others have to hold them; add disks, or delete something"
+        "{used} bytes are in slots that leave, and {ROOM_PERCENT} % of the {free} bytes that are \
+         free in the others have to hold them; add disks, or delete something"
     ))
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::format::mirror_set::MirrorSet;
 use crate::io::op::{Buffers, Completion, Request};
 use crate::memory::DmaBuf;
 use crate::store::member::{Member, Members, MirrorDisk};
@@ -90,16 +91,19 @@ impl ReadTimes {
 impl Members {
     /// Reads from a disk of a slot that answers; says also whether another did not.
     pub(crate) async fn read(&self, port: &Port, mut request: Request) -> (Completion, bool) {
-        let member = self.at(request.disk.0);
-        if let Some(only) = member.mirrors.only() {
+        let (slot, set) = MirrorSet::of_target(request.disk.0);
+        let member = self.at(slot);
+        if let Some(only) = member.mirrors.only()
+            && set.is_all()
+        {
             request.disk = only.disk;
             return (port.submit(request).await, false);
         }
-        let form = Form::of(&request);
+        let form = Form { set, ..Form::of(&request) };
         let mut tried: Vec<&Arc<MirrorDisk>> = Vec::new();
         let mut completion = None;
-        while let Some(mirror) = pick(member, form.offset, &tried) {
-            let answer = self.read_hedged(port, (member, mirror), request).await;
+        while let Some(mirror) = pick(member, &form, &tried) {
+            let answer = self.read_hedged(port, (member, mirror, set), request).await;
             for mirror in &answer.failed {
                 mirror.times.failures.fetch_add(1, Ordering::Relaxed);
             }
@@ -114,6 +118,9 @@ impl Members {
             completion = Some((result, wait_ns, service_ns));
             request = form.with(buffers);
         }
+        if !set.is_all() {
+            return self.read_last(port, (member, form), request).await;
+        }
         let Some((result, wait_ns, service_ns)) = completion else {
             // A slot has a disk in sync at any time; should a look have missed it, the first one
             // answers, and its reader judges what it says.
@@ -122,6 +129,31 @@ impl Members {
             return (port.submit(request).await, true);
         };
         (Completion { result, buffers: request.buffers, wait_ns, service_ns }, true)
+    }
+
+    /// What no disk in sync has given, of those that have it: from one that is not, because no
+    /// other will ever have it. Its reader judges what it says.
+    async fn read_last(
+        &self,
+        port: &Port,
+        (member, form): (&Member, Form),
+        mut request: Request,
+    ) -> (Completion, bool) {
+        let what = (request.kind, form.offset, form.len);
+        let mut answer = None;
+        for mirror in member.of(form.set).filter(|mirror| !mirror.is_in_sync()) {
+            let completion = self.submit_to(port, mirror, request).await;
+            let is_kept = matches!(completion.buffers, Buffers::None);
+            if completion.result.is_ok() || is_kept {
+                return (completion, false);
+            }
+            let Completion { result, buffers, wait_ns, service_ns } = completion;
+            answer = Some((result, wait_ns, service_ns));
+            request = form.with(buffers);
+        }
+        let none = || (Err(Box::new(super::gone(member, form.set, what))), 0, 0);
+        let (result, wait_ns, service_ns) = answer.unwrap_or_else(none);
+        (Completion { result, buffers: request.buffers, wait_ns, service_ns }, false)
     }
 }
 
@@ -143,10 +175,10 @@ impl Members {
     async fn read_hedged<'a>(
         &self,
         port: &Port,
-        (member, mirror): (&'a Member, &'a Arc<MirrorDisk>),
+        (member, mirror, set): (&'a Member, &'a Arc<MirrorDisk>, MirrorSet),
         mut request: Request,
     ) -> Answer<'a> {
-        let form = Form::of(&request);
+        let form = Form { set, ..Form::of(&request) };
         let spare = match &request.buffers {
             Buffers::One(buffer) => Some((Arc::clone(buffer.arena()), buffer.len())),
             _ => None,
@@ -163,7 +195,7 @@ impl Members {
             {
                 return Answer::of(completion, mirror);
             }
-            let other = pick(member, form.offset, &[mirror]);
+            let other = pick(member, &form, &[mirror]);
             let memory = spare.as_ref().and_then(|(arena, len)| arena.take(*len).ok());
             if let (Some(other), Some(memory)) = (other, memory) {
                 mirror.times.hedged.fetch_add(1, Ordering::Relaxed);
@@ -182,15 +214,18 @@ struct Form {
     priority: crate::io::op::Priority,
     offset: u64,
     len: u64,
+    /// The mirrors that have it.
+    set: MirrorSet,
 }
 
 impl Form {
     fn of(request: &Request) -> Form {
-        Form { priority: request.priority, offset: request.offset, len: request.len }
+        let set = MirrorSet::ALL;
+        Form { priority: request.priority, offset: request.offset, len: request.len, set }
     }
 
     fn with(self, buffers: Buffers) -> Request {
-        let Form { priority, offset, len } = self;
+        let Form { priority, offset, len, .. } = self;
         let (disk, kind) = (crate::io::op::DiskId(0), crate::io::op::OpKind::Read);
         Request { disk, priority, kind, offset, len, buffers }
     }
@@ -277,11 +312,14 @@ fn is_among(some: &[&Arc<MirrorDisk>], mirror: &Arc<MirrorDisk>) -> bool {
 /// another one.
 fn pick<'a>(
     member: &'a Member,
-    offset: u64,
+    form: &Form,
     tried: &[&Arc<MirrorDisk>],
 ) -> Option<&'a Arc<MirrorDisk>> {
-    let first = (offset / SPREAD_BYTES) as usize % member.mirrors.len().max(1);
-    let fit = |mirror: &&Arc<MirrorDisk>| mirror.is_in_sync() && !is_among(tried, mirror);
+    let first = (form.offset / SPREAD_BYTES) as usize % member.mirrors.len().max(1);
+    let fit = |mirror: &&Arc<MirrorDisk>| {
+        let has_it = form.set.includes(mirror.label.mirror.number);
+        has_it && mirror.is_in_sync() && !is_among(tried, mirror)
+    };
     let turned = || {
         let (before, from) = (member.mirrors.iter().take(first), member.mirrors.iter().skip(first));
         from.chain(before).filter(fit)

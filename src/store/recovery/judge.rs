@@ -21,7 +21,7 @@ impl Recovery<'_> {
         (what, doubt): &(String, Doubt),
     ) -> RecoveryError {
         let home = table.pages.home((0, doubt.page));
-        let at = home.map(|home| (home.disk(), home.start_block() * BLOCK_BYTES));
+        let at = home.map(|home| (home.slot(), home.start_block() * BLOCK_BYTES));
         let (slot, offset) = at.unwrap_or((self.seed.members.home_slot(), self.id.start));
         let (page, why) = (doubt.page, doubt.what);
         self.corrupt_at(
@@ -68,6 +68,12 @@ impl Recovery<'_> {
         if size_bytes > INODE_BYTES_MAX {
             return Err(format!("inode {id} has {size_bytes} bytes, more than any"));
         }
+        if !inode.has_fitting_flags(self.seed.members.disks().label().mirror.count) {
+            return Err(format!(
+                "inode {id} has flags {:#x}, which no inode has here",
+                inode.flags
+            ));
+        }
         Ok(())
     }
 
@@ -111,6 +117,9 @@ impl Recovery<'_> {
     pub(super) fn claim(&self, table: &Table, space: &mut Space) -> Result<(), RecoveryError> {
         let twice = |error: SpaceError| self.corrupt(0, error.to_string());
         for home in table.pages.homes() {
+            if home.target() != home.slot() {
+                return Err(self.corrupt(0, format!("{home:?} is no home for a page")));
+            }
             places(home).try_for_each(|place| space.claim(place)).map_err(twice)?;
         }
         for inode in table.inodes(0, usize::MAX) {

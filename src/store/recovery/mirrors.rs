@@ -28,7 +28,12 @@ impl Recovery<'_> {
     ) -> Result<Option<u32>, RecoveryError> {
         let (DiskId(slot), offset) = Members::address(place);
         let (mut wrong, mut unreadable) = (None, None);
-        for mirror in self.mirrors(slot, offset)? {
+        // What few disks have, one may have that is not in sync any more.
+        let few = !place.mirrors().is_all();
+        let behind = self.seed.members.get(place.slot()).into_iter();
+        let behind = behind.flat_map(|member| member.of(place.mirrors()));
+        let behind = behind.filter(|mirror| few && !mirror.is_in_sync());
+        for mirror in self.mirrors(slot, offset)?.chain(behind) {
             match self.read_mirror(mirror, offset, BLOCK_BYTES as usize).await {
                 Ok(bytes) => match block_checksum(&bytes) {
                     found if found == expected => return Ok(None),
@@ -45,6 +50,10 @@ impl Recovery<'_> {
         match (wrong, unreadable) {
             (Some(found), _) => Ok(Some(found)),
             (None, Some(unreadable)) => Err(unreadable),
+            (None, None) if few => {
+                let what = "no disk is there that has data of it".to_owned();
+                Err(self.undecidable((slot, offset), last.sequence, what))
+            }
             (None, None) => Err(self.gone(slot, offset)),
         }
     }

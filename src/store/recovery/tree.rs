@@ -155,7 +155,7 @@ impl Recovery<'_> {
     fn page_error(&self, number: u32, child: &Child, error: &TableError) -> RecoveryError {
         let home = child.homes[0];
         let offset = home.start_block() * BLOCK_BYTES;
-        self.corrupt_at(home.disk(), offset, format!("page {number}: {error}"))
+        self.corrupt_at(home.slot(), offset, format!("page {number}: {error}"))
     }
 
     /// Reads pages of a level, all at a time.
@@ -184,9 +184,9 @@ impl Recovery<'_> {
         let home = child.homes[0];
         if child.homes.iter().any(|home| home.blocks() != 1) {
             let what = format!("page {number} of level {level} has a home of several blocks");
-            return Err(self.corrupt_at(home.disk(), home.start_block() * BLOCK_BYTES, what));
+            return Err(self.corrupt_at(home.slot(), home.start_block() * BLOCK_BYTES, what));
         }
-        let (slot, offset) = (home.disk(), home.start_block() * BLOCK_BYTES);
+        let (slot, offset) = (home.slot(), home.start_block() * BLOCK_BYTES);
         let (pool, domain) = (self.seed.pool, self.seed.domain);
         let address = PageAddress { pool, domain, level, number, home };
         let judge = |bytes| {
@@ -217,7 +217,7 @@ impl Recovery<'_> {
 
     fn open<'b>(&self, read: &'b Read) -> Result<Page<'b>, RecoveryError> {
         let home = read.address.home;
-        let (slot, offset) = (home.disk(), home.start_block() * BLOCK_BYTES);
+        let (slot, offset) = (home.slot(), home.start_block() * BLOCK_BYTES);
         let (number, level) = (read.number, read.address.level);
         let name = format_args!("page {number} of level {level}");
         let page = Page::open(&read.bytes, &read.address, read.checksum);

@@ -52,6 +52,29 @@ impl DiskSpace {
         }
     }
 
+    /// It has no group yet, and its disk is told of nothing.
+    pub(super) fn without_groups(layout: Layout, domain: u16, disk: u16) -> DiskSpace {
+        let mut space = DiskSpace::new(layout, domain, disk, 0);
+        space.allocator = Allocator::new_used(layout.space_blocks());
+        space.away = (0..space.numbering.groups()).collect();
+        space
+    }
+
+    /// The disk has more groups, none of which are here.
+    pub(super) fn know(&mut self, layout: Layout) {
+        self.numbering.grow(layout);
+    }
+
+    /// Whether it has a group, of which every block is free.
+    pub(super) fn is_group_free(&mut self, group: u32) -> bool {
+        // What is left of a stretch is free too.
+        self.close_stretch();
+        let place = self.numbering.place_of(group.into());
+        place.is_some_and(|place| {
+            !self.away.contains(&place) && self.allocator.is_run_free(self.run_of(place))
+        })
+    }
+
     /// Blocks that have no owner.
     pub(super) fn free_blocks(&self) -> u64 {
         let kept = self.stretch.map_or(0, |run| u64::from(run.blocks));
@@ -262,11 +285,11 @@ impl DiskSpace {
         let start = self.number(place)?;
         self.allocator
             .claim(Run { start, blocks: 1 })
-            .map_err(|_| SpaceError::TwoOwners { disk: place.disk(), block: place.block() })
+            .map_err(|_| SpaceError::TwoOwners { disk: place.target(), block: place.block() })
     }
 
     fn number(&self, place: Place) -> Result<u64, SpaceError> {
-        let (disk, block, domain) = (place.disk(), place.block(), self.domain);
+        let (disk, block, domain) = (place.target(), place.block(), self.domain);
         let number = self.numbering.number(block).filter(|_| disk == self.disk);
         let is_away = |number: &u64| self.away.contains(&(number / self.numbering.group_blocks()));
         let number = number.filter(|number| !is_away(number));

@@ -305,7 +305,7 @@ impl Pages {
     pub(crate) fn leave_slots(&mut self, max: u64, leaving: impl Fn(u16) -> bool) {
         let mut left = max;
         for page in self.levels.iter_mut().flatten() {
-            let is_there = |homes: &[Fragment; 2]| homes.iter().any(|home| leaving(home.disk()));
+            let is_there = |homes: &[Fragment; 2]| homes.iter().any(|home| leaving(home.slot()));
             if left == 0 {
                 return;
             }

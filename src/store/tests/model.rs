@@ -110,7 +110,11 @@ impl Model {
                 self.creating += 1;
                 let any = random.below(u64::from(world.setup.domains)) as usize;
                 let domain = self.favourite.filter(|_| random.below(8) > 0).unwrap_or(any);
-                (domain, Call::Create { tag: [0; 64] })
+                let copies = world
+                    .setup
+                    .copies
+                    .map(|(least, most)| least + random.below(u64::from(most - least) + 1) as u16);
+                (domain, Call::Create { tag: [0; 64], copies })
             }
             Act::Delete(inode) => (world.domain_of(*inode), Call::Delete { inode: *inode }),
             Act::Change(inode, steps) => {

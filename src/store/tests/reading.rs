@@ -52,7 +52,7 @@ fn everything_is_there_and_nothing_is_written() {
 
 fn refuses_changes(reader: &mut World) {
     for domain in 0..usize::from(reader.setup.domains) {
-        match reader.call(domain, Call::Create { tag: [0; 64] }) {
+        match reader.call(domain, Call::Create { tag: [0; 64], copies: None }) {
             Reply::Failed(StoreError::ReadOnly { reason }) => {
                 assert_eq!(&*reason, "the pool was opened for reading only");
             }

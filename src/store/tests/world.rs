@@ -41,6 +41,8 @@ pub(super) struct Setup {
     /// Disks beside the pool's.
     pub(super) spares: usize,
     pub(super) missing: Missing,
+    /// Inodes have so many copies at least and at most; none: as many as there are mirrors.
+    pub(super) copies: Option<(u16, u16)>,
     /// Disks without a label may have been removed.
     pub(super) removed: bool,
     pub(super) hung_after_ns: u64,
@@ -79,6 +81,7 @@ impl Default for Setup {
             mirrors: 1,
             spares: 0,
             missing: Missing::Refuse,
+            copies: None,
             removed: false,
             hung_after_ns: 100_000_000,
             hedged_reads: true,
@@ -500,7 +503,15 @@ impl World {
     }
 
     pub(super) fn create(&mut self, domain: usize) -> Result<u64, StoreError> {
-        match self.call(domain, Call::Create { tag: [0; 64] }) {
+        self.create_with(domain, None)
+    }
+
+    pub(super) fn create_with(
+        &mut self,
+        domain: usize,
+        copies: Option<u16>,
+    ) -> Result<u64, StoreError> {
+        match self.call(domain, Call::Create { tag: [0; 64], copies }) {
             Reply::Created { inode, .. } => Ok(inode),
             Reply::Failed(error) => Err(error),
             other => panic!("{other:?}"),

@@ -1,0 +1,289 @@
+//! Inodes with fewer copies than their pool has mirrors: what is on some disks alone takes as much
+//! less space, and is lost with them alone, in words.
+
+use crate::format::layout::BLOCK_BYTES;
+use crate::io::op::{DiskId, OpKind};
+use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
+use crate::store::assembly::Missing;
+use crate::store::call::{Call, Reply};
+use crate::store::error::StoreError;
+use crate::store::member::MirrorState;
+use crate::store::tests::checked::consistent;
+use crate::store::tests::crashes::{crash_and_go_on, run_workload};
+use crate::store::tests::mirrors::states;
+use crate::store::tests::model::{Model, read_all};
+use crate::store::tests::world::{Setup, World};
+
+/// Slots, mirrors, domains and reactors by seed; inodes of one to all copies.
+fn mixed(seed: u64) -> Setup {
+    let mirrors = 2 + (seed / 3 % 3) as usize;
+    Setup {
+        disks: 1 + (seed % 3) as usize,
+        mirrors,
+        copies: Some((1, mirrors as u16)),
+        domains: 1 + (seed / 9 % 3) as u16,
+        reactors: 1 + (seed / 27 % 2) as usize,
+        ..Setup::default()
+    }
+}
+
+#[test]
+fn inodes_of_fewer_copies_survive_crashes() {
+    for_each_seed("inodes_of_fewer_copies_survive_crashes", 54, |seed| {
+        crash_and_go_on(seed, &mixed(seed), 5);
+    });
+}
+
+#[test]
+fn a_pool_with_inodes_of_fewer_copies_is_consistent() {
+    for_each_seed("a_pool_with_inodes_of_fewer_copies", 40, |seed| {
+        let mut random = Random::new(seed);
+        let setup = mixed(seed).varied(&mut random);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        for _ in 0..3 {
+            run_workload(&mut world, &mut model, &mut random, 60);
+            let disks = world.sim.crash(random.next_u64());
+            consistent(&disks, "fewer copies");
+            world = World::open(&setup, seed, disks).unwrap();
+            model.check(&mut world);
+            world.audit();
+        }
+    });
+}
+
+/// Writes until there is no room; how many bytes there were.
+fn filled(world: &mut World, copies: u16) -> (u64, u64) {
+    let inode = world.create_with(0, Some(copies)).unwrap();
+    let mut size = 0u64;
+    while world.write(inode, size, &[copies as u8; 65_536]).is_ok() {
+        size += 65_536;
+    }
+    (inode, size)
+}
+
+#[test]
+fn fewer_copies_take_less_space_and_give_it_back() {
+    for mirrors in 2..=4u16 {
+        let setup = Setup { mirrors: mirrors.into(), disks: 2, ..Setup::default() };
+        let mut world = World::new(&setup, 1);
+        let (inode, whole) = filled(&mut world, mirrors);
+        world.delete(inode).unwrap();
+        for copies in (1..mirrors).rev() {
+            let (inode, size) = filled(&mut world, copies);
+            let times = size as f64 / whole as f64;
+            let goal = f64::from(mirrors / copies) * 0.8;
+            assert!(times > goal, "{copies} of {mirrors} copies: {times} times as much");
+            assert!(read_all(&mut world, inode).iter().all(|byte| *byte == copies as u8));
+            world.audit();
+            let disks = world.sim.crash(3);
+            consistent(&disks, "full");
+            world = World::open(&setup, 2, disks).unwrap();
+            assert_eq!(world.size(inode).unwrap(), size);
+            world.audit();
+            world.delete(inode).unwrap();
+            // What was divided is one again.
+            let (inode, again) = filled(&mut world, mirrors);
+            assert!(again as f64 > whole as f64 * 0.95, "{again} bytes of {whole}");
+            world.delete(inode).unwrap();
+        }
+    }
+}
+
+#[test]
+fn more_copies_than_mirrors_are_refused_in_words() {
+    let setup = Setup { mirrors: 2, ..Setup::default() };
+    let mut world = World::new(&setup, 1);
+    for copies in [0, 3, 9] {
+        let refused = world.create_with(0, Some(copies)).unwrap_err();
+        assert!(refused.to_string().contains("1 to 2 copies"), "{refused}");
+    }
+    assert!(world.create_with(0, Some(2)).is_ok());
+}
+
+/// Disks of which each block of every inode has another.
+#[test]
+fn a_disk_that_dies_costs_nothing_that_has_two_copies() {
+    for_each_seed("a_disk_that_dies_costs_nothing_that_has_two", 60, |seed| {
+        let mut random = Random::new(seed ^ 0xc0b1);
+        let mirrors = 3 + (seed % 2) as usize;
+        let setup = Setup { mirrors, copies: Some((2, mirrors as u16)), ..mixed(seed) };
+        let setup = setup.varied(&mut random);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 30);
+        let victim = DiskId(random.below(setup.disk_count() as u64) as u16);
+        fail(&mut world, victim, &mut random);
+        model.refuses_nothing = true;
+        run_workload(&mut world, &mut model, &mut random, 60);
+        model.refuses_nothing = false;
+        let mut disks = world.sim.crash(random.next_u64());
+        for disk in &mut disks {
+            if disk.is_gone() && random.coin() {
+                disk.plug(&mut random);
+            }
+        }
+        let mut world = World::open(&setup, random.next_u64(), disks)
+            .unwrap_or_else(|error| panic!("the others open: {error:?}"));
+        model.check(&mut world);
+        run_workload(&mut world, &mut model, &mut random, 20);
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, random.next_u64(), disks).unwrap();
+        model.check(&mut world);
+        world.audit();
+    });
+}
+
+/// A disk fails everything, or something at some time.
+fn fail(world: &mut World, victim: DiskId, random: &mut Random) {
+    let kinds = [OpKind::Write, OpKind::WriteDsync, OpKind::Flush, OpKind::Read];
+    if random.coin() {
+        return world.sim.with_disk(victim, |disk| disk.unplug());
+    }
+    let fault = Fault::Errno(libc::EIO);
+    let rule =
+        FaultRule { skip: random.below(20), ..FaultRule::every(*random.pick(&kinds), fault) };
+    world.sim.with_faults(victim, |faults| faults.rules.push(rule));
+}
+
+/// What the model knows for certain is there, or an error says that it is lost.
+fn right_or_an_error(world: &mut World, model: &Model, setup: &Setup, lost: &mut u64) {
+    for (inode, content) in &model.inodes {
+        let blocks = content.len().div_ceil(BLOCK_BYTES as usize);
+        for block in 0..blocks {
+            let at = block * BLOCK_BYTES as usize;
+            let expected = &content[at..content.len().min(at + BLOCK_BYTES as usize)];
+            match world.read(*inode, at as u64, expected.len()) {
+                Ok(found) => assert_eq!(found, expected, "inode {inode}, block {block}"),
+                Err(StoreError::Corrupt { .. } | StoreError::Unreadable { .. }) => *lost += 1,
+                Err(error) => panic!(
+                    "inode {inode}, block {block} of {setup:?}: {error}",
+                    setup = setup.mirrors
+                ),
+            }
+        }
+    }
+}
+
+/// A disk that has the only copy of something is replaced by a blank one: that is lost, and said;
+/// everything else is as it was, and the pool goes on.
+#[test]
+fn what_only_a_lost_disk_had_is_an_error_and_nothing_else_is() {
+    let mut lost = 0;
+    for seed in 0..30 {
+        let mut random = Random::new(seed ^ 0x10c0);
+        let setup = Setup { copies: Some((1, 1)), missing: Missing::Accept, ..mixed(seed) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 60);
+        // Everything is answered, and nothing can be doubted.
+        let now = world.sim.now_ns();
+        world.sim.run_until(now + 1_000_000_000, |_| false);
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        model.check(&mut world);
+        world.close();
+        let mut disks = world.sim.crash(random.next_u64());
+        let victim = random.below(setup.disk_count() as u64) as usize;
+        disks[victim] = SimDisk::new(setup.disk.clone());
+        let mut world = World::open(&setup, seed, disks)
+            .unwrap_or_else(|error| panic!("seed {seed}: it opens without it: {error:?}"));
+        right_or_an_error(&mut world, &model, &setup, &mut lost);
+        // New data goes where it has a disk.
+        let inode = world.create_with(0, Some(1)).unwrap();
+        world.write(inode, 0, &[7; 200_000]).unwrap();
+        assert_eq!(world.read(inode, 0, 200_000).unwrap(), [7; 200_000]);
+        world.audit();
+    }
+    assert!(lost > 50, "{lost} blocks were lost");
+}
+
+/// A disk that was away comes back with the only copies that it has.
+#[test]
+fn what_only_a_disk_has_that_was_away_is_there_again() {
+    for_each_seed("what_only_a_disk_has_that_was_away", 30, |seed| {
+        let mut random = Random::new(seed ^ 0xa11);
+        let setup = Setup { missing: Missing::Accept, ..mixed(seed) };
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 60);
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        model.check(&mut world);
+        world.close();
+        let mut disks = world.sim.crash(random.next_u64());
+        let victim = random.below(setup.disk_count() as u64) as usize;
+        let away = std::mem::replace(&mut disks[victim], SimDisk::new(setup.disk.clone()));
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        // Something happens meanwhile that does not touch what there was.
+        let inode = world.create_with(0, Some(1)).unwrap();
+        world.write(inode, 0, &[7; 300_000]).unwrap();
+        world.close();
+        let mut disks = world.sim.crash(random.next_u64());
+        disks[victim] = away;
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        let until = world.sim.now_ns() + 60_000_000_000;
+        let shared = world.shared();
+        let is_behind = || {
+            let mut mirrors = shared.members.iter().flat_map(|member| member.mirrors.iter());
+            mirrors.any(|mirror| mirror.state() == MirrorState::Syncing)
+        };
+        world.sim.run_until(until, |_| !is_behind());
+        assert!(states(&world).iter().all(|state| *state == MirrorState::InSync));
+        let (content, known) = (read_all(&mut world, inode), model.inodes.len());
+        assert_eq!(content, [7; 300_000]);
+        let mut lost = 0;
+        right_or_an_error(&mut world, &model, &setup, &mut lost);
+        assert!(lost == 0 && known > 0, "{lost} blocks are lost of {known} inodes");
+        let disks = world.sim.crash(random.next_u64());
+        consistent(&disks, "it is back");
+    });
+}
+
+/// A slot with all kinds of data is left.
+#[test]
+fn a_slot_with_data_of_few_copies_leaves() {
+    for_each_seed("a_slot_with_data_of_few_copies_leaves", 24, |seed| {
+        let mut random = Random::new(seed ^ 0x1eaf);
+        let mut setup = Setup { disks: 2 + (seed % 2) as usize, removed: true, ..mixed(seed) };
+        setup.disk.size_bytes = 32 << 20;
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 60);
+        crate::store::tests::removal::leave(&mut world, 0);
+        run_workload(&mut world, &mut model, &mut random, 40);
+        crate::store::tests::removal::wait_until_gone(&mut world, 0);
+        let disks = world.sim.crash(random.next_u64());
+        let mut world = World::open(&setup, seed, disks).unwrap();
+        model.check(&mut world);
+        world.audit();
+    });
+}
+
+/// Scrub looks at each copy on the disks that have it, and at no other.
+#[test]
+fn a_scrub_finds_nothing_wrong_where_few_disks_have_something() {
+    use crate::store::scrub::{ScrubOrder, ScrubState};
+    for seed in 0..12 {
+        let mut random = Random::new(seed);
+        let setup = mixed(seed);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 60);
+        for domain in 0..usize::from(setup.domains) {
+            let start = ScrubOrder::Start { bytes_per_second: 0, coalesce: true };
+            world.call(domain, Call::Scrub(start));
+            let until = world.sim.now_ns() + 60_000_000_000;
+            let report = loop {
+                let now = world.sim.now_ns();
+                world.sim.run_until(now + 10_000_000, |_| false);
+                match world.call(domain, Call::Scrub(ScrubOrder::Look)) {
+                    Reply::Scrub(report) if report.state == ScrubState::Finished => break report,
+                    _ => assert!(world.sim.now_ns() < until),
+                }
+            };
+            assert_eq!((report.wrong, report.lost), (0, 0), "{:?}", report.findings);
+        }
+        world.audit();
+    }
+}
