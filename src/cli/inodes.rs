@@ -215,6 +215,7 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<Report, Failure> {
                 "generation": inode.generation,
                 "created": inode.created,
                 "tag": tag(inode),
+                "copies": inode.copies,
             })
         });
         let text = super::json(&inodes.collect::<Vec<_>>())?;

@@ -18,6 +18,7 @@ pub(crate) use self::read::ReadTimes;
 
 use std::sync::Arc;
 
+use crate::format::label::MIRROR_MAX;
 use crate::format::mirror_set::MirrorSet;
 use crate::io::error::{ErrorKind, IoError};
 use crate::io::op::{Buffers, Completion, DiskId, OpKind, Request};
@@ -174,7 +175,13 @@ impl Members {
 fn gone(member: &Member, set: MirrorSet, (op, offset, expected): (OpKind, u64, u64)) -> IoError {
     let mirror = member.of(set).next();
     let disk = mirror.map_or(DiskId(u16::MAX), |mirror| mirror.disk);
-    let path = mirror.map_or_else(|| "a disk that is missing".into(), |m| Arc::clone(&m.path));
+    let missing = || {
+        let slot = member.mirrors.first().map_or(0, |first| first.label.slot);
+        let numbers = (0..MIRROR_MAX).filter(|number| set.includes(*number));
+        let numbers: Vec<String> = numbers.map(|number| number.to_string()).collect();
+        format!("mirror {} of slot {slot}, which is missing", numbers.join(" and ")).into()
+    };
+    let path = mirror.map_or_else(missing, |mirror| Arc::clone(&mirror.path));
     let (kind, found, errno) = (ErrorKind::DeviceGone, 0, None);
     IoError { kind, op, disk, path, offset, expected, found, errno }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use dynamicfs::check::Report;
 use dynamicfs::engine::engine_config::ReadOnly;
 use dynamicfs::{
-    DiskConfig, DiskPlace, EngineConfig, Force, FormatOptions, MirrorState, Missing, Overwrite,
-    StorageEngine,
+    DiskConfig, DiskPlace, EngineConfig, Force, FormatOptions, InodeOptions, MirrorState, Missing,
+    Overwrite, StorageEngine,
 };
 
 use crate::pool::{Modelled, checked, close, small};
@@ -340,4 +340,54 @@ fn a_device_vanishes_under_load_and_another_takes_its_place() {
         models.iter().for_each(|model| model.check(&engine));
         close(&engine);
     }
+}
+
+/// Inodes of one copy beside one of two: half the space, and lost with one of the disks alone.
+#[test]
+fn an_inode_of_one_copy_takes_half_the_space_and_says_what_is_lost() {
+    let _alongside = alongside();
+    let mirrors = Mirrors::named("copies");
+    let engine = open(mirrors.config.clone());
+    let create = |copies| {
+        let options = InodeOptions { copies: Some(copies), ..InodeOptions::default() };
+        engine.create_inode(options).wait()
+    };
+    let refused = create(3).unwrap_err().to_string();
+    assert!(refused.contains("1 to 2 copies"), "{refused}");
+    let (safe, single) = (create(2).unwrap(), create(1).unwrap());
+    let chunk: Vec<u8> = (0..1 << 20).map(|n: u32| (n / 5000) as u8).collect();
+    engine.write(safe, 0, &chunk).wait().unwrap();
+    let free_bytes = engine.status().unwrap().free_bytes();
+    let mut chunks = 0u64;
+    while engine.write(single, chunks << 20, &chunk).wait().is_ok() {
+        chunks += 1;
+    }
+    assert!(chunks << 20 > free_bytes * 3 / 2, "{chunks} MiB where {free_bytes} bytes were free");
+    let info = engine.stat(single).wait().unwrap();
+    assert_eq!((info.copies, engine.stat(safe).wait().unwrap().copies), (Some(1), None));
+    close(&engine);
+    drop(engine);
+    let report = mirrors.report(&[0, 1, 2, 3]);
+    assert!(report.is_consistent(), "{:?}", report.inconsistencies);
+    // One disk of each slot is lost for good.
+    let force = Force { missing: Missing::Accept, ..Force::default() };
+    let engine = StorageEngine::open_forced(mirrors.with(&[0, 3]), force).unwrap();
+    assert_eq!(engine.read(safe, 0..1 << 20).wait().unwrap()[..], chunk);
+    let (mut lost, mut right) = (0u64, 0u64);
+    for at in (0..chunks << 20).step_by(64 << 10) {
+        let within = (at % (1 << 20)) as usize;
+        match engine.read(single, at..at + (64 << 10)).wait() {
+            Ok(found) => {
+                assert_eq!(found[..], chunk[within..within + (64 << 10)]);
+                right += 1;
+            }
+            Err(error) => {
+                let named = error.to_string().contains("which is missing");
+                assert!(named, "it names the disk: {error}");
+                lost += 1;
+            }
+        }
+    }
+    assert!(lost > right / 4 && right > lost / 4, "{lost} lost, {right} right");
+    close(&engine);
 }
