@@ -93,6 +93,23 @@ impl LoopDevice {
         &self.0
     }
 
+    /// Cuts its file to so many bytes, and the device with it. False when that cannot be done.
+    ///
+    /// A write in flight makes the file longer again, and the device would take that size: so
+    /// again, until the file stays short.
+    pub(crate) fn cut(&self, file: &Path, bytes: u64) -> bool {
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        loop {
+            file.set_len(bytes).unwrap();
+            if !self.take_size_of_file() {
+                return false;
+            }
+            if file.metadata().unwrap().len() == bytes {
+                return true;
+            }
+        }
+    }
+
     /// Makes the device as large as its file is now.
     pub(crate) fn take_size_of_file(&self) -> bool {
         let status = Command::new("losetup").arg("--set-capacity").arg(&self.0).status();
