@@ -177,7 +177,7 @@ fn halves_that_were_opened_apart_are_not_put_together() {
 }
 
 /// Waits until every place of the pool has a disk in sync, whatever was taken out.
-fn until_every_place_is(engine: &StorageEngine, places: usize) {
+pub(crate) fn until_every_place_is(engine: &StorageEngine, places: usize) {
     let begun = Instant::now();
     let in_sync = || states(engine).iter().filter(|s| **s == MirrorState::InSync).count();
     while in_sync() < places {
