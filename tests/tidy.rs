@@ -106,6 +106,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "tests/loom/planted.rs",
     "tests/loom/planted_locks.rs",
     "tests/allocations.rs",
+    "tests/it/mounted.rs",
     "tests/locks/foreign.rs",
     "tests/locks/plain.rs",
 ];

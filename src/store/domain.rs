@@ -226,7 +226,7 @@ pub struct DomainCounters {
     pub reads_again: u64,
     /// Reads that took the lock in the end.
     pub reads_locked: u64,
-    /// Blocks that failed their checksum.
+    /// Blocks that failed their checksum on every disk that has them.
     pub corrupt_blocks: u64,
     /// Extents that were read from another disk of a slot because one had them wrong.
     pub copies_wrong: u64,

@@ -197,7 +197,8 @@ async fn look(
         buffer.fill(0);
         return Ok(Look::Read(buffer));
     };
-    let (back, result) = fetch(domain, part, &snapshot.extent, buffer, priority).await;
+    let stands = || domain.is_current(part, &snapshot);
+    let (back, result) = fetch(domain, part, (&snapshot.extent, stands), buffer, priority).await;
     if domain.is_current(part, &snapshot) {
         result?;
         return Ok(Look::Read(back.ok_or_else(lost_buffer)?));
@@ -226,21 +227,30 @@ impl Domain {
 }
 
 /// Reads and verifies blocks of an extent, wherever they are, from whichever disk has them right.
-/// The buffer comes back, if at all.
+/// The buffer comes back, if at all. What is wrong counts while the extent `stands`: its blocks may
+/// have been given to somebody else meanwhile.
 pub(crate) async fn fetch(
     domain: &Domain,
     part: &Part,
-    extent: &Extent,
+    (extent, stands): (&Extent, impl Fn() -> bool),
     buffer: DmaBuf,
     priority: Priority,
 ) -> (Option<DmaBuf>, Result<(), StoreError>) {
-    let fetched = fetch_first(domain, part, extent, buffer, priority).await;
-    match fetched {
-        (Some(buffer), Err(error)) if has_mirrors(domain, part, extent) => {
-            Box::pin(salvage(domain, part, extent, (buffer, error), priority)).await
+    let fetched = match fetch_first(domain, part, extent, buffer, priority).await {
+        (Some(buffer), Err(error)) if stands() && has_mirrors(domain, part, extent) => {
+            let asked = salvage(domain, part, extent, (buffer, error), priority);
+            let salvaged = Box::pin(asked).await;
+            if salvaged.1.is_ok() && stands() {
+                domain.wants_mending(part);
+            }
+            salvaged
         }
         fetched => fetched,
+    };
+    if matches!(fetched.1, Err(StoreError::Corrupt { .. })) && stands() {
+        domain.counters.borrow_mut().corrupt_blocks += 1;
     }
+    fetched
 }
 
 /// Whether a block of it is in a slot with several disks in sync.
@@ -280,7 +290,6 @@ async fn salvage(
         };
         buffer[bytes].copy_from_slice(&good);
     }
-    domain.wants_mending(part);
     (Some(buffer), Ok(()))
 }
 
@@ -432,7 +441,6 @@ fn verify(domain: &Domain, part: &Part, extent: &Extent, buffer: &[u8]) -> Resul
         }
         let (expected, found) = (extent.checksums[at], block_checksum(bytes));
         if expected != found {
-            domain.counters.borrow_mut().corrupt_blocks += 1;
             let (inode, offset) = (part.inode, part.offset(block));
             let path = domain.members.path_of(place);
             return Err(StoreError::Corrupt {
@@ -455,7 +463,9 @@ pub(crate) async fn read_now(
     extent: &Extent,
 ) -> Result<Rc<DmaBuf>, StoreError> {
     let buffer = domain.buffer(part.count * BLOCK)?;
-    let (buffer, result) = fetch(domain, part, extent, buffer, Priority::NormalRead).await;
+    // Whoever changes a block holds what keeps its place.
+    let found = (extent, || true);
+    let (buffer, result) = fetch(domain, part, found, buffer, Priority::NormalRead).await;
     result?;
     buffer.map(Rc::new).ok_or_else(lost_buffer)
 }

@@ -60,6 +60,14 @@ impl Scratch {
     }
 }
 
+/// Makes a file of so many bytes, and writes all of it: no block has to be found for it any more.
+pub(crate) fn write_whole(path: &Path, bytes: u64) {
+    let mut file = std::fs::File::create(path).unwrap();
+    let piece = vec![0xa5; 1 << 20];
+    (0..bytes >> 20).for_each(|_| file.write_all(&piece).unwrap());
+    file.sync_all().unwrap();
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
@@ -72,8 +80,18 @@ pub(crate) struct LoopDevice(PathBuf);
 impl LoopDevice {
     /// None where this machine or user cannot make one, said on stderr.
     pub(crate) fn over(file: &Path) -> Option<LoopDevice> {
-        let made =
-            Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(file).output();
+        LoopDevice::made(file, &[])
+    }
+
+    /// As [`LoopDevice::over`], with sectors of 4 KiB.
+    pub(crate) fn of_large_sectors(file: &Path) -> Option<LoopDevice> {
+        LoopDevice::made(file, &["--sector-size", "4096"])
+    }
+
+    fn made(file: &Path, options: &[&str]) -> Option<LoopDevice> {
+        let mut losetup = Command::new("losetup");
+        losetup.args(["--find", "--show", "--direct-io=on"]).args(options).arg(file);
+        let made = losetup.output();
         match made {
             Ok(output) if output.status.success() => {
                 Some(LoopDevice(String::from_utf8(output.stdout).unwrap().trim().into()))
@@ -91,6 +109,23 @@ impl LoopDevice {
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Cuts its file to so many bytes, and the device with it. False when that cannot be done.
+    ///
+    /// A write in flight makes the file longer again, and the device would take that size: so
+    /// again, until the file stays short.
+    pub(crate) fn cut(&self, file: &Path, bytes: u64) -> bool {
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        loop {
+            file.set_len(bytes).unwrap();
+            if !self.take_size_of_file() {
+                return false;
+            }
+            if file.metadata().unwrap().len() == bytes {
+                return true;
+            }
+        }
     }
 
     /// Makes the device as large as its file is now.

@@ -5,79 +5,19 @@
 //! only when the kernel's workers for its rings are back, and one of them was in the hanging write:
 //! the close hung with it. Such a thread is left behind.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use dynamicfs::{EngineError, FormatOptions, StorageEngine, StoreError};
 
+use crate::mounted::Mounted;
 use crate::pool::{close, create, read, settle, small};
-use crate::rig::{Scratch, alongside, skipped};
-
-/// A small file system of its own, unmounted on drop.
-struct Mounted {
-    at: PathBuf,
-    _scratch: Scratch,
-}
-
-fn ran(program: &str, arguments: &[&Path]) -> bool {
-    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
-}
-
-impl Mounted {
-    fn new() -> Option<Mounted> {
-        let scratch = Scratch::new();
-        let (image, at) = (scratch.file("image", 160 << 20), scratch.path().join("mounted"));
-        std::fs::create_dir(&at).unwrap();
-        let (quiet, option, loop_device) = (Path::new("-q"), Path::new("-o"), Path::new("loop"));
-        let is_mounted =
-            ran("mkfs.ext4", &[quiet, &image]) && ran("mount", &[option, loop_device, &image, &at]);
-        if !is_mounted {
-            skipped("no file system can be made and mounted to be frozen");
-            return None;
-        }
-        Some(Mounted { at, _scratch: scratch })
-    }
-
-    fn freeze(&self) -> bool {
-        ran("fsfreeze", &[Path::new("--freeze"), &self.at])
-    }
-
-    fn thaw(&self) {
-        thaw(&self.at);
-    }
-
-    /// Ends the freeze in the end, whatever hangs: a frozen disk outlives a killed test.
-    fn thaw_after(&self, time: Duration) -> Sender<()> {
-        let (told, ended) = channel::<()>();
-        let at = self.at.clone();
-        std::thread::spawn(move || {
-            if ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
-                thaw(&at);
-            }
-        });
-        told
-    }
-}
-
-fn thaw(at: &Path) {
-    ran("fsfreeze", &[Path::new("--unfreeze"), at]);
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        self.thaw();
-        // Lazily: a thread that was left behind may be a moment longer about letting go.
-        ran("umount", &[Path::new("--lazy"), &self.at]);
-    }
-}
+use crate::rig::{alongside, skipped};
 
 #[test]
 fn a_hung_disk_is_reported_and_not_waited_for() {
     let _alongside = alongside();
-    let Some(mounted) = Mounted::new() else { return };
-    let config = small(&mounted.at.join("pool"));
+    let Some(mounted) = Mounted::new(160) else { return };
+    let config = small(&mounted.join("pool"));
     let options = FormatOptions { create_bytes: Some(48 << 20), ..FormatOptions::default() };
     StorageEngine::format(&config, options).unwrap();
     let engine = StorageEngine::open(config.clone()).unwrap();
@@ -105,8 +45,8 @@ fn a_hung_disk_is_reported_and_not_waited_for() {
     // What was given up may still be written, so the disk is held until this process ends: a copy.
     let busy = StorageEngine::open(config.clone()).unwrap_err();
     assert!(busy.to_string().contains("in use"), "{busy}");
-    let copy = mounted.at.join("copy");
-    std::fs::copy(mounted.at.join("pool"), &copy).unwrap();
+    let copy = mounted.join("copy");
+    std::fs::copy(mounted.join("pool"), &copy).unwrap();
     let engine = StorageEngine::open(small(&copy)).unwrap();
     assert_eq!(read(&engine, inode, 0, 12), b"acknowledged");
     close(&engine);

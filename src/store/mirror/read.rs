@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::format::mirror_set::MirrorSet;
 use crate::io::op::{Buffers, Completion, Request};
 use crate::memory::DmaBuf;
-use crate::store::member::{Member, Members, MirrorDisk};
+use crate::store::member::{Member, Members, MirrorDisk, MirrorState};
 use crate::store::port::{Either, Port, either};
 
 /// Neighbours up to this many bytes are read from one disk of several that are equally good.
@@ -123,8 +123,10 @@ impl Members {
         }
         let Some((result, wait_ns, service_ns)) = completion else {
             // A slot has a disk in sync at any time; should a look have missed it, the first one
-            // answers, and its reader judges what it says.
-            let first = member.mirrors.first();
+            // that was not taken out answers, and its reader judges what it says.
+            let mut all = member.mirrors.iter();
+            let first = all.find(|mirror| mirror.state() != MirrorState::Out);
+            let first = first.or_else(|| member.mirrors.first());
             request.disk = first.map_or(request.disk, |mirror| mirror.disk);
             return (port.submit(request).await, true);
         };
@@ -325,7 +327,8 @@ fn pick<'a>(
         from.chain(before).filter(fit)
     };
     // Equally good ones take turns by place: half as long again is as good.
-    let least = turned().map(|mirror| mirror.times.expected_ns()).min().unwrap_or(0);
+    let times = turned().map(|mirror| (mirror.times.expected_ns(), mirror));
+    let (least, best) = times.min_by_key(|(expected, _)| *expected)?;
     let reads: u64 =
         member.mirrors.iter().map(|mirror| mirror.times.reads.load(Ordering::Relaxed)).sum();
     let probes = reads % PROBE_EVERY == PROBE_EVERY - 1 && tried.is_empty();
@@ -333,5 +336,9 @@ fn pick<'a>(
     let good = |mirror: &&Arc<MirrorDisk>| mirror.times.expected_ns() <= enough;
     let worse = |mirror: &&Arc<MirrorDisk>| !good(mirror) && !mirror.times.hangs();
     let chosen = if probes { turned().find(worse) } else { None };
-    chosen.or_else(|| turned().find(good))
+    // Other threads read meanwhile: when none is as good any more, it is the one that was.
+    Some(chosen.or_else(|| turned().find(good)).unwrap_or(best))
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,7 +132,9 @@ fn what_rots_on_one_disk_is_read_from_another_and_mended() {
         let wrong: u64 =
             of_domains.clone().map(|domain| world.status(domain).counters.copies_wrong).sum();
         let again: u64 =
-            of_domains.map(|domain| world.status(domain).counters.extents_mended).sum();
+            of_domains.clone().map(|domain| world.status(domain).counters.extents_mended).sum();
+        let lost: u64 = of_domains.map(|domain| world.status(domain).counters.corrupt_blocks).sum();
+        assert_eq!(lost, 0, "another disk has it right");
         assert_eq!(wrong, again, "all that was found is written again");
         mended.fetch_add(again, Ordering::Relaxed);
         // Nothing wrong is left to be found.
