@@ -104,9 +104,27 @@ impl Claims {
         for claims in self.list.chunk_by(same).filter(|claims| claims.len() > 1) {
             self.judge_shared(claims, findings);
         }
+        self.judge_groups(members, findings);
         facts.blocks = members.space_blocks(deeds);
         let owned = facts.page_blocks + facts.data_blocks;
         facts.free_blocks = facts.blocks.saturating_sub(owned);
+    }
+
+    /// All blocks of a group have as many copies.
+    fn judge_groups(&self, members: &Members, findings: &mut Findings) {
+        let mirrors = members.label().mirror.count;
+        let mut known: BTreeMap<(u16, u64), u16> = BTreeMap::new();
+        for claim in &self.list {
+            let layout = members.layout(claim.place.slot());
+            let group = layout.and_then(|layout| layout.group_of(claim.place.block()));
+            let Some((group, _)) = group else { continue };
+            let copies = claim.place.mirrors().copies(mirrors);
+            let first = *known.entry((claim.place.slot(), group)).or_insert(copies);
+            if first != copies {
+                let expected = format!("{first} copies, as others of allocation group {group}");
+                findings.error(claim.site(self.domain), expected, format!("{copies} copies"));
+            }
+        }
     }
 
     /// Of the claims for one block number, none is for a disk that another is for.

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::format::layout::DOMAINS_MAX;
 
+/// Who flushes labels, among the domains: one change of the membership at a time.
+pub(crate) const LABELS: u16 = DOMAINS_MAX;
+
 /// The flushes of one disk.
 #[derive(Debug)]
 pub struct DiskFlushes {
@@ -20,7 +23,7 @@ pub struct DiskFlushes {
 
 impl Default for DiskFlushes {
     fn default() -> Self {
-        let turns = (0..DOMAINS_MAX).map(|_| AtomicU64::new(0)).collect();
+        let turns = (0..=LABELS).map(|_| AtomicU64::new(0)).collect();
         DiskFlushes { failures: AtomicU64::new(0), turns }
     }
 }

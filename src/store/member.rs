@@ -484,8 +484,7 @@ impl Members {
         member.flushes.turn(domain);
         let request = Request::flush(DiskId(slot)).with_priority(Priority::Critical);
         let result = self.submit(port, request).await.result;
-        member.flushes.turn(domain);
-        match result {
+        let judged = match result {
             Ok(_) => Ok(()),
             // Nobody has anything there any more.
             Err(_) if !member.is_there() => Ok(()),
@@ -493,7 +492,9 @@ impl Members {
                 member.flushes.count_failure();
                 Err(error)
             }
-        }
+        };
+        member.flushes.turn(domain);
+        judged
     }
 
     /// Waits until the flushes of other domains on a slot have ended that are under way now.

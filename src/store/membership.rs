@@ -5,6 +5,7 @@
 
 mod removal;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use crate::format::label::{Label, WRITE_QUORUM};
 use crate::format::layout::{LABEL_COPIES, label_offsets};
 use crate::format::removals::{Removals, SlotFate};
 use crate::io::op::{OpKind, Request};
+use crate::store::disk_flushes::{DiskFlushes, LABELS};
 use crate::store::member::{Disks, Member, Members, MirrorDisk, MirrorState};
 use crate::store::mirror_list::MIRRORS_MAX;
 use crate::store::pool::CopyFault;
@@ -367,11 +369,17 @@ impl Disks {
             for mirror in &to {
                 writes.push(Box::pin(write_label(port, mirror, Some(content))));
             }
+            let flushing = self.begin_label_flushes(&to);
             // One that does not answer has failed as well: everybody waits for this.
             let written = join_enough(port, writes, self.label_time_ns(), |_| true).await;
             let done = |written: &Option<Result<(), NotDurable>>| matches!(written, Some(Ok(())));
             let failed = to.iter().zip(&written).filter(|(_, written)| !done(written));
-            let failed: Vec<usize> = failed.map(|(mirror, _)| mirror.number()).collect();
+            let failed: Vec<&Arc<MirrorDisk>> = failed.map(|(mirror, _)| *mirror).collect();
+            // A flush that failed may have dropped what others have written there: they hear of it
+            // before they believe one of their own.
+            failed.iter().for_each(|mirror| self.count_lost(mirror));
+            drop(flushing);
+            let failed: Vec<usize> = failed.iter().map(|mirror| mirror.number()).collect();
             if failed.is_empty() {
                 self.membership.set(epoch, in_sync);
                 self.obey(removals);
@@ -382,19 +390,38 @@ impl Disks {
         }
         for mirror in self.written().filter(|mirror| mirror.label.mirror.count > 1) {
             let number = mirror.number();
-            let member = &self.members[usize::from(mirror.label.slot)];
-            if out.contains(&number) && member.needs(mirror) {
-                // What others have written to it alone, and no flush has covered, may be lost; so
-                // it is before they go on without it.
-                member.flushes.count_failure();
+            // What others have written to it alone, and no flush has covered, may be lost: that is
+            // said before they go on without it, and again of what came in between.
+            if out.contains(&number) {
+                self.count_lost(mirror);
             }
             mirror.set_state(match (out.contains(&number), in_sync.contains(number)) {
                 (true, _) => MirrorState::Out,
                 (false, true) => MirrorState::InSync,
                 (false, false) => MirrorState::Syncing,
             });
+            if out.contains(&number) {
+                self.count_lost(mirror);
+            }
         }
         Ok(())
+    }
+
+    /// Flushes of labels are under way on these disks, as other domains see it.
+    fn begin_label_flushes(&self, to: &[&Arc<MirrorDisk>]) -> LabelFlushes<'_> {
+        let slots: BTreeSet<u16> = to.iter().map(|mirror| mirror.label.slot).collect();
+        let flushes = slots.iter().map(|slot| &*self.members[usize::from(*slot)].flushes);
+        let flushes: Vec<&DiskFlushes> = flushes.collect();
+        flushes.iter().for_each(|flushes| flushes.turn(LABELS));
+        LabelFlushes(flushes)
+    }
+
+    /// Counts a flush as failed where a disk may have dropped what no other has.
+    fn count_lost(&self, mirror: &MirrorDisk) {
+        let member = &self.members[usize::from(mirror.label.slot)];
+        if mirror.label.mirror.count == 1 || member.needs(mirror) {
+            member.flushes.count_failure();
+        }
     }
 
     /// The labels say so, durably.
@@ -434,6 +461,15 @@ impl Disks {
                 Err(NotDurable(format!("no disk of slot {slot} would be left in sync")))
             }
         }
+    }
+}
+
+/// Flushes of labels that are under way, on the disks of some slots.
+struct LabelFlushes<'a>(Vec<&'a DiskFlushes>);
+
+impl Drop for LabelFlushes<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|flushes| flushes.turn(LABELS));
     }
 }
 

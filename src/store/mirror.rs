@@ -137,6 +137,8 @@ impl Members {
         let enough = |done: &[Option<Completion>]| {
             let mut each = targets.iter().zip(done);
             match kind {
+                // What few disks have is answered by each of them in time.
+                _ if !set.is_all() => true,
                 // One that is late would destroy what is written there next: it is waited for, as
                 // long as the disk counts.
                 OpKind::Discard => {
@@ -155,6 +157,10 @@ impl Members {
                 None => {
                     let error = Box::new(hangs(mirror, (kind, offset, len)));
                     outcome.failed.push((mirror, error));
+                    // Others of its slot may go on without it.
+                    if !set.is_all() {
+                        self.fence(port, mirror).await;
+                    }
                 }
             }
         }
@@ -225,6 +231,10 @@ impl<'a> Outcome<'a> {
 
     /// It is done when a disk in sync has done it, and every other one has, or is out.
     fn judge(&mut self) -> IoResult {
+        if self.done.is_empty() {
+            self.failed.sort_by_key(|(_, error)| error.op == OpKind::Flush);
+            return self.lost();
+        }
         self.failed.retain(|(mirror, _)| mirror.state() != MirrorState::Out);
         // A flush that failed may have dropped what others had written: that is what is told.
         self.failed.sort_by_key(|(_, error)| error.op != OpKind::Flush);

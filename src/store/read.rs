@@ -307,7 +307,7 @@ pub(crate) async fn good_block(
     let member = domain.members.at(place.slot());
     let behind = member.of(place.mirrors()).filter(|mirror| !mirror.is_in_sync());
     // What few have may be right on one of these too.
-    let behind = behind.filter(|_| !place.mirrors().is_all());
+    let behind = behind.filter(|mirror| !place.mirrors().is_all() && !mirror.times.hangs());
     for mirror in member.of(place.mirrors()).filter(|mirror| mirror.is_in_sync()).chain(behind) {
         let request = Request::read(mirror.disk, offset, domain.buffer(BLOCK)?);
         let request = request.with_priority(priority);

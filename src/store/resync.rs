@@ -262,6 +262,7 @@ impl<'a> Resync<'a> {
             // What of it can be read is read block by block.
             _ => self.domain.buffer(blocks.len() * BLOCK)?,
         };
+        let mut lost = false;
         for (n, block) in blocks.clone().enumerate() {
             let (place, sum) = (extent.places[block], extent.checksums[block]);
             let bytes = &mut buffer[n * BLOCK..(n + 1) * BLOCK];
@@ -270,11 +271,15 @@ impl<'a> Resync<'a> {
             }
             match self.good(place, sum).await? {
                 Some(good) => bytes.copy_from_slice(&good),
-                // Nobody has it: its readers are told.
+                // Nobody has it: its readers are told, and what is there stays.
                 None => {
                     self.mirror.sync_lost.fetch_add(1, Ordering::Relaxed);
+                    lost = true;
                 }
             }
+        }
+        if lost {
+            return self.copy_each(extent, blocks, &buffer).await;
         }
         let request = Request::write(self.mirror.disk, offset, buffer);
         if members.submit_to(port, self.mirror, request).await.result.is_err() {
@@ -282,6 +287,32 @@ impl<'a> Resync<'a> {
             return Ok(false);
         }
         self.mirror.sync_copied.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Copies those of some blocks that are right, each by itself; false when the disk failed at
+    /// it.
+    async fn copy_each(
+        &self,
+        extent: &Extent,
+        blocks: Range<usize>,
+        from: &DmaBuf,
+    ) -> Result<bool, StoreError> {
+        let (members, port) = (&self.domain.members, &self.domain.port);
+        for (bytes, block) in from.chunks_exact(BLOCK).zip(blocks) {
+            if block_checksum(bytes) != extent.checksums[block] {
+                continue;
+            }
+            let mut buffer = self.domain.buffer(BLOCK)?;
+            buffer.copy_from_slice(bytes);
+            let (_, offset) = Members::address(extent.places[block]);
+            let request = Request::write(self.mirror.disk, offset, buffer);
+            if members.submit_to(port, self.mirror, request).await.result.is_err() {
+                members.fence(port, self.mirror).await;
+                return Ok(false);
+            }
+            self.mirror.sync_copied.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(true)
     }
 

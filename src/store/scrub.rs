@@ -391,6 +391,9 @@ impl Scrubber<'_> {
             let Some(extent) = now() else { return Ok(()) };
             let wrong = self.wrong_on_any(&extent).await?;
             // What was written meanwhile is elsewhere: its old place may be somebody else's.
+            if wrong.is_empty() && now() == Some(extent) {
+                self.name_homeless((inode, index), &extent).await?;
+            }
             if wrong.is_empty() {
                 return self.coalesce((inode, index), &extent).await;
             }
@@ -424,7 +427,9 @@ impl Scrubber<'_> {
             }
             // It is gone, or there is no room after all: it stays as it is.
             Err(StoreError::NoSuchInode { .. } | StoreError::Full { .. }) => {}
-            Err(StoreError::TableFull { .. }) => {}
+            // What cannot be read has been named.
+            Err(StoreError::TableFull { .. } | StoreError::Corrupt { .. }) => {}
+            Err(StoreError::Unreadable { .. }) => {}
             Err(error) => return Err(error),
         }
         Ok(())
@@ -454,6 +459,36 @@ impl Scrubber<'_> {
             }
         }
         Ok(wrong)
+    }
+
+    /// Names blocks of which every disk that is to have them is missing, or not in sync.
+    async fn name_homeless(
+        &self,
+        (inode, index): (u64, u64),
+        extent: &Extent,
+    ) -> Result<(), StoreError> {
+        for block in 0..EXTENT_BLOCKS {
+            let (place, sum) = (extent.places[block], extent.checksums[block]);
+            if place.is_nowhere() || place.mirrors().is_all() {
+                continue;
+            }
+            let member = self.domain.members.at(place.slot());
+            if member.of(place.mirrors()).any(|mirror| mirror.is_in_sync()) {
+                continue;
+            }
+            let part = Part { inode, index, first: block, count: 1 };
+            let good = good_block(self.domain, place, sum, Priority::Background).await?;
+            let fate = match good {
+                Some(_) => "right, and on no disk that is in sync",
+                None => "lost, no disk has it right",
+            };
+            let (path, offset) = (self.domain.members.path_of(place), part.offset(0));
+            self.found(format!("{path}: inode {inode}, byte {offset}: {fate}"));
+            if good.is_none() {
+                self.note(|report| report.lost += 1);
+            }
+        }
+        Ok(())
     }
 
     /// Has mended what can be, and names what cannot.

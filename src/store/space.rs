@@ -22,6 +22,7 @@ mod unused;
 use crate::format::deed::GroupId;
 use crate::format::extent::Place;
 use crate::format::fragment::Fragment;
+use crate::format::label::MIRROR_MAX;
 use crate::format::layout::Layout;
 use crate::format::mirror_set::MirrorSet;
 use crate::format::removals::SlotFate;
@@ -338,6 +339,24 @@ impl Space {
         divided.take(copies, blocks, |set| usable(slot, set))
     }
 
+    /// A free group of which a set of mirrors is usable. Each begins with another one, so that few
+    /// are looked at.
+    fn find_usable_group(
+        &mut self,
+        copies: u16,
+        usable: &dyn Fn(u16, MirrorSet) -> bool,
+    ) -> Option<GroupId> {
+        for _ in 0..2 * MIRROR_MAX {
+            let id = self.find_free_group()?;
+            let mirrors = self.members[usize::from(id.slot)].divided.mirrors();
+            let mut sets = MirrorSet::of_group(mirrors, copies, id.group.into());
+            if sets.any(|set| usable(id.slot, set)) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
     /// Whether data with fewer copies may have so many blocks beside what was promised; groups are
     /// divided for that as far as there are some, and enough is left for pages.
     pub(crate) fn has_divided(
@@ -355,13 +374,8 @@ impl Space {
             if free.sum::<u64>() >= promised + blocks {
                 return true;
             }
-            let Some(id) = self.find_free_group() else { return false };
-            let mirrors = self.members[usize::from(id.slot)].divided.mirrors();
-            let mut sets = MirrorSet::of_group(mirrors, copies, id.group.into());
-            if self.available(pages) < self.group_blocks(id.slot)
-                || !sets.any(|set| usable(id.slot, set))
-                || self.part_with(id).is_none()
-            {
+            let Some(id) = self.find_usable_group(copies, &usable) else { return false };
+            if self.available(pages) < self.group_blocks(id.slot) || self.part_with(id).is_none() {
                 return false;
             }
             self.members[usize::from(id.slot)].divided.divide(id.group, copies);
@@ -513,19 +527,17 @@ impl Space {
         }
     }
 
-    /// Makes a group one again of which no block has an owner, unless what was promised needs it.
+    /// Makes a group one again of which no block has an owner, unless something was promised that
+    /// may need it.
     fn reunite(&mut self, id: GroupId) {
-        let Some(copies) = self.members[usize::from(id.slot)].divided.copies(id.group) else {
-            return;
-        };
-        let free: u64 = self.members.iter().map(|m| m.divided.free_of(copies, |_| true)).sum();
-        let promised = self.promised_fewer[Copies::Fewer(copies).kind()];
         let member = &mut self.members[usize::from(id.slot)];
-        let sets = u64::from(member.divided.mirrors() / copies);
-        if free >= promised + sets * member.space.group_blocks() && member.divided.reunite(id.group)
+        let Some(copies) = member.divided.copies(id.group) else { return };
+        if self.promised_fewer[Copies::Fewer(copies).kind()] == 0
+            && member.divided.reunite(id.group)
         {
             let gained = member.space.gain(id.group);
             assert!(gained.is_some(), "a group that was divided was not here");
+            member.space.mark_unused(id.group);
         }
     }
 

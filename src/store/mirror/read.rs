@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::format::mirror_set::MirrorSet;
-use crate::io::op::{Buffers, Completion, Request};
+use crate::io::op::{Buffers, Completion, OpKind, Request};
 use crate::memory::DmaBuf;
 use crate::store::member::{Member, Members, MirrorDisk, MirrorState};
 use crate::store::port::{Either, Port, either};
@@ -62,7 +62,7 @@ impl ReadTimes {
     }
 
     /// Whether it keeps so many reads that it gets no more while there is another disk.
-    fn hangs(&self) -> bool {
+    pub(crate) fn hangs(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed) >= ABANDONED_MAX
     }
 
@@ -143,9 +143,12 @@ impl Members {
     ) -> (Completion, bool) {
         let what = (request.kind, form.offset, form.len);
         let mut answer = None;
-        for mirror in member.of(form.set).filter(|mirror| !mirror.is_in_sync()) {
+        let behind = member.of(form.set).filter(|mirror| !mirror.is_in_sync());
+        for mirror in behind.filter(|mirror| !mirror.times.hangs()) {
             let completion = self.submit_to(port, mirror, request).await;
             let is_kept = matches!(completion.buffers, Buffers::None);
+            let abandoned = &mirror.times.abandoned;
+            abandoned.fetch_add(u32::from(is_kept), Ordering::Relaxed);
             if completion.result.is_ok() || is_kept {
                 return (completion, false);
             }
@@ -203,6 +206,15 @@ impl Members {
                 mirror.times.hedged.fetch_add(1, Ordering::Relaxed);
                 let with = (other, form, memory);
                 return hedge(port, (first, mirror), with, self.disks().hung_after_ns).await;
+            }
+            // What few disks have no other will have later, and this one is as one that failed.
+            if !set.is_all() && patience_ns >= self.disks().hung_after_ns {
+                mirror.times.abandoned.fetch_add(1, Ordering::Relaxed);
+                let error = super::hangs(mirror, (OpKind::Read, form.offset, form.len));
+                let (result, buffers) = (Err(Box::new(error)), Buffers::None);
+                let completion =
+                    Completion { result, buffers, wait_ns: 0, service_ns: patience_ns };
+                return Answer { completion, failed: vec![mirror] };
             }
             // Neither memory nor another disk: there may be some later.
             patience_ns = patience_ns.saturating_mul(2).min(self.disks().hung_after_ns);

@@ -37,7 +37,9 @@ impl Recovery<'_> {
             match self.read_mirror(mirror, offset, BLOCK_BYTES as usize).await {
                 Ok(bytes) => match block_checksum(&bytes) {
                     found if found == expected => return Ok(None),
-                    found => wrong = Some(found),
+                    // One that is behind shows what was written, not what was not.
+                    found if mirror.is_in_sync() => wrong = Some(found),
+                    _ => {}
                 },
                 Err(RecoveryError::Io { source, .. }) => {
                     let what = source.to_string();

@@ -65,14 +65,16 @@ impl DiskSpace {
         self.numbering.grow(layout);
     }
 
-    /// Whether it has a group, of which every block is free.
-    pub(super) fn is_group_free(&mut self, group: u32) -> bool {
-        // What is left of a stretch is free too.
-        self.close_stretch();
-        let place = self.numbering.place_of(group.into());
-        place.is_some_and(|place| {
-            !self.away.contains(&place) && self.allocator.is_run_free(self.run_of(place))
-        })
+    /// All of a group was freed since its disk was told.
+    pub(super) fn mark_unused(&mut self, group: u32) {
+        let part = self.unused.part_blocks();
+        let Some(place) = self.numbering.place_of(group.into()).filter(|_| part > 0) else {
+            return;
+        };
+        let run = self.run_of(place);
+        for start in (run.start..run.end()).step_by(part as usize) {
+            self.unused.mark(start);
+        }
     }
 
     /// Blocks that have no owner.

@@ -28,8 +28,8 @@ pub(super) struct Divided {
     mirrors: u16,
     /// In the order in which they were first used.
     sets: Vec<SetSpace>,
-    /// For how many copies each group is divided.
-    groups: BTreeMap<u32, u16>,
+    /// For how many copies each group is divided, and its blocks with an owner, of all sets.
+    groups: BTreeMap<u32, (u16, u64)>,
     /// By number of copies: whose turn it is, and how many blocks it still has.
     turns: [(usize, u32); 4],
 }
@@ -68,36 +68,47 @@ impl Divided {
             let gained = self.sets[at].space.gain(group);
             assert!(gained.is_some(), "group {group} was divided already");
         }
-        let before = self.groups.insert(group, copies);
+        let before = self.groups.insert(group, (copies, 0));
         assert!(before.is_none(), "group {group} is divided once");
     }
 
     /// For how many copies a group is divided, if it is.
     pub(super) fn copies(&self, group: u32) -> Option<u16> {
-        self.groups.get(&group).copied()
+        self.groups.get(&group).map(|(copies, _)| *copies)
     }
 
     /// Groups that are divided, and of which no block has an owner.
-    pub(super) fn empty(&mut self) -> Vec<u32> {
-        let groups: Vec<u32> = self.groups.keys().copied().collect();
-        groups.into_iter().filter(|group| self.is_empty(*group)).collect()
+    pub(super) fn empty(&self) -> Vec<u32> {
+        let empty = self.groups.iter().filter(|(_, (_, used))| *used == 0);
+        empty.map(|(group, _)| *group).collect()
     }
 
-    fn is_empty(&mut self, group: u32) -> bool {
-        let Some(copies) = self.copies(group) else { return false };
-        let mut sets = MirrorSet::of_group(self.mirrors, copies, group.into());
-        sets.all(|set| {
-            let at = self.index_of(set);
-            self.sets[at].space.is_group_free(group)
-        })
+    /// How many blocks of a group have an owner.
+    fn used(&mut self, group: u64) -> &mut u64 {
+        match self.groups.get_mut(&(group as u32)) {
+            Some((_, used)) => used,
+            None => unreachable!("a block of group {group} has an owner, and it is not divided"),
+        }
+    }
+
+    /// Blocks that were taken have an owner.
+    fn count_taken(&mut self, runs: &[DiskRun]) {
+        for run in runs {
+            let (mut start, end) = (run.start, run.start + u64::from(run.blocks));
+            while start < end {
+                let Some((group, within)) = self.layout.group_of(start) else {
+                    unreachable!("{run:?} is in a group")
+                };
+                let here = (self.layout.group_blocks() - within).min(end - start);
+                *self.used(group) += here;
+                start += here;
+            }
+        }
     }
 
     /// Makes a group one again, if no block of it has an owner.
     pub(super) fn reunite(&mut self, group: u32) -> bool {
-        if !self.is_empty(group) {
-            return false;
-        }
-        let copies = self.copies(group).unwrap_or_else(|| unreachable!("an empty one is divided"));
+        let Some((copies, 0)) = self.groups.get(&group).copied() else { return false };
         for set in MirrorSet::of_group(self.mirrors, copies, group.into()) {
             let at = self.index_of(set);
             let parted = self.sets[at].space.part_with(group);
@@ -112,7 +123,9 @@ impl Divided {
         let at = self.index_of(place.mirrors());
         self.sets[at].space.give(place);
         let (group, _) = self.layout.group_of(place.block())?;
-        self.is_empty(group as u32).then_some(group as u32)
+        let used = self.used(group);
+        *used -= 1;
+        (*used == 0).then_some(group as u32)
     }
 
     /// A block has an owner, as recovery finds; `divide` has a group divided that is not.
@@ -129,8 +142,8 @@ impl Divided {
             return Err(elsewhere);
         }
         let group = group as u32;
-        match self.groups.get(&group) {
-            Some(known) if *known == copies => {}
+        match self.copies(group) {
+            Some(known) if known == copies => {}
             Some(_) => return Err(SpaceError::TwoOwners { disk, block }),
             None => {
                 divide(group).ok_or(SpaceError::TwoOwners { disk, block })?;
@@ -138,7 +151,9 @@ impl Divided {
             }
         }
         let at = self.index_of(set);
-        self.sets[at].space.claim(place)
+        self.sets[at].space.claim(place)?;
+        *self.used(group.into()) += 1;
+        Ok(())
     }
 
     fn of_copies(&self, copies: u16) -> impl Iterator<Item = (usize, &SetSpace)> {
@@ -176,7 +191,9 @@ impl Divided {
         self.turns[usize::from(copies)] = (chosen, left.saturating_sub(blocks));
         let space = &mut self.sets[chosen].space;
         let here = space.free_blocks().min(blocks.into()) as u32;
-        space.take(here)
+        let runs = space.take(here)?;
+        self.count_taken(&runs);
+        Some(runs)
     }
 
     /// All blocks of divided groups, those of each set by themselves.
