@@ -27,8 +27,10 @@ mod store_ticket;
 mod transaction;
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "control")]
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::concurrency::thread_wait::on_reactor_thread;
