@@ -311,6 +311,9 @@ impl Label {
         if u64::from(block_bytes) != BLOCK_BYTES || u64::from(extent_bytes) != EXTENT_BYTES {
             return Err(LabelError::Units { block_bytes, extent_bytes });
         }
+        if usize::from(bytes.slots) > DISKS_MAX || bytes.slot >= bytes.slots {
+            return Err(LabelError::Impossible("more slots than a pool can have, or not its own"));
+        }
         let mirror = mirror_of(&bytes)?;
         let domains = u16::try_from(bytes.domains).unwrap_or(u16::MAX);
         let (journal, group) = (bytes.journal_bytes, bytes.group_blocks);
@@ -455,7 +458,9 @@ mod tests {
         let units = reseal(|label| label.block_bytes = 8192);
         assert!(matches!(units, LabelError::Units { block_bytes: 8192, .. }));
         assert!(matches!(reseal(|label| label.domains = 0), LabelError::Geometry(_)));
-        let impossible: [fn(&mut LabelBytes); 10] = [
+        let impossible: [fn(&mut LabelBytes); 12] = [
+            |label| label.slots = 257,
+            |label| label.slot = label.slots,
             |label| {
                 label.incompatible = 4;
                 label.removals = Removals::NONE.with(0, SlotFate::Leaving);

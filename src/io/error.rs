@@ -201,6 +201,13 @@ pub struct IoError {
     pub errno: Option<i32>,
 }
 
+impl IoError {
+    /// Whether it was given up on before the kernel had answered: it may still be done.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.errno.is_none() && matches!(self.kind, ErrorKind::Timeout | ErrorKind::Abandoned)
+    }
+}
+
 impl std::fmt::Display for IoError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let op = match self.op {

@@ -232,12 +232,15 @@ impl<'a> Outcome<'a> {
     /// It is done when a disk in sync has done it, and every other one has, or is out.
     fn judge(&mut self) -> IoResult {
         if self.done.is_empty() {
-            self.failed.sort_by_key(|(_, error)| error.op == OpKind::Flush);
+            let order = |error: &IoError| (error.op == OpKind::Flush, error.is_unanswered());
+            self.failed.sort_by_key(|(_, error)| order(error));
             return self.lost();
         }
         self.failed.retain(|(mirror, _)| mirror.state() != MirrorState::Out);
         // A flush that failed may have dropped what others had written: that is what is told.
-        self.failed.sort_by_key(|(_, error)| error.op != OpKind::Flush);
+        // Then one that may still do it.
+        let order = |error: &IoError| (error.op != OpKind::Flush, !error.is_unanswered());
+        self.failed.sort_by_key(|(_, error)| order(error));
         if let Some((_, error)) = self.failed.drain(..).next() {
             return Err(error);
         }

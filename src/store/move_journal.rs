@@ -7,7 +7,9 @@
 //! checkpoint writes to homes that the durable tree does not name. So a crash at any moment leaves
 //! one journal that counts, and either is right.
 //!
-//! What the new place holds of an earlier stay has lower sequences, as older laps of a ring have.
+//! What the new place holds of an earlier stay was cleared on all disks before
+//! ([`evacuation`](crate::store::evacuation)): a record of there that follows by its number could
+//! be taken for one that comes after the last.
 
 use std::rc::Rc;
 

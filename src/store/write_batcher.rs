@@ -107,7 +107,11 @@ async fn write_all(domain: &Domain, copies: Copies, gather: Gather) {
     gather.fate.decide(match written {
         Ok(()) => Ok(runs.into()),
         Err(error) => {
-            domain.give_runs(&runs);
+            // What comes late would destroy what is there then: they are nobody's until the next
+            // opening.
+            if !error.may_come_late() {
+                domain.give_runs(&runs);
+            }
             Err(error)
         }
     });
@@ -183,7 +187,9 @@ async fn write_runs(
     }
     let mut outcome = short.map_or(Ok(()), Err);
     for completion in join_all(writes).await {
-        if let Err(error) = completion.result {
+        if let Err(error) = completion.result
+            && !outcome.as_ref().is_err_and(StoreError::may_come_late)
+        {
             outcome = Err(StoreError::Write { source: Arc::from(error) });
         }
     }

@@ -207,9 +207,12 @@ fn check_mirrors(mirrors: u32, disks: usize) -> Result<(), EngineError> {
         let (field, value) = ("pool.mirrors", mirrors.to_string());
         Err(EngineError::Unfit { field, value, reason })
     };
+    if disks > DISKS_MAX {
+        let (field, value) = ("pool.disks", disks.to_string());
+        return Err(EngineError::Unfit { field, value, reason: "a pool has at most 256 disks" });
+    }
     match mirrors {
         1 => Ok(()),
-        2..=4 if disks > DISKS_MAX => unfit("a pool with mirrors has at most 256 disks"),
         2..=4 if disks.is_multiple_of(mirrors as usize) => Ok(()),
         2..=4 => unfit("it takes that many disks for each slot: name a multiple of it"),
         _ => unfit("a slot has 1 to 4 disks that hold the same"),
@@ -379,6 +382,7 @@ pub(super) fn cleared(path: &Path, overwrite: Overwrite) -> Result<u64, EngineEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::config::DiskConfig;
 
     #[test]
     fn what_cannot_be_a_pool_is_refused_by_field() {
@@ -387,12 +391,18 @@ mod tests {
             change(&mut config);
             plan(&config, &FormatOptions::default()).unwrap_err().to_string()
         };
+        fn disks(count: usize) -> Vec<DiskConfig> {
+            let one = EngineConfig::on_disk("/nonexistent").io.disks[0].clone();
+            let path = |n: usize| PathBuf::from(format!("/nonexistent-{n}"));
+            (0..count).map(|n| DiskConfig { path: path(n), ..one.clone() }).collect()
+        }
         for (text, wanted) in [
             (with(|_| ()), "no such device or file"),
             (with(|config| config.io.disks[0].access = DiskAccess::ReadOnly), "disks.access"),
             (with(|config| config.io.disks[0].nop_bytes = Some(1 << 30)), "disks.nop_bytes"),
             (with(|config| config.io.disks.clear()), "disks = 0"),
             (with(|config| config.pool.domains = Some(65)), "pool.domains = 65"),
+            (with(|config| config.io.disks = disks(257)), "pool.disks = 257"),
         ] {
             assert!(text.contains(wanted), "{text}");
         }

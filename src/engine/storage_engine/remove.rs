@@ -33,8 +33,9 @@ impl StorageEngine {
     /// Has a slot leave the pool, while it is used: nothing new goes there, and what is there goes
     /// to the others, in the background and as fast as
     /// [`sync_order`](StorageEngine::sync_order) says. When nothing is left its disks lose their
-    /// labels and are let go; [`removals`](StorageEngine::removals) says how far it is. An opening
-    /// goes on with it, and needs the disks until then.
+    /// labels; [`removals`](StorageEngine::removals) says how far it is, and the first call of it
+    /// (or of [`status`](StorageEngine::status)) after that closes them, so that others may have
+    /// them. An opening goes on with it, and needs the disks until then.
     ///
     /// # Errors
     /// There is no such slot, or no other; what is there has no room in the others; the pool is
