@@ -12,6 +12,7 @@ mod limits;
 mod mirrors;
 mod model;
 mod reading;
+mod recoveries;
 mod removal;
 mod scrubbing;
 mod sharers;

@@ -54,6 +54,10 @@ pub(super) fn run_workload(world: &mut World, model: &mut Model, random: &mut Ra
 /// Openings after a crash, those that were interrupted included, of this process.
 static RECOVERIES: AtomicU64 = AtomicU64::new(0);
 
+pub(super) fn count_recovery() {
+    RECOVERIES.fetch_add(1, Ordering::Relaxed);
+}
+
 pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
     let mut random = Random::new(seed);
     let setup = &setup.varied(&mut random);
@@ -66,11 +70,11 @@ pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
         // Recovery is interrupted as well, a few times.
         while random.below(3) == 0 {
             let steps = random.below(200);
-            RECOVERIES.fetch_add(1, Ordering::Relaxed);
+            count_recovery();
             let (next, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
             disks = next;
         }
-        RECOVERIES.fetch_add(1, Ordering::Relaxed);
+        count_recovery();
         world = World::open(setup, random.next_u64(), disks)
             .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
         model.check(&mut world);
@@ -78,7 +82,7 @@ pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
         if random.below(3) == 0 {
             // The verdict stays.
             let disks = world.sim.crash(random.next_u64());
-            RECOVERIES.fetch_add(1, Ordering::Relaxed);
+            count_recovery();
             world = World::open(setup, random.next_u64(), disks).unwrap();
             model.check_same(&mut world);
         }
