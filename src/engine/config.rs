@@ -64,6 +64,9 @@ pub struct DiskConfig {
     pub polled: Polled,
     /// Every submission is a NOP on a disk of this many bytes: measures software alone.
     pub nop_bytes: Option<u64>,
+    /// The file, on tmpfs, is mapped; requests copy from it and to it, and are NOPs to the kernel.
+    /// Measures software alone, that of a pool as well. Nothing is kept when the machine stops.
+    pub in_memory: bool,
     /// Overrides fields of the engine's `[scheduler]`.
     pub scheduler: SchedulerConfig,
 }

@@ -50,6 +50,14 @@ pub enum OpenError {
         /// Why.
         reason: String,
     },
+    /// A disk is to be in memory, and cannot be.
+    #[error("{path} cannot be in memory: {source}; make it on tmpfs, or leave out in_memory")]
+    NotInMemory {
+        /// The disk.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Every place for a disk that comes while the engine runs has been taken.
     #[error(
         "{path} has no place: the {places} for disks that come while the engine runs are taken; \

@@ -1,5 +1,6 @@
 //! Opening the raw block engine: disks, plan, threads, rings; all or nothing.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -19,6 +20,7 @@ use crate::io::backend::DiskFacts;
 use crate::io::op::{DiskId, Priority};
 use crate::machine::device::{Access, Device, DeviceInfo, DeviceKind, Exclusive, OpenOptions};
 use crate::machine::mapping::{PagePolicy, Pages};
+use crate::machine::memory_disk::MemoryDisk;
 use crate::machine::topology::Topology;
 use crate::machine::uring::try_polled_read;
 use crate::machine::wake::WakeEvent;
@@ -104,6 +106,10 @@ fn open_disks(config: &IoConfig, vacant: u16) -> Result<OpenDisks, OpenError> {
         let id = DiskId(index as u16);
         match disk.nop_bytes {
             Some(size_bytes) => {
+                if disk.in_memory {
+                    let source = std::io::Error::other("nop_bytes says that there is no disk");
+                    return Err(OpenError::NotInMemory { path: "nop".into(), source });
+                }
                 disks.push(nop_facts(id, size_bytes / 4096 * 4096));
                 devices.push(None);
             }
@@ -146,6 +152,7 @@ fn nop_facts(id: DiskId, size_bytes: u64) -> DiskFacts {
         raw_device: true,
         nr_requests: 0,
         nop: true,
+        memory: None,
         priority_hints: false,
         polled: false,
         read_only: false,
@@ -157,6 +164,7 @@ fn facts(id: DiskId, disk: &DiskConfig, device: &Device) -> Result<DiskFacts, Op
     let block = u64::from(info.logical_block_bytes);
     let queue = info.queue.as_ref();
     let scheduler = queue.and_then(|queue| queue.scheduler.as_deref());
+    let memory = disk.in_memory.then(|| memory_disk(disk, device)).transpose()?;
     Ok(DiskFacts {
         id,
         path: disk.path.to_string_lossy().into(),
@@ -164,10 +172,20 @@ fn facts(id: DiskId, disk: &DiskConfig, device: &Device) -> Result<DiskFacts, Op
         logical_block_bytes: info.logical_block_bytes,
         raw_device: info.kind == DeviceKind::Block,
         nr_requests: queue.and_then(|queue| queue.nr_requests).unwrap_or(0),
-        nop: false,
+        nop: memory.is_some(),
+        memory,
         priority_hints: scheduler.is_some_and(|name| LISTENING_SCHEDULERS.contains(&name)),
         polled: polled(disk, info, device)?,
         read_only: disk.access != DiskAccess::ReadWrite,
+    })
+}
+
+fn memory_disk(disk: &DiskConfig, device: &Device) -> Result<Arc<MemoryDisk>, OpenError> {
+    let mapped = device.as_fd().try_clone_to_owned().map(File::from);
+    let mapped = mapped.and_then(|file| MemoryDisk::map(&file));
+    mapped.map(Arc::new).map_err(|source| {
+        let path = disk.path.display().to_string();
+        OpenError::NotInMemory { path, source }
     })
 }
 

@@ -81,7 +81,8 @@ impl IoScheduler {
         let file = device.as_fd().try_clone_to_owned();
         let file = Arc::new(file.map_err(|source| OpenError::System { action, source })?);
         let driven = self.order_all(facts.id, |done| {
-            let (facts, limits, file) = (facts.clone(), limits.clone(), Arc::clone(&file));
+            let (facts, limits, file) =
+                (Box::new(facts.clone()), limits.clone(), Arc::clone(&file));
             Control::Attach { facts, limits, file, done }
         });
         if let Err(source) = driven {

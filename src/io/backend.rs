@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::io::error::Medium;
 use crate::io::op::DiskId;
 use crate::io::op_table::{Half, OpId, OpTable};
+use crate::machine::memory_disk::MemoryDisk;
 
 /// How long a reactor may stay inside its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,9 @@ pub struct DiskFacts {
     pub nr_requests: u32,
     /// Its submissions are NOPs: software cost alone.
     pub nop: bool,
+    /// What such requests copy from and to; none: they do nothing.
+    #[serde(skip)]
+    pub memory: Option<Arc<MemoryDisk>>,
     /// An I/O scheduler below us listens to priorities.
     pub priority_hints: bool,
     /// Reads and writes may go to a polled ring.
@@ -115,6 +119,7 @@ impl DiskFacts {
             raw_device: true,
             nr_requests: 0,
             nop: false,
+            memory: None,
             priority_hints: false,
             polled: false,
             read_only: true,

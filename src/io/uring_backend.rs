@@ -16,6 +16,7 @@ use std::time::Instant;
 use crate::io::backend::{Backend, DiskFacts, REAP_MAX, Reaped, Wait};
 use crate::io::op::{DiskId, OpKind, Priority};
 use crate::io::op_table::{Half, OpId, OpTable, Span};
+use crate::machine::memory_disk::MemoryDisk;
 use crate::machine::uring::{EnterWait, Ring};
 use crate::machine::wake::WakeEvent;
 
@@ -227,6 +228,9 @@ impl Backend for UringBackend {
         let disk = &self.disks[usize::from(op.disk.0)];
         // The common case, a fixed read through the interrupt ring, is built where it is pushed.
         if disk.nop {
+            if let Some(memory) = &disk.memory {
+                copy(memory, ops, slot);
+            }
             return push(&mut self.interrupt, &opcode::Nop::new().build().user_data(token));
         }
         let kind = op.kind;
@@ -307,6 +311,7 @@ impl Backend for UringBackend {
         for ring in std::iter::once(&mut self.interrupt).chain(&mut self.polled) {
             ring.update_file(number.into(), file)?;
         }
+        self.any_nop |= facts.nop;
         let polled = facts.polled && self.polled.is_some();
         self.disks[usize::from(number)] = DiskFacts { polled, ..facts.clone() };
         Ok(())
@@ -321,6 +326,42 @@ impl Backend for UringBackend {
 
     fn enters(&self) -> u64 {
         self.interrupt.enters() + self.polled.as_ref().map_or(0, Ring::enters)
+    }
+}
+
+/// Does what is left of an operation by copying.
+fn copy(memory: &MemoryDisk, ops: &mut OpTable, slot: u32) {
+    let op = ops.op(slot);
+    let (kind, mut offset, left) = (op.kind, op.offset + op.done, op.len - op.done);
+    match kind {
+        OpKind::Flush | OpKind::Discard => return,
+        OpKind::WriteZeroes => return memory.zero(offset, left),
+        OpKind::Read | OpKind::Write | OpKind::WriteDsync | OpKind::WriteFlush => {}
+    }
+    // SAFETY (of the three): the slot is Active, so OpTable keeps its memory and its vectors where
+    // they are, and nobody else touches what a read fills, or changes what a write has.
+    let mut piece = |start: *mut u8, bytes: usize| {
+        #[allow(unsafe_code)]
+        if kind == OpKind::Read {
+            // SAFETY: see above.
+            memory.read(offset, unsafe { std::slice::from_raw_parts_mut(start, bytes) });
+        } else {
+            // SAFETY: see above.
+            memory.write(offset, unsafe { std::slice::from_raw_parts(start, bytes) });
+        }
+        offset += bytes as u64;
+    };
+    match ops.span(slot) {
+        Span::Fixed { start, len, .. } => piece(start, len as usize),
+        Span::Vectors { first, count } => {
+            // SAFETY: see above.
+            #[allow(unsafe_code)]
+            let vectors = unsafe { std::slice::from_raw_parts(first, count as usize) };
+            for vector in vectors {
+                piece(vector.iov_base.cast(), vector.iov_len);
+            }
+        }
+        Span::Empty => {}
     }
 }
 
@@ -396,6 +437,7 @@ mod tests {
             raw_device: false,
             nr_requests: 0,
             nop: false,
+            memory: None,
             priority_hints: false,
             polled: false,
             read_only: false,

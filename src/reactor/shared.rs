@@ -39,7 +39,7 @@ pub(crate) enum Control {
     },
     /// Drive a disk in a place that was vacant, and say whether that is so.
     Attach {
-        facts: DiskFacts,
+        facts: Box<DiskFacts>,
         limits: Limits,
         file: Arc<OwnedFd>,
         done: Box<dyn FnOnce(std::io::Result<()>) + Send>,

@@ -549,6 +549,7 @@ fn facts((number, disk): (usize, &SimDisk)) -> DiskFacts {
         raw_device: config.raw_device,
         nr_requests: config.nr_requests,
         nop: false,
+        memory: None,
         priority_hints: false,
         polled: false,
         read_only: false,

@@ -146,6 +146,7 @@ const DISK: &[Field] = &[
     number("busy_wait_ms", 0, UNLIMITED, "ms"),
     field("polled", Kind::Words(&["auto", "on", "off"])),
     number("nop_bytes", 4096, UNLIMITED, "bytes"),
+    field("in_memory", Kind::Switch),
     field("scheduler", Kind::Section(SCHEDULER)),
 ];
 
