@@ -68,6 +68,7 @@ pub(super) fn open(config: &IoConfig, vacant: u16) -> Result<IoScheduler, OpenEr
     let closing = AtomicBool::new(false);
     let gate = Gate { disks, limits, routes, reactors: shared, calls, closing };
     placement.notes.extend(arenas.iter().filter_map(|arena| page_note(config, arena)));
+    placement.notes.extend(gate.disks.iter().filter_map(memory_note));
     let infos = devices.iter().map(|device| device.as_ref().map(|device| device.info().clone()));
     let (devices, held) = (infos.collect(), Mutex::new(devices));
     let vacancies = Vacancies::new(config, vacant);
@@ -86,6 +87,11 @@ fn page_note(config: &IoConfig, arena: &Arena) -> Option<String> {
     };
     let kind = if wanted == PagePolicy::Gigantic { "1 GiB" } else { "2 MiB" };
     Some(format!("no {kind} huge pages were free (see vm.nr_hugepages): buffers use {got}"))
+}
+
+fn memory_note(disk: &DiskFacts) -> Option<String> {
+    let path = disk.memory.as_ref().map(|_| &disk.path)?;
+    Some(format!("{path} is in memory: nothing on it outlives the machine's next boot"))
 }
 
 fn calls_max(config: &IoConfig, limits: &[Limits]) -> u32 {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::MmapRaw;
+use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
@@ -35,7 +35,8 @@ impl MemoryDisk {
         let bytes = file.metadata()?.len();
         // A hole without memory behind it would end the process where it is touched.
         fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t)?;
-        Ok(MemoryDisk { map: MmapRaw::map_raw(file)? })
+        // Mapped whole now: a page that is touched for the first time costs more than its copying.
+        Ok(MemoryDisk { map: MmapOptions::new().populate().map_raw(file)? })
     }
 
     /// Copies what is there.

@@ -44,6 +44,20 @@ impl Mounted {
         Some(mounted)
     }
 
+    /// A tmpfs of so many MiB. None where that cannot be had, said on stderr.
+    pub(crate) fn in_memory(mib: u64) -> Option<Mounted> {
+        let scratch = Scratch::new();
+        let at = scratch.path().join("mounted");
+        std::fs::create_dir(&at).unwrap();
+        let size = format!("size={mib}m");
+        let words = ["-t", "tmpfs", "-o", &size, "none"].map(Path::new);
+        if !ran("mount", &[&words[..], &[&at]].concat()) {
+            skipped("no tmpfs of a test's own can be mounted");
+            return None;
+        }
+        Some(Mounted { at, image: PathBuf::new(), _scratch: scratch })
+    }
+
     fn mount(&self) -> bool {
         ran("mount", &[Path::new("-o"), Path::new("loop"), &self.image, &self.at])
     }

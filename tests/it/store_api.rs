@@ -7,12 +7,14 @@ use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
 use dynamicfs::{
-    Acknowledged, Certainty, Durability, EngineError, FormatOptions, InodeId, InodeOptions,
-    Mechanism, Overwrite, Priority, ReadOptions, StorageEngine, StoreError, StoreTicket,
+    Acknowledged, Certainty, DiskConfig, Durability, EngineConfig, EngineError, FormatOptions,
+    InodeId, InodeOptions, Mechanism, Overwrite, Priority, ReadOptions, StorageEngine, StoreError,
+    StoreTicket,
 };
 
+use crate::mounted::Mounted;
 use crate::pool::{
-    Modelled, Pool, close, create, pattern, read, settle, side_by_side, small, until,
+    Modelled, Pool, checked, close, create, pattern, read, settle, side_by_side, small, until,
 };
 use crate::rig::{LoopDevice, Numbers, Scratch, alongside, block_on, skipped};
 use dynamicfs::engine::engine_config::{CommitDurability, DiscardWhen};
@@ -53,6 +55,49 @@ fn a_pool_on_a_loop_device_does_what_its_model_does() {
     let scratch = Scratch::new();
     let Some(device) = LoopDevice::over(&scratch.file("disk", 64 << 20)) else { return };
     changes_and_openings(&Pool::on_device(device.path()), 7);
+}
+
+#[test]
+fn a_pool_in_memory_does_what_its_model_does_and_is_a_pool_of_files() {
+    let _alongside = alongside();
+    let Some(memory) = Mounted::in_memory(200) else { return };
+    let change = |config: &mut EngineConfig| {
+        for (number, name) in ["one", "two"].into_iter().enumerate() {
+            let disk = DiskConfig { path: memory.join(name), ..config.io.disks[0].clone() };
+            config.io.disks.truncate(number);
+            config.io.disks.push(DiskConfig { in_memory: true, ..disk });
+        }
+        config.pool.domains = Some(2);
+        config.io.reactors.count = Some(2);
+    };
+    let mut pool = Pool::on_file(48, change);
+    changes_and_openings(&pool, 11);
+    let engine = pool.open();
+    let notes = engine.status().unwrap().io.notes;
+    assert!(notes.iter().any(|note| note.contains("one is in memory")), "{notes:?}");
+    let inode = create(&engine);
+    settle(engine.write(inode, 0, &pattern(3, 1 << 20)));
+    close(&engine);
+    drop(engine);
+    // The same by the kernel's own reads and writes.
+    pool.config.io.disks.iter_mut().for_each(|disk| disk.in_memory = false);
+    let engine = pool.open();
+    assert_eq!(read(&engine, inode, 0, 1 << 20), pattern(3, 1 << 20));
+    close(&engine);
+    checked(pool.config.io.disks.iter().map(|disk| disk.path.as_path()));
+}
+
+#[test]
+fn a_disk_that_lasts_is_not_taken_for_memory() {
+    let _alongside = alongside();
+    let scratch = Scratch::new();
+    let Some(device) = LoopDevice::over(&scratch.file("disk", 64 << 20)) else { return };
+    let mut pool = Pool::on_device(device.path());
+    pool.config.io.disks[0].in_memory = true;
+    let refused = StorageEngine::open(pool.config.clone()).unwrap_err().to_string();
+    assert!(refused.contains("tmpfs") && refused.contains("in_memory"), "{refused}");
+    pool.config.io.disks[0].in_memory = false;
+    close(&pool.open());
 }
 
 /// Writes a MiB that says where it is.

@@ -46,6 +46,7 @@ const EXPECTED: &[(&str, Holds)] = &[
     ("disks.busy_wait_ms", Holds::Number(0, MAX, ANY_MS)),
     ("disks.polled", Holds::Words(&["auto", "on", "off"])),
     ("disks.nop_bytes", Holds::Number(4096, MAX, "from 4,096 to 9,223,372,036,854,775,807 bytes")),
+    ("disks.in_memory", Holds::Switch),
     ("reactors.count", Holds::Number(1, 4096, "from 1 to 4,096 reactors")),
     ("reactors.cpus", Holds::Numbers(0, 65_535, "from 0 to 65,535")),
     ("reactors.all_hardware_threads", Holds::Switch),

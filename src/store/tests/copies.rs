@@ -449,7 +449,7 @@ fn a_label_whose_flush_fails_takes_no_acknowledged_data_with_it() {
 }
 
 /// Cause: a write that was not answered in time failed, its blocks went to the next one, and the
-/// disk, the last of its slot, did it after all. Harm: it destroyed what was acknowledged meanwhile.
+/// disk, the last of its slot, did it after all. Harm: it destroyed what was acknowledged then.
 /// Fix: such blocks are nobody's until the next opening.
 #[test]
 fn a_write_that_comes_late_destroys_nothing() {
