@@ -111,6 +111,13 @@ impl IoScheduler {
     /// # Errors
     /// The device is gone.
     pub(crate) fn measure(&self, disk: DiskId) -> Result<u64, DeviceError> {
+        let configured = self.gate.disks.get(usize::from(disk.0)).cloned();
+        let attached = self.vacancies.attached().into_iter().map(|status| status.facts);
+        let mut facts = attached.chain(configured);
+        // It was mapped as it was.
+        if let Some(mapped) = facts.find(|facts| facts.id == disk && facts.memory.is_some()) {
+            return Ok(mapped.size_bytes);
+        }
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Some(device)) = held.get(usize::from(disk.0)) else { return Ok(0) };
         let block = u64::from(device.info().logical_block_bytes).max(1);

@@ -1,7 +1,8 @@
 //! A file on tmpfs as a disk at the speed of memory: mapped, and read and written by copying.
 //!
 //! It measures what a store costs by itself. Nothing of it survives the machine's next boot, so it
-//! is refused where somebody might believe that it does.
+//! is refused where somebody might believe that it does. Whoever makes the file shorter meanwhile
+//! ends the process.
 
 use std::fs::File;
 use std::io;
@@ -27,12 +28,15 @@ impl MemoryDisk {
     /// # Errors
     /// It is not on tmpfs, or there is not as much memory.
     pub fn map(file: &File) -> io::Result<MemoryDisk> {
+        // The file system of a device's node, `/dev`, is one, too.
+        let metadata = file.metadata()?;
         let file_system = fstatfs(file.as_fd())?.filesystem_type();
-        if file_system != TMPFS_MAGIC {
-            let reason = "it is not on tmpfs, and would be taken for a disk that keeps something";
+        if file_system != TMPFS_MAGIC || !metadata.is_file() {
+            let reason =
+                "it is no file on tmpfs, and would be taken for a disk that keeps something";
             return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
         }
-        let bytes = file.metadata()?.len();
+        let bytes = metadata.len();
         // A hole without memory behind it would end the process where it is touched.
         fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t)?;
         // Mapped whole now: a page that is touched for the first time costs more than its copying.

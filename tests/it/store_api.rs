@@ -75,6 +75,12 @@ fn a_pool_in_memory_does_what_its_model_does_and_is_a_pool_of_files() {
     let engine = pool.open();
     let notes = engine.status().unwrap().io.notes;
     assert!(notes.iter().any(|note| note.contains("one is in memory")), "{notes:?}");
+    for name in ["one", "two"] {
+        let file = std::fs::File::options().write(true).open(memory.join(name)).unwrap();
+        file.set_len(90 << 20).unwrap();
+    }
+    let grown = engine.grow().unwrap();
+    assert!(grown.is_empty(), "it is mapped as it was: {grown:?}");
     let inode = create(&engine);
     settle(engine.write(inode, 0, &pattern(3, 1 << 20)));
     close(&engine);
@@ -95,7 +101,7 @@ fn a_disk_that_lasts_is_not_taken_for_memory() {
     let mut pool = Pool::on_device(device.path());
     pool.config.io.disks[0].in_memory = true;
     let refused = StorageEngine::open(pool.config.clone()).unwrap_err().to_string();
-    assert!(refused.contains("tmpfs") && refused.contains("in_memory"), "{refused}");
+    assert!(refused.contains("no file on tmpfs") && refused.contains("in_memory"), "{refused}");
     pool.config.io.disks[0].in_memory = false;
     close(&pool.open());
 }

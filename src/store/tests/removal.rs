@@ -51,7 +51,7 @@ pub(super) fn leave(world: &mut World, slot: u16) {
     order(world, slot, SlotFate::Leaving).unwrap();
 }
 
-fn fate(world: &World, slot: u16) -> SlotFate {
+pub(super) fn fate(world: &World, slot: u16) -> SlotFate {
     world.disks().members[usize::from(slot)].fate()
 }
 

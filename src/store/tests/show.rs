@@ -2,6 +2,7 @@
 //! so it is the disks that are measured, and how well they are used. A disk here has at most
 //! [`DEPTH`] requests at a time; what it takes for one is drawn anew each time.
 
+use crate::format::removals::SlotFate;
 use crate::io::op::DiskId;
 use crate::scheduler::limits::SchedulerConfig;
 use crate::sim::{Random, SimDiskConfig};
@@ -9,6 +10,8 @@ use crate::store::assembly::Missing;
 use crate::store::call::{Call, Durability, Reply, Step};
 use crate::store::domain::{DomainConfig, Inline};
 use crate::store::tests::attach::{arrive, come, in_sync};
+use crate::store::tests::removal::{fate, leave};
+use crate::store::tests::widen;
 use crate::store::tests::world::{Asked, Setup, World};
 
 const DEPTH: u32 = 8;
@@ -270,6 +273,107 @@ fn a_rebuild_leaves_readers_alone() {
     assert!(beside <= before * 2, "p99 {before} ns alone, {beside} ns beside a rebuild");
     let (limited, ..) = run(Some(4));
     assert!(limited <= 4.4 && limited < free, "{limited} MiB/s of 4");
+}
+
+/// Blocks of each slot that have an owner, and all of them.
+fn fill(world: &mut World) -> Vec<(u64, u64)> {
+    let mut fill = Vec::new();
+    for domain in 0..usize::from(world.setup.domains) {
+        for slot in world.status(domain).slots {
+            let number = usize::from(slot.slot);
+            fill.resize(fill.len().max(number + 1), (0, 0));
+            let (used, blocks) = &mut fill[number];
+            (*used, *blocks) = (*used + slot.used_blocks, *blocks + slot.blocks);
+        }
+    }
+    fill
+}
+
+/// How full slots of one size are when one has come to them, and what each got of what is written.
+#[test]
+fn a_slot_that_comes_fills_and_is_no_hot_spot() {
+    const STEP: u64 = 16 << 20;
+    let mut setup = Setup { spares: 1, ..pool(3, 2) };
+    setup.disk.size_bytes = 64 << 20;
+    let mut world = World::new(&setup, 5);
+    let inodes = [world.create(0).unwrap(), world.create(1).unwrap()];
+    let mut at = 0;
+    let write = |world: &mut World, at: &mut u64, bytes: u64| {
+        for _ in 0..bytes / 2 / 65_536 {
+            for inode in inodes {
+                world.write(inode, *at, &[5; 65_536]).unwrap();
+            }
+            *at += 65_536;
+        }
+    };
+    let show = |before: &[(u64, u64)], after: &[(u64, u64)]| {
+        let percent = |part: u64, of: u64| 100.0 * part as f64 / of as f64;
+        let full: Vec<f64> = after.iter().map(|(used, blocks)| percent(*used, *blocks)).collect();
+        let got: Vec<u64> =
+            after.iter().zip(before).map(|(a, b)| a.0.saturating_sub(b.0)).collect();
+        let all = got.iter().sum::<u64>().max(1);
+        let got: Vec<f64> = got.into_iter().map(|got| percent(got, all)).collect();
+        eprintln!("slots are {full:.0?} % full, and got {got:.0?} % of what was written");
+        (full, got)
+    };
+    write(&mut world, &mut at, 6 * STEP);
+    let mut before = fill(&mut world);
+    let (full, _) = show(&vec![(0, 1); 3], &before);
+    assert!(full.iter().all(|one| (one - full[0]).abs() < 5.0), "{full:?}");
+    let widened = widen::start(&mut world);
+    assert_eq!(widen::finish(&mut world, &widened), Ok(3));
+    before.push((0, 0));
+    for _ in 0..4 {
+        write(&mut world, &mut at, STEP);
+        let after = fill(&mut world);
+        let (_, got) = show(&before, &after);
+        // More than the others, and not all.
+        assert!(got[..3].iter().all(|other| *other < got[3]), "{got:?}");
+        assert!(got[3] < 75.0, "{got:?}");
+        before = after;
+    }
+}
+
+/// How fast a slot leaves, and how long reads take meanwhile.
+#[test]
+fn a_slot_leaves_beside_readers() {
+    let run = |mib_per_second: Option<u32>| {
+        let mut world = World::new(&pool(3, 2), 5);
+        let inodes = filled(&mut world);
+        for at in (INODE_BYTES..64 << 20).step_by(1 << 20) {
+            for inode in &inodes {
+                world.write(*inode, at, &vec![5; 1 << 20]).unwrap();
+            }
+        }
+        let mut readers = Callers::new(&mut world, &inodes, Load::Reads, 4);
+        readers.rate(&mut world, 2_000);
+        let before = readers.quantile(0, 990);
+        if let Some(mib) = mib_per_second {
+            world.disks().sync.set(None, Some(mib), 2);
+        }
+        let blocks = fill(&mut world)[0].0;
+        let (begun, since) = (world.sim.now_ns(), readers.times.len());
+        leave(&mut world, 0);
+        while fate(&world, 0) != SlotFate::Gone {
+            readers.step(&mut world);
+        }
+        let seconds = (world.sim.now_ns() - begun) as f64 / 1e9;
+        let (mib, beside) =
+            ((blocks * 4096) as f64 / (1 << 20) as f64, readers.quantile(since, 990));
+        let rate = mib / seconds;
+        eprintln!(
+            "a slot with {mib:.1} MiB leaves in {seconds:.2} s, {rate:.1} MiB/s (limit \
+             {mib_per_second:?}): reads p99 {} -> {} us (virtual time)",
+            before / 1000,
+            beside / 1000
+        );
+        (rate, before, beside)
+    };
+    let (free, before, beside) = run(None);
+    assert!(beside <= before * 3, "p99 {before} ns alone, {beside} ns beside a slot that leaves");
+    let (limited, ..) = run(Some(16));
+    // Nobody waits for the last of it to have been due.
+    assert!(limited <= 18.0 && limited < free, "{limited} MiB/s of 16");
 }
 
 /// Opening after a crash takes as long with many disks as with one, for as much on each.

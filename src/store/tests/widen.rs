@@ -16,7 +16,7 @@ use crate::store::tests::crashes::run_workload;
 use crate::store::tests::model::{Model, read_all};
 use crate::store::tests::world::{OpenFailure, Setup, World};
 
-type Widened = Arc<Mutex<Option<Result<u16, String>>>>;
+pub(super) type Widened = Arc<Mutex<Option<Result<u16, String>>>>;
 
 fn setup(seed: u64, random: &mut Random) -> Setup {
     let (disks, mirrors) = (1 + (seed % 3) as usize, 1 + (seed / 3 % 2) as usize);
@@ -34,7 +34,7 @@ fn wider(setup: &Setup) -> Setup {
 }
 
 /// Begins to make the spare disks the next slot.
-fn start(world: &mut World) -> Widened {
+pub(super) fn start(world: &mut World) -> Widened {
     start_with(world, 0)
 }
 
@@ -61,7 +61,7 @@ fn start_with(world: &mut World, spare: usize) -> Widened {
     done
 }
 
-fn finish(world: &mut World, widened: &Widened) -> Result<u16, String> {
+pub(super) fn finish(world: &mut World, widened: &Widened) -> Result<u16, String> {
     let until = world.sim.now_ns() + 60_000_000_000;
     world.sim.run_until(until, |_| widened.lock().unwrap().is_some());
     let slot = widened.lock().unwrap().take().expect("it ends")?;
