@@ -318,7 +318,7 @@ fn a_slot_that_comes_fills_and_is_no_hot_spot() {
     };
     write(&mut world, &mut at, 6 * STEP);
     let mut before = fill(&mut world);
-    let (full, _) = show(&vec![(0, 1); 3], &before);
+    let (full, _) = show(&[(0, 1); 3], &before);
     assert!(full.iter().all(|one| (one - full[0]).abs() < 5.0), "{full:?}");
     let widened = widen::start(&mut world);
     assert_eq!(widen::finish(&mut world, &widened), Ok(3));
