@@ -3,7 +3,7 @@
 pub mod affinity;
 pub mod device;
 pub mod mapping;
-pub mod memory_disk;
+pub(crate) mod memory_disk;
 pub mod owner_socket;
 pub mod random;
 pub mod thread;

@@ -19,6 +19,7 @@ pub mod error;
 mod evacuation;
 mod executor;
 mod journal;
+mod late_writes;
 pub mod mechanism;
 pub mod member;
 pub mod membership;

@@ -138,14 +138,6 @@ fn judge_content(label: &Label, (disk, image_bytes): (u16, u64), findings: &mut 
             format!("{image_bytes}"),
         );
     }
-    if label.slot >= label.slots {
-        let expected = format!("a slot below {}", label.slots);
-        findings.error(
-            Site::of_disk(0, "label").on(disk),
-            expected,
-            format!("slot {}", label.slot),
-        );
-    }
 }
 
 fn read_copy(image: &mut Image<'_>, disk: u16, disk_bytes: u64, number: usize) -> LabelCopy {

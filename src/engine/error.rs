@@ -51,7 +51,10 @@ pub enum OpenError {
         reason: String,
     },
     /// A disk is to be in memory, and cannot be.
-    #[error("{path} cannot be in memory: {source}; make it on tmpfs, or leave out in_memory")]
+    #[error(
+        "{path} cannot be in memory: {source}; it takes a file on tmpfs with memory for all of it; \
+         or leave out in_memory"
+    )]
     NotInMemory {
         /// The disk.
         path: String,

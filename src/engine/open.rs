@@ -1,6 +1,5 @@
 //! Opening the raw block engine: disks, plan, threads, rings; all or nothing.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -170,7 +169,9 @@ fn facts(id: DiskId, disk: &DiskConfig, device: &Device) -> Result<DiskFacts, Op
     let block = u64::from(info.logical_block_bytes);
     let queue = info.queue.as_ref();
     let scheduler = queue.and_then(|queue| queue.scheduler.as_deref());
-    let memory = disk.in_memory.then(|| memory_disk(disk, device)).transpose()?;
+    // What is only read is read by the kernel.
+    let is_mapped = disk.in_memory && disk.access == DiskAccess::ReadWrite;
+    let memory = is_mapped.then(|| memory_disk(disk, device)).transpose()?;
     Ok(DiskFacts {
         id,
         path: disk.path.to_string_lossy().into(),
@@ -187,8 +188,7 @@ fn facts(id: DiskId, disk: &DiskConfig, device: &Device) -> Result<DiskFacts, Op
 }
 
 fn memory_disk(disk: &DiskConfig, device: &Device) -> Result<Arc<MemoryDisk>, OpenError> {
-    let mapped = device.as_fd().try_clone_to_owned().map(File::from);
-    let mapped = mapped.and_then(|file| MemoryDisk::map(&file));
+    let mapped = MemoryDisk::map(device.as_fd());
     mapped.map(Arc::new).map_err(|source| {
         let path = disk.path.display().to_string();
         OpenError::NotInMemory { path, source }

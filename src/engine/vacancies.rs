@@ -72,8 +72,9 @@ impl IoScheduler {
             return Err(OpenError::NoPlace { path: disk.path.display().to_string(), places });
         }
         let number = vacancies.configured + taken;
-        let (device, facts) = open_disk(DiskId(number as u16), disk)?;
         let config = &vacancies.config;
+        let disk = DiskConfig { in_memory: config.disks[0].in_memory, ..disk.clone() };
+        let (device, facts) = open_disk(DiskId(number as u16), &disk)?;
         let lanes = config.disks[0].lanes;
         // The device may take less than the place was made for, and reactors have memory for that.
         let limits = limits_of(config, &config.scheduler, &facts, lanes)?;

@@ -99,7 +99,7 @@ pub struct DiskFacts {
     pub nop: bool,
     /// What such requests copy from and to; none: they do nothing.
     #[serde(skip)]
-    pub memory: Option<Arc<MemoryDisk>>,
+    pub(crate) memory: Option<Arc<MemoryDisk>>,
     /// An I/O scheduler below us listens to priorities.
     pub priority_hints: bool,
     /// Reads and writes may go to a polled ring.

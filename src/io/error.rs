@@ -202,9 +202,11 @@ pub struct IoError {
 }
 
 impl IoError {
-    /// Whether it was given up on before the kernel had answered: it may still be done.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        self.errno.is_none() && matches!(self.kind, ErrorKind::Timeout | ErrorKind::Abandoned)
+    /// Whether something was given up on before the kernel had answered that may still be written.
+    pub(crate) fn may_land_late(&self) -> bool {
+        let writes = !matches!(self.op, OpKind::Read | OpKind::Flush);
+        let is_unanswered = matches!(self.kind, ErrorKind::Timeout | ErrorKind::Abandoned);
+        writes && is_unanswered && self.errno.is_none()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -18,19 +18,22 @@ const WORD: usize = size_of::<u64>();
 /// See the module. Two threads may be at the same bytes, as two requests may at a disk's: then what
 /// is read is some of each.
 #[derive(Debug)]
-pub struct MemoryDisk {
+pub(crate) struct MemoryDisk {
     map: MmapRaw,
 }
 
 impl MemoryDisk {
-    /// Maps all of a file, with memory for every byte of it.
+    /// Maps all of a file, with memory for every byte of it. It is opened anew for that: a mapping
+    /// keeps what it was made of, and a lock on that with it.
     ///
     /// # Errors
-    /// It is not on tmpfs, or there is not as much memory.
-    pub fn map(file: &File) -> io::Result<MemoryDisk> {
+    /// It is no file on tmpfs, may not be written, or there is not as much memory.
+    pub(crate) fn map(file: BorrowedFd<'_>) -> io::Result<MemoryDisk> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let file = File::options().read(true).write(true).open(path)?;
         // The file system of a device's node, `/dev`, is one, too.
         let metadata = file.metadata()?;
-        let file_system = fstatfs(file.as_fd())?.filesystem_type();
+        let file_system = fstatfs(&file)?.filesystem_type();
         if file_system != TMPFS_MAGIC || !metadata.is_file() {
             let reason =
                 "it is no file on tmpfs, and would be taken for a disk that keeps something";
@@ -38,16 +41,16 @@ impl MemoryDisk {
         }
         let bytes = metadata.len();
         // A hole without memory behind it would end the process where it is touched.
-        fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t)?;
+        fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes as libc::off_t)?;
         // Mapped whole now: a page that is touched for the first time costs more than its copying.
-        Ok(MemoryDisk { map: MmapOptions::new().populate().map_raw(file)? })
+        Ok(MemoryDisk { map: MmapOptions::new().populate().map_raw(&file)? })
     }
 
     /// Copies what is there.
     ///
     /// # Panics
     /// When that is not inside of the file, or no whole words.
-    pub fn read(&self, offset: u64, into: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) {
         let words = self.words(offset, into.len());
         for (word, out) in words.iter().zip(into.chunks_exact_mut(WORD)) {
             out.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
@@ -58,7 +61,7 @@ impl MemoryDisk {
     ///
     /// # Panics
     /// As [`MemoryDisk::read`].
-    pub fn write(&self, offset: u64, from: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, from: &[u8]) {
         let words = self.words(offset, from.len());
         for (word, bytes) in words.iter().zip(from.chunks_exact(WORD)) {
             let mut value = [0; WORD];
@@ -71,7 +74,7 @@ impl MemoryDisk {
     ///
     /// # Panics
     /// As [`MemoryDisk::read`].
-    pub fn zero(&self, offset: u64, bytes: u64) {
+    pub(crate) fn zero(&self, offset: u64, bytes: u64) {
         let words = self.words(offset, bytes as usize);
         words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
@@ -82,9 +85,9 @@ impl MemoryDisk {
         let is_whole = (offset as usize).is_multiple_of(WORD) && bytes.is_multiple_of(WORD);
         assert!(is_whole, "a request is of whole sectors");
         let start = self.map.as_mut_ptr().wrapping_add(offset as usize).cast::<AtomicU64>();
+        #[allow(unsafe_code)]
         // SAFETY: the words are inside of the mapping, which lives as long as `self`, begins at a
         // page and is only ever touched by such words.
-        #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts(start, bytes / WORD)
         }
@@ -93,6 +96,8 @@ impl MemoryDisk {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn file_in(directory: &str) -> File {
@@ -108,7 +113,7 @@ mod tests {
     fn what_is_written_is_read_and_is_in_the_file() {
         use std::os::unix::fs::FileExt;
         let file = file_in("/dev/shm");
-        let disk = MemoryDisk::map(&file).unwrap();
+        let disk = MemoryDisk::map(file.as_fd()).unwrap();
         disk.write((1 << 20) - 4096, &[7; 4096]);
         disk.zero((1 << 20) - 512, 512);
         let mut found = [1; 1024];
@@ -122,13 +127,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "inside of its disk")]
     fn nothing_is_behind_its_end() {
-        MemoryDisk::map(&file_in("/dev/shm")).unwrap().write((1 << 20) - 512, &[0; 1024]);
+        MemoryDisk::map(file_in("/dev/shm").as_fd()).unwrap().write((1 << 20) - 512, &[0; 1024]);
     }
 
     #[test]
-    fn a_file_that_lasts_is_refused() {
-        let file = File::open("/proc/self/exe").unwrap();
-        let refused = MemoryDisk::map(&file).unwrap_err().to_string();
+    fn what_is_no_file_is_refused() {
+        // Its node is on a file system of that kind.
+        let device = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let refused = MemoryDisk::map(device.as_fd()).unwrap_err().to_string();
         assert!(refused.contains("tmpfs"), "{refused}");
     }
 }

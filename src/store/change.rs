@@ -503,6 +503,7 @@ impl Domain {
         if self.available() >= blocks {
             return Ok(());
         }
+        self.give_what_was_answered();
         self.space.borrow_mut().reunite_all();
         if self.available() >= blocks || self.gets_space(blocks).await {
             return Ok(());

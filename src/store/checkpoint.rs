@@ -224,6 +224,7 @@ async fn write_page(
     let request = Request::write(disk, offset, buffer);
     let request = request.with_priority(domain.cleaning_priority());
     let completion = domain.members.submit(&domain.port, request).await;
+    domain.heed(&completion);
     let (result, buffer) = completion.into_parts();
     domain.reserves.pages.give(buffer);
     result.map_err(|error| StoreError::Write { source: error.into() })?;

@@ -404,6 +404,14 @@ async fn settle(
             domain.journal.borrow_mut().last = *head;
             Ok(*head)
         }
+        // It could be written over the abort.
+        Err(error) if error.may_land_late() => {
+            domain.notice_failures();
+            let reason = format!("a record that was given up on may still be written: {error}");
+            domain.stop(&reason);
+            let certainty = Certainty::Unknown;
+            Err(StoreError::CommitFailed { reason: reason.into(), certainty })
+        }
         Err(error) => {
             *domain.health.borrow_mut() = Health::Aborting;
             domain.notice_failures();

@@ -30,6 +30,7 @@ use crate::store::batch::{BatchFate, BatchLimits, Change, Pending, Pipe};
 use crate::store::error::StoreError;
 use crate::store::evacuation::Rewrites;
 use crate::store::journal::{self, Journal};
+use crate::store::late_writes::LateWrites;
 use crate::store::mechanism::{Mechanism, MechanismChoice, MechanismChooser};
 use crate::store::member::{Members, MirrorDisk};
 use crate::store::phases::Phases;
@@ -281,6 +282,8 @@ pub struct DomainStatus {
     pub pending: u64,
     /// Blocks in memory that are not at home.
     pub deferred_blocks: u64,
+    /// Blocks that a disk may still write to that does not answer; they are nobody's until then.
+    pub late_blocks: u64,
     /// Why it takes no changes, if so.
     pub stopped: Option<String>,
     /// Locks of its extents.
@@ -317,6 +320,7 @@ pub(crate) struct Domain {
     pub(crate) reserves: Reserves,
     /// By the number of copies that data has.
     pub(crate) batchers: [WriteBatcher; Copies::KINDS],
+    pub(crate) late_writes: LateWrites,
     pub(crate) members: Members,
     pub(crate) config: DomainConfig,
     pub(crate) table: RefCell<Table>,
@@ -538,6 +542,7 @@ impl Domain {
 
     /// What it is doing.
     pub(crate) fn status(&self) -> DomainStatus {
+        self.give_what_was_answered();
         let journal = self.journal.borrow();
         let (space, table) = (self.space.borrow(), self.table.borrow());
         let stopped = match &*self.health.borrow() {
@@ -560,6 +565,7 @@ impl Domain {
             journal_used_bytes: journal.used_bytes(),
             pending: self.pipe.borrow().ops(),
             deferred_blocks: self.ram.borrow().len() as u64,
+            late_blocks: self.all_late_blocks(),
             stopped,
             locks: self.locks.metrics(),
         }

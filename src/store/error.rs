@@ -168,9 +168,4 @@ impl StoreError {
             _ => Certainty::Out,
         }
     }
-
-    /// Whether a disk may still do what was asked of it.
-    pub(crate) fn may_come_late(&self) -> bool {
-        matches!(self, StoreError::Write { source } if source.is_unanswered())
-    }
 }

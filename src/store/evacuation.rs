@@ -183,9 +183,8 @@ impl Evacuation<'_> {
             return Ok(());
         }
         // Something was on its way, or has no room elsewhere yet.
-        let left = domain.space.borrow().used(self.slot);
         Err(StoreError::Full {
-            wanted_bytes: left * BLOCK_BYTES,
+            wanted_bytes: self.left() * BLOCK_BYTES,
             free_bytes: domain.available() * BLOCK_BYTES,
         })
     }
@@ -228,8 +227,9 @@ impl Evacuation<'_> {
             zeroes.fill(0);
             let request = Request::write(DiskId(to), id.start + at, zeroes);
             let request = request.with_priority(Priority::Background);
-            let written = domain.members.submit(&domain.port, request).await.result;
-            written.map_err(|error| StoreError::Write { source: error.into() })?;
+            let written = domain.members.submit(&domain.port, request).await;
+            domain.heed(&written);
+            written.result.map_err(|error| StoreError::Write { source: error.into() })?;
             at += bytes;
         }
         Ok(())
@@ -274,7 +274,7 @@ impl Evacuation<'_> {
         let domain = self.domain;
         let mut before = u64::MAX;
         loop {
-            let used = domain.space.borrow().used(self.slot);
+            let used = self.left();
             if used == 0 || !self.goes_on() {
                 return;
             }
@@ -288,13 +288,21 @@ impl Evacuation<'_> {
         }
     }
 
+    /// Blocks there that are somebody's.
+    fn left(&self) -> u64 {
+        self.domain.give_what_was_answered();
+        let late = self.domain.late_blocks(self.slot);
+        self.domain.space.borrow().used(self.slot) - late
+    }
+
     fn has_left(&self) -> bool {
         let domain = self.domain;
+        let left = self.left();
         let pages = domain.table.borrow().pages.blocks_wanted();
         let space = domain.space.borrow();
         self.goes_on()
             && domain.members.home_slot() != self.slot
-            && space.used(self.slot) == 0
+            && left == 0
             // A disk that is told of free space may destroy what somebody has there later.
             && space.held(self.slot) == 0
             && !space.is_short(pages)

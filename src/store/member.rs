@@ -5,7 +5,7 @@
 //! a slot alone: `store/mirror.rs` takes a request to all disks of it, or to one that answers.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,8 @@ pub struct MirrorDisk {
     pub(crate) made_for: AtomicU64,
     /// How fast it reads.
     pub(crate) times: ReadTimes,
+    /// Writes that were given up on, and that it has not answered yet.
+    pub(crate) given_up: Arc<AtomicU32>,
     /// Domains that have brought it all that they have.
     pub(crate) synced_domains: AtomicU64,
     /// Extents that were looked at to bring it into sync, of all domains.
@@ -96,6 +98,7 @@ impl MirrorDisk {
             state: AtomicU8::new(state as u8),
             made_for: AtomicU64::new(label.layout.disk_bytes()),
             times: ReadTimes::default(),
+            given_up: Arc::default(),
             synced_domains: AtomicU64::new(0),
             sync_looked_at: AtomicU64::new(0),
             sync_copied: AtomicU64::new(0),

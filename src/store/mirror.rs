@@ -130,7 +130,8 @@ impl Members {
         }
         let write = |mirror: &&Arc<MirrorDisk>| {
             let (disk, buffers) = (mirror.disk, shared.view());
-            port.submit(Request { disk, priority, kind, offset, len, buffers })
+            let request = Request { disk, priority, kind, offset, len, buffers };
+            port.submit(request).counted(&mirror.given_up)
         };
         let writes = targets.iter().map(write).collect();
         let patience_ns = self.disks().hung_after_ns;
@@ -232,14 +233,14 @@ impl<'a> Outcome<'a> {
     /// It is done when a disk in sync has done it, and every other one has, or is out.
     fn judge(&mut self) -> IoResult {
         if self.done.is_empty() {
-            let order = |error: &IoError| (error.op == OpKind::Flush, error.is_unanswered());
+            let order = |error: &IoError| (error.op == OpKind::Flush, error.may_land_late());
             self.failed.sort_by_key(|(_, error)| order(error));
             return self.lost();
         }
         self.failed.retain(|(mirror, _)| mirror.state() != MirrorState::Out);
         // A flush that failed may have dropped what others had written: that is what is told.
         // Then one that may still do it.
-        let order = |error: &IoError| (error.op != OpKind::Flush, !error.is_unanswered());
+        let order = |error: &IoError| (error.op != OpKind::Flush, !error.may_land_late());
         self.failed.sort_by_key(|(_, error)| order(error));
         if let Some((_, error)) = self.failed.drain(..).next() {
             return Err(error);

@@ -114,8 +114,9 @@ async fn send(domain: &Domain, to: u16, request: Request) -> Result<(), Box<IoEr
     let (member, own) = (domain.members.at(to), domain.number());
     domain.journal_busy.set(true);
     member.flushes.turn(own);
-    let result = domain.members.submit(&domain.port, request).await;
-    let (result, buffer) = result.into_parts();
+    let completion = domain.members.submit(&domain.port, request).await;
+    domain.heed(&completion);
+    let (result, buffer) = completion.into_parts();
     if let Err(error) = &result
         && error.op == OpKind::Flush
     {

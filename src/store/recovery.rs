@@ -333,6 +333,7 @@ fn assemble(
         arena: Arc::clone(&seed.arena),
         reserves,
         batchers: Default::default(),
+        late_writes: Default::default(),
         members: seed.members.clone(),
         config: seed.config.clone(),
         table: RefCell::new(table),

@@ -393,6 +393,8 @@ fn know_slot(domain: &Domain, slot: u16) -> Reply {
 
 /// Counts from the table what the allocator counts by itself.
 fn audit(domain: &Domain) -> Audit {
+    domain.give_what_was_answered();
+    let late = domain.all_late_blocks();
     let (table, space) = (domain.table.borrow(), domain.space.borrow());
     let inodes = table.inodes(0, usize::MAX);
     let data = inodes.iter().map(|inode| {
@@ -402,7 +404,7 @@ fn audit(domain: &Domain) -> Audit {
     let data = data.sum();
     let pages = table.pages.homes().count() as u64;
     let (blocks, free) = (space.blocks(), space.free_blocks());
-    let on_the_way = blocks.wrapping_sub(free + data + pages);
+    let on_the_way = blocks.wrapping_sub(free + data + pages + late);
     Audit { blocks, free, data, pages, on_the_way, promised: space.promised() }
 }
 

@@ -131,6 +131,7 @@ async fn write_run(
     let request = Request::write(disk, offset, buffer);
     let request = request.with_priority(domain.cleaning_priority());
     let completion = write_noted(domain, request).await;
+    domain.heed(&completion);
     let (result, buffer) = completion.into_parts();
     domain.reserves.runs.give(buffer);
     // A flush that failed meanwhile may have dropped it.

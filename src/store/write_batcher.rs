@@ -96,6 +96,7 @@ pub(crate) async fn write_gathered(
 
 /// Takes space for what was gathered, writes it, and tells everybody.
 async fn write_all(domain: &Domain, copies: Copies, gather: Gather) {
+    domain.give_what_was_answered();
     let runs = {
         let mut space = domain.space.borrow_mut();
         space.release_data(copies, u64::from(gather.blocks));
@@ -103,14 +104,17 @@ async fn write_all(domain: &Domain, copies: Copies, gather: Gather) {
     };
     let Some(runs) = runs else { unreachable!("as many blocks were promised") };
     domain.counters.borrow_mut().gathered_writes += runs.len() as u64;
-    let written = write_runs(domain, &runs, gather.buffers).await;
+    let mut late = vec![false; runs.len()];
+    let written = write_runs(domain, &runs, gather.buffers, &mut late).await;
     gather.fate.decide(match written {
         Ok(()) => Ok(runs.into()),
         Err(error) => {
-            // What comes late would destroy what is there then: they are nobody's until the next
-            // opening.
-            if !error.may_come_late() {
-                domain.give_runs(&runs);
+            for (run, late) in runs.iter().zip(late) {
+                if late {
+                    domain.keep_until_answered(*run);
+                } else {
+                    domain.give_runs(std::slice::from_ref(run));
+                }
             }
             Err(error)
         }
@@ -137,18 +141,21 @@ fn part(runs: &[DiskRun], mut at: u32, mut blocks: u32) -> Vec<DiskRun> {
     own
 }
 
-/// Writes buffers one after another into runs.
+/// Writes buffers one after another into runs. Where it fails, `late` says to which of them
+/// something may still be written.
 async fn write_runs(
     domain: &Domain,
     runs: &[DiskRun],
     buffers: Vec<DmaBuf>,
+    late: &mut [bool],
 ) -> Result<(), StoreError> {
     let mut writes: Vec<std::pin::Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
     let mut buffers = buffers.into_iter().peekable();
     // What is left of a buffer that did not fit into its run whole.
     let mut rest: Option<(DmaBuf, usize)> = None;
     let mut short = None;
-    for run in runs {
+    let mut whose = Vec::new();
+    for (number, run) in runs.iter().enumerate() {
         let mut list = Vec::new();
         let mut left = run.blocks as usize * BLOCK;
         while left > 0 && short.is_none() {
@@ -183,13 +190,13 @@ async fn write_runs(
         }
         for request in requests(Members::address(Place::new(run.disk, run.start)), list) {
             writes.push(Box::pin(write_one(domain, request)));
+            whose.push(number);
         }
     }
     let mut outcome = short.map_or(Ok(()), Err);
-    for completion in join_all(writes).await {
-        if let Err(error) = completion.result
-            && !outcome.as_ref().is_err_and(StoreError::may_come_late)
-        {
+    for (completion, run) in join_all(writes).await.into_iter().zip(whose) {
+        if let Err(error) = completion.result {
+            late[run] |= error.may_land_late();
             outcome = Err(StoreError::Write { source: Arc::from(error) });
         }
     }

@@ -17,7 +17,7 @@ use crate::pool::{
     Modelled, Pool, checked, close, create, pattern, read, settle, side_by_side, small, until,
 };
 use crate::rig::{LoopDevice, Numbers, Scratch, alongside, block_on, skipped};
-use dynamicfs::engine::engine_config::{CommitDurability, DiscardWhen};
+use dynamicfs::engine::engine_config::{CommitDurability, DiscardWhen, ReadOnly};
 
 /// Changes two inodes at random against a model, and opens the pool again in between.
 fn changes_and_openings(pool: &Pool, seed: u64) {
@@ -60,7 +60,7 @@ fn a_pool_on_a_loop_device_does_what_its_model_does() {
 #[test]
 fn a_pool_in_memory_does_what_its_model_does_and_is_a_pool_of_files() {
     let _alongside = alongside();
-    let Some(memory) = Mounted::in_memory(200) else { return };
+    let Some(memory) = Mounted::in_memory(300) else { return };
     let change = |config: &mut EngineConfig| {
         for (number, name) in ["one", "two"].into_iter().enumerate() {
             let disk = DiskConfig { path: memory.join(name), ..config.io.disks[0].clone() };
@@ -83,13 +83,28 @@ fn a_pool_in_memory_does_what_its_model_does_and_is_a_pool_of_files() {
     assert!(grown.is_empty(), "it is mapped as it was: {grown:?}");
     let inode = create(&engine);
     settle(engine.write(inode, 0, &pattern(3, 1 << 20)));
+    // One that comes is in memory as well.
+    let third = memory.join("three");
+    std::fs::File::create(&third).unwrap().set_len(48 << 20).unwrap();
+    engine.add_disks(std::slice::from_ref(&third), Overwrite::No).unwrap();
+    settle(engine.write(inode, 1 << 20, &pattern(4, 8 << 20)));
     close(&engine);
-    drop(engine);
-    // The same by the kernel's own reads and writes.
+    pool.config.io.disks.push(DiskConfig { path: third, ..pool.config.io.disks[0].clone() });
+    // What is closed is let go, also while the engine's value is there.
+    let same = pool.open();
+    close(&same);
+    drop((engine, same));
+    let written = |pool: &Pool, how: &str| {
+        let engine = pool.open();
+        assert_eq!(read(&engine, inode, 0, 1 << 20), pattern(3, 1 << 20), "{how}");
+        assert_eq!(read(&engine, inode, 1 << 20, 8 << 20), pattern(4, 8 << 20), "{how}");
+        close(&engine);
+    };
+    pool.config.pool.read_only = ReadOnly::Yes;
+    written(&pool, "by who only reads it");
+    pool.config.pool.read_only = ReadOnly::No;
     pool.config.io.disks.iter_mut().for_each(|disk| disk.in_memory = false);
-    let engine = pool.open();
-    assert_eq!(read(&engine, inode, 0, 1 << 20), pattern(3, 1 << 20));
-    close(&engine);
+    written(&pool, "by the kernel's own reads and writes");
     checked(pool.config.io.disks.iter().map(|disk| disk.path.as_path()));
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::io::op::{DiskId, OpKind};
-use crate::sim::{Fault, FaultRule, Random, for_each_seed};
+use crate::sim::{Fault, FaultRule, Random, SimDisk, for_each_seed};
 use crate::store::tests::model::{Model, Running};
 use crate::store::tests::world::{Setup, World};
 
@@ -54,8 +54,15 @@ pub(super) fn run_workload(world: &mut World, model: &mut Model, random: &mut Ra
 /// Openings after a crash, those that were interrupted included, of this process.
 static RECOVERIES: AtomicU64 = AtomicU64::new(0);
 
-pub(super) fn count_recovery() {
+/// Opens after a crash; before that recovery is interrupted as well, a few times.
+pub(super) fn recovered(setup: &Setup, random: &mut Random, mut disks: Vec<SimDisk>) -> World {
+    while random.below(3) == 0 {
+        let steps = 1 + random.below(200);
+        RECOVERIES.fetch_add(1, Ordering::Relaxed);
+        (disks, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
+    }
     RECOVERIES.fetch_add(1, Ordering::Relaxed);
+    World::open(setup, random.next_u64(), disks).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
 pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
@@ -63,26 +70,17 @@ pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
     let setup = &setup.varied(&mut random);
     let mut model = Model::default();
     let mut world = World::new(setup, seed);
-    for round in 0..rounds {
+    for _ in 0..rounds {
         let ops = 1 + random.below(30);
         run_workload(&mut world, &mut model, &mut random, ops);
-        let mut disks = world.sim.crash(random.next_u64());
-        // Recovery is interrupted as well, a few times.
-        while random.below(3) == 0 {
-            let steps = random.below(200);
-            count_recovery();
-            let (next, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
-            disks = next;
-        }
-        count_recovery();
-        world = World::open(setup, random.next_u64(), disks)
-            .unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+        let disks = world.sim.crash(random.next_u64());
+        world = recovered(setup, &mut random, disks);
         model.check(&mut world);
         world.audit();
         if random.below(3) == 0 {
             // The verdict stays.
             let disks = world.sim.crash(random.next_u64());
-            count_recovery();
+            RECOVERIES.fetch_add(1, Ordering::Relaxed);
             world = World::open(setup, random.next_u64(), disks).unwrap();
             model.check_same(&mut world);
         }
@@ -90,7 +88,10 @@ pub(super) fn crash_and_go_on(seed: u64, setup: &Setup, rounds: u64) {
 }
 
 /// Says how many there were, where as many are asked for: `DYNAMICFS_RECOVERIES_MIN`.
+// The test harness shows it when asked to: this line is its purpose.
+#[allow(clippy::print_stderr)]
 pub(super) fn enough_recoveries(setup: &str) {
+    eprintln!("{setup}: {} recoveries", RECOVERIES.load(Ordering::Relaxed));
     let Ok(wanted) = std::env::var("DYNAMICFS_RECOVERIES_MIN") else { return };
     let (wanted, found) = (wanted.parse::<u64>().unwrap(), RECOVERIES.load(Ordering::Relaxed));
     assert!(found >= wanted, "{setup}: {found} recoveries, {wanted} are asked for");

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::io::op::{DiskId, OpKind};
 use crate::sim::{Fault, FaultRule, Random, for_each_seed};
+use crate::store::assembly::Missing;
 use crate::store::member::MirrorState;
-use crate::store::tests::crashes::{
-    count_recovery, crash_and_go_on, enough_recoveries, run_workload,
-};
+use crate::store::tests::crashes::{crash_and_go_on, enough_recoveries, recovered, run_workload};
 use crate::store::tests::mirrors::{mirrored, states};
 use crate::store::tests::model::Model;
 use crate::store::tests::world::{Setup, World};
@@ -36,6 +35,8 @@ fn recoveries_of_pools() {
         }
     });
     let taken_out = taken_out.load(Ordering::Relaxed);
+    let is_one = std::env::var_os("DYNAMICFS_SIM_SEED").is_some();
+    assert!(is_one || taken_out > 20, "{taken_out} disks were taken out");
     enough_recoveries(&format!("pools, {taken_out} disks taken out"));
 }
 
@@ -48,7 +49,7 @@ fn deaths_and_crashes(seed: u64, setup: &Setup, taken_out: &AtomicU64) {
     let spare = setup.copies.map_or(setup.mirrors, |(least, _)| usize::from(least)) - 1;
     let mut model = Model::default();
     let mut world = World::new(setup, seed);
-    for round in 0..6 {
+    for _ in 0..6 {
         let ops = 1 + random.below(20);
         run_workload(&mut world, &mut model, &mut random, ops);
         // Nothing that was begun before is refused for what fails now, either.
@@ -76,15 +77,7 @@ fn deaths_and_crashes(seed: u64, setup: &Setup, taken_out: &AtomicU64) {
                 disk.plug(&mut random);
             }
         }
-        while random.below(3) == 0 {
-            count_recovery();
-            let steps = random.below(200);
-            let (next, _) = World::recover_in_part(setup, random.next_u64(), disks, steps);
-            disks = next;
-        }
-        count_recovery();
-        world = World::open(setup, random.next_u64(), disks)
-            .unwrap_or_else(|error| panic!("round {round}: the others open: {error:?}"));
+        world = recovered(setup, &mut random, disks);
         model.check(&mut world);
         world.audit();
     }
@@ -115,6 +108,57 @@ fn fail_another(world: &mut World, setup: &Setup, spare: usize, random: &mut Ran
     }
     let kinds = [OpKind::Write, OpKind::WriteDsync, OpKind::Flush, OpKind::Read];
     let skip = random.below(20);
-    let rule = FaultRule::every(*random.pick(&kinds), Fault::Errno(libc::EIO));
+    // Longer than anybody waits; then it is done after all.
+    let late = Fault::Slow(setup.hung_after_ns * (2 + random.below(20)));
+    let fault = *random.pick(&[Fault::Errno(libc::EIO), Fault::Hang, late]);
+    let rule = FaultRule::every(*random.pick(&kinds), fault);
     world.sim.with_faults(victim, |faults| faults.rules.push(FaultRule { skip, ..rule }));
 }
+
+/// A disk writes something long after it was given up on, and another fails so that it cannot be
+/// taken out. What has a place that is written again must not be written after that.
+#[test]
+fn what_comes_late_to_a_place_of_its_own_destroys_nothing() {
+    let (stopped, opened) = (AtomicU64::new(0), AtomicU64::new(0));
+    for_each_seed("what_comes_late_to_a_place_of_its_own", 300, |seed| {
+        let mut random = Random::new(seed ^ 0x1a7e);
+        let setup = Setup { mirrors: 2, missing: Missing::Accept, ..Setup::default() };
+        let setup = setup.varied(&mut random);
+        let mut model = Model::default();
+        let mut world = World::new(&setup, seed);
+        run_workload(&mut world, &mut model, &mut random, 10);
+        let late = Fault::Slow(LATE_NS);
+        let (times, skip) = (1 + random.below(3), random.below(10));
+        world.sim.with_faults(DiskId(0), |faults| {
+            faults.rules.push(FaultRule { times, skip, ..FaultRule::every(OpKind::Write, late) });
+        });
+        // The label that would say that it is out.
+        let (times, skip) = (1 + random.below(8), random.below(14));
+        let error = Fault::Errno(libc::EIO);
+        world.sim.with_faults(DiskId(1), |faults| {
+            faults.rules.push(FaultRule { times, skip, ..FaultRule::every(OpKind::Write, error) });
+        });
+        run_workload(&mut world, &mut model, &mut random, 20);
+        let now = world.sim.now_ns();
+        world.sim.run_until(now + 2 * setup.hung_after_ns, |_| false);
+        run_workload(&mut world, &mut model, &mut random, 20);
+        let reason = world.status(0).stopped.unwrap_or_default();
+        stopped.fetch_add(reason.contains("may still be").into(), Ordering::Relaxed);
+        let now = world.sim.now_ns();
+        world.sim.run_until(now + 2 * LATE_NS, |_| false);
+        run_workload(&mut world, &mut model, &mut random, 10);
+        let disks = world.sim.crash(random.next_u64());
+        // What cannot be decided is said.
+        let Ok(mut world) = World::open(&setup, random.next_u64(), disks) else { return };
+        opened.fetch_add(1, Ordering::Relaxed);
+        model.check(&mut world);
+        world.audit();
+    });
+    let (stopped, opened) = (stopped.into_inner(), opened.into_inner());
+    let is_one = std::env::var_os("DYNAMICFS_SIM_SEED").is_some();
+    assert!(is_one || stopped > 5 && opened > 100, "{stopped} stopped, {opened} opened");
+    eprintln!("{stopped} stopped, {opened} opened");
+}
+
+/// Longer than anybody waits.
+const LATE_NS: u64 = 40_000_000_000;

@@ -355,6 +355,7 @@ fn a_slot_leaves_beside_readers() {
         let (begun, since) = (world.sim.now_ns(), readers.times.len());
         leave(&mut world, 0);
         while fate(&world, 0) != SlotFate::Gone {
+            assert!(world.sim.now_ns() < begun + 60_000_000_000, "it leaves");
             readers.step(&mut world);
         }
         let seconds = (world.sim.now_ns() - begun) as f64 / 1e9;
@@ -370,10 +371,10 @@ fn a_slot_leaves_beside_readers() {
         (rate, before, beside)
     };
     let (free, before, beside) = run(None);
-    assert!(beside <= before * 3, "p99 {before} ns alone, {beside} ns beside a slot that leaves");
+    assert!(beside <= before * 3 / 2, "p99 {before} ns alone, {beside} ns beside it");
     let (limited, ..) = run(Some(16));
     // Nobody waits for the last of it to have been due.
-    assert!(limited <= 18.0 && limited < free, "{limited} MiB/s of 16");
+    assert!((12.0..18.0).contains(&limited) && limited < free, "{limited} MiB/s of 16");
 }
 
 /// Opening after a crash takes as long with many disks as with one, for as much on each.
