@@ -65,8 +65,9 @@ pub struct DiskConfig {
     /// Every submission is a NOP on a disk of this many bytes: measures software alone.
     pub nop_bytes: Option<u64>,
     /// The file, on tmpfs, is mapped; requests copy from it and to it, and are NOPs to the kernel.
-    /// Measures software alone, that of a pool as well. Nothing is kept when the machine stops. Where
-    /// the disk is only read the kernel reads it. Disks that come are in memory if the first one is.
+    /// Measures software alone, that of a pool as well. Nothing is kept when the machine stops.
+    /// Where the disk is only read the kernel reads it; one that comes later is in memory if the
+    /// first one is.
     pub in_memory: bool,
     /// Overrides fields of the engine's `[scheduler]`.
     pub scheduler: SchedulerConfig,

@@ -481,7 +481,7 @@ fn a_write_that_comes_late_destroys_nothing() {
     }
 }
 
-/// Cause: blocks that are nobody's counted as somebody's. Harm: their slot could not leave the pool.
+/// Cause: blocks that are nobody's counted as somebody's. Harm: their slot could not leave.
 #[test]
 fn a_slot_leaves_that_a_late_write_may_come_to() {
     for seed in 0..10 {
