@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::io::op::{DiskId, OpKind};
+use crate::machine::mapping::PagePolicy;
+use crate::memory::Arena;
 use crate::sim::{Fault, FaultRule, Random, for_each_seed};
 use crate::store::assembly::Missing;
 use crate::store::member::MirrorState;
@@ -44,7 +46,9 @@ fn recoveries_of_pools() {
 /// stay away. Nothing is refused and nothing is lost.
 fn deaths_and_crashes(seed: u64, setup: &Setup, taken_out: &AtomicU64) {
     let mut random = Random::new(seed ^ 0xdea7);
-    let setup = &setup.varied(&mut random);
+    // What hangs keeps its memory until it is given up on, and the disk's after that.
+    let arena = Arena::new(48 << 20, PagePolicy::Normal, None, 0).expect("there is memory");
+    let setup = &Setup { arena, ..setup.varied(&mut random) };
     // So many may fail at a time: of an inode with two copies one is left.
     let spare = setup.copies.map_or(setup.mirrors, |(least, _)| usize::from(least)) - 1;
     let mut model = Model::default();
